@@ -1,0 +1,69 @@
+"""Change one thing in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
+
+    from diffedit_cli import EditConfig, edit_image, load_image, load_model
+
+    model = load_model("embedded")
+    result = edit_image(model, load_image("in.jpg"), EditConfig(ref="horse", query="zebra"))
+    result.save("out.png")
+
+Names are imported when they are first used, so that `import diffedit_cli` alone loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import (
+        EditResult,
+        Generated,
+        MaskResult,
+        edit_image,
+        generate_image,
+        interpolate_frames,
+        make_mask,
+    )
+    from .errors import DiffeditError
+    from .images import Picture, load_image, load_mask
+    from .models import load_model
+    from .settings import EditConfig, GenerateConfig, GuidanceConfig, InterpolateConfig, MaskConfig
+
+__all__ = [
+    "DiffeditError",
+    "EditConfig",
+    "EditResult",
+    "GenerateConfig",
+    "Generated",
+    "GuidanceConfig",
+    "InterpolateConfig",
+    "MaskConfig",
+    "MaskResult",
+    "Picture",
+    "edit_image",
+    "generate_image",
+    "interpolate_frames",
+    "load_image",
+    "load_mask",
+    "load_model",
+    "make_mask",
+]
+
+_MODULES = {
+    **dict.fromkeys(
+        ["EditConfig", "GenerateConfig", "GuidanceConfig", "InterpolateConfig", "MaskConfig"], "settings"
+    ),
+    **dict.fromkeys(["Picture", "load_image", "load_mask"], "images"),
+    "DiffeditError": "errors",
+    "load_model": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES.get(name, 'api')}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,412 @@
+"""The Python API: pictures and settings in, results out. The command line is a thin layer over this."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageChops
+
+from . import __version__, edit, generate, images, mask
+from .errors import SettingError
+from .images import Fit, Picture
+from .models import DiffusersDenoiser
+from .settings import MAX_SEED, EditConfig, GenerateConfig, InterpolateConfig, flatten
+from .types import Heat, Pixels, Report, silent
+
+Target = str | PathLike[str] | BinaryIO
+LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run cost: seconds in all and in the networks, and UNet sample-forwards."""
+
+    seconds: float
+    network_seconds: float
+    forwards: int
+
+
+class Meter:
+    """Measures a run of a model."""
+
+    def __init__(self, model: DiffusersDenoiser) -> None:
+        self.model = model
+        self.start = time.perf_counter(), model.network_seconds, model.forwards
+
+    def stop(self) -> Run:
+        now = time.perf_counter(), self.model.network_seconds, self.model.forwards
+        seconds, network, forwards = (after - before for after, before in zip(now, self.start, strict=True))
+        return Run(seconds, network, int(forwards))
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """A found mask: `mask` and `heat` (mode L, 255 is hottest) at the picture's own size.
+
+    coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run.
+    """
+
+    picture: Picture
+    mask: Image.Image
+    heat: Image.Image
+    coverage: float
+    config: EditConfig
+    model: str
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        return provenance("mask", self.model, self.config, self.picture)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {"coverage": self.coverage, **costs(self.run, self.notices), "settings": self.settings()}
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        images.save_image(
+            path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite
+        )
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited picture: `image` (RGB) and `mask` (mode L) at the picture's own size; heat, if searched for.
+
+    changed_outside: pixels outside the mask that differ from the input, by comparison: 0.
+    """
+
+    picture: Picture
+    image: Image.Image
+    mask: Image.Image
+    heat: Image.Image | None
+    coverage: float
+    changed_outside: int
+    config: EditConfig
+    model: str
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that is needed to make this picture again."""
+        return provenance("edit", self.model, self.config, self.picture)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {
+            "coverage": self.coverage,
+            "changed_outside": self.changed_outside,
+            **costs(self.run, self.notices),
+            "settings": self.settings(),
+        }
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        """Write the picture with the input's alpha, colour profile, EXIF, and its settings (images.py)."""
+        images.save_image(
+            path,
+            self.image,
+            picture=self.picture,
+            settings=self.settings() if metadata else None,
+            parameters=parameters(self.config, self.config.query, self.image.size, self.model)
+            if metadata
+            else "",
+            overwrite=overwrite,
+        )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A picture made from a text."""
+
+    image: Image.Image
+    config: GenerateConfig
+    model: str
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        return provenance("generate", self.model, self.config)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {**costs(self.run, self.notices), "settings": self.settings()}
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        images.save_image(
+            path,
+            self.image,
+            settings=self.settings() if metadata else None,
+            parameters=parameters(self.config, self.config.prompt, self.image.size, self.model)
+            if metadata
+            else "",
+            overwrite=overwrite,
+        )
+
+
+def random_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def make_mask(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    config: EditConfig,
+    *,
+    add: Image.Image | None = None,
+    subtract: Image.Image | None = None,
+    report: Report = silent,
+) -> MaskResult:
+    """Find where `config.ref` is, against `config.query`: step 1 of `edit_image` alone.
+
+    add, subtract: areas to add and to take away, mode L at the picture's size, white counts.
+    Raises DiffeditError where the texts are the same or the model sees no difference.
+    """
+    config, fit = prepare(model, picture, config)
+    meter = Meter(model)
+    x0 = model.encode(images.to_pixels(picture, fit))
+    texts = edit.Texts.embed(model, config)
+    heat = edit.find_heat(model, x0, texts, config, [seed_of(config)], report)
+    found = paste_mask(mask.binarise(heat, config.mask), config, fit, model.factor)
+    found = combine(found, add, subtract)
+    coverage = covered(found)
+    return MaskResult(
+        picture=picture,
+        mask=found,
+        heat=full_heat(heat, fit, model.factor),
+        coverage=coverage,
+        config=config,
+        model=model.name,
+        run=meter.stop(),
+        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
+    )
+
+
+def edit_image(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    config: EditConfig,
+    *,
+    mask: Image.Image | None = None,
+    add: Image.Image | None = None,
+    subtract: Image.Image | None = None,
+    report: Report = silent,
+) -> EditResult:
+    """Change `config.ref` into `config.query` and leave every other pixel as it was.
+
+    mask: where to edit, instead of a search; add, subtract: areas to add to the mask and to keep out of it.
+    All have mode L and the picture's size (`load_mask`), and white counts. report: called after each step.
+    Raises DiffeditError: texts that do not differ, numbers that are not finite.
+    """
+    if not config.query and mask is None:
+        raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
+    config, fit = prepare(model, picture, config)
+    if mask is not None and config.mask.invert:
+        mask = ImageChops.invert(mask)
+    meter = Meter(model)
+    edited = edit.edit(
+        model,
+        images.to_pixels(picture, fit).to(model.device),
+        config,
+        [seed_of(config)],
+        mask=cells(mask, fit, model),
+        add=cells(add, fit, model),
+        subtract=cells(subtract, fit, model),
+        report=report,
+    )
+    where = paste_mask(edited.found, config, fit, model.factor) if mask is None else mask
+    where = combine(where, add, subtract)
+    image = images.paste(picture, edited.pixels.cpu(), where, fit)
+    coverage = covered(where)
+    return EditResult(
+        picture=picture,
+        image=image,
+        mask=where,
+        heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
+        coverage=coverage,
+        changed_outside=images.changed_outside(picture.rgb, image, where),
+        config=config,
+        model=model.name,
+        run=meter.stop(),
+        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
+    )
+
+
+def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: Report = silent) -> Generated:
+    """A picture of `config.prompt`, from noise."""
+    if not config.prompt:
+        raise SettingError("There is no prompt.", "Say what the picture shall show.")
+    config = replace(
+        config,
+        seed=random_seed() if config.seed is None else config.seed,
+        width=config.width or model.size,
+        height=config.height or model.size,
+    )
+    meter = Meter(model)
+    shape = latent_shape(model, config.width, config.height)
+    pixels = generate.generate(model, config, shape, [seed_of(config)], report)
+    return Generated(
+        image=images.pixels_to_image(pixels.cpu()),
+        config=config,
+        model=model.name,
+        run=meter.stop(),
+        notices=word_notices(model, config.prompt, config.negative_prompt),
+    )
+
+
+def resolve_interpolation(model: DiffusersDenoiser, config: InterpolateConfig) -> InterpolateConfig:
+    """The settings with a seed for each prompt and a size, as `interpolate_frames` will use them."""
+    seeds = config.seed or (random_seed(),)
+    return replace(
+        config,
+        seed=seeds if len(seeds) > 1 else seeds * len(config.prompts),
+        width=config.width or model.size,
+        height=config.height or model.size,
+    )
+
+
+def interpolate_frames(
+    model: DiffusersDenoiser,
+    config: InterpolateConfig,
+    *,
+    init: Picture | None = None,
+    have: Callable[[int], Image.Image | None] = lambda index: None,
+    report: Report = silent,
+) -> Iterator[tuple[int, Image.Image]]:
+    """The frames between prompts, in order: (index, picture). `have`: frames that need not be drawn again.
+
+    init: a picture that every frame is drawn from; it is fitted into the frame and its margins are cut.
+    """
+    config = resolve_interpolation(model, config)
+    shape = latent_shape(model, config.width, config.height)
+    size = (config.width or 0, config.height or 0)
+
+    def pixels_of(image: Image.Image | None) -> Pixels | None:
+        return None if image is None else images.image_to_pixels(image, size)
+
+    frames = generate.interpolate(
+        model,
+        config,
+        shape,
+        list(config.seed),
+        init=None if init is None else pixels_of(init.rgb),
+        have=lambda index: pixels_of(have(index)),
+        report=report,
+    )
+    for index, pixels in frames:
+        yield index, images.pixels_to_image(pixels.cpu())
+
+
+def prepare(model: DiffusersDenoiser, picture: Picture, config: EditConfig) -> tuple[EditConfig, Fit]:
+    """The settings as they will be run, seed and size filled in, and how the picture lies in the canvas."""
+    seed = random_seed() if config.seed is None else config.seed
+    config = replace(config, seed=seed, size=config.size or model.size)
+    return config, images.fit(picture.rgb.size, config.size or model.size, model.multiple)
+
+
+def seed_of(config: EditConfig | GenerateConfig) -> int:
+    if config.seed is None:
+        raise ValueError("a seed is chosen before a run")
+    return config.seed
+
+
+def latent_shape(model: DiffusersDenoiser, width: int | None, height: int | None) -> tuple[int, int, int]:
+    """c h w of the latents of a picture; SettingError if its sides do not fit the model."""
+    width, height = width or model.size, height or model.size
+    for flag, side in (("--width", width), ("--height", height)):
+        if side % model.multiple:
+            near = max(model.multiple, round(side / model.multiple) * model.multiple)
+            raise SettingError(
+                f"{flag} {side} does not fit this model.",
+                f"Use a multiple of {model.multiple}, such as {near}.",
+            )
+    return model.latent_channels, height // model.factor, width // model.factor
+
+
+def cells(where: Image.Image | None, fit: Fit, model: DiffusersDenoiser) -> Heat | None:
+    return None if where is None else images.mask_to_cells(where, fit, model.factor).to(model.device)
+
+
+def paste_mask(found: Heat, config: EditConfig, fit: Fit, factor: int) -> Image.Image:
+    """A latent mask as the soft mask of the paste, mode L at the picture's own size."""
+    soft = mask.feather(mask.enlarge(found, factor), config.mask.feather)
+    return images.mask_to_full(soft.cpu(), fit)
+
+
+def full_heat(heat: Heat, fit: Fit, factor: int) -> Image.Image:
+    return images.mask_to_full(mask.enlarge(heat, factor).cpu(), fit)
+
+
+def combine(where: Image.Image, add: Image.Image | None, subtract: Image.Image | None) -> Image.Image:
+    """`mask.combine` for masks of the picture's own size."""
+    if add is not None:
+        where = ImageChops.lighter(where, add)
+    return where if subtract is None else ImageChops.multiply(where, ImageChops.invert(subtract))
+
+
+def covered(where: Image.Image) -> float:
+    """The share of a mask that is not 0."""
+    return 1 - where.histogram()[0] / (where.width * where.height)
+
+
+def mask_notices(coverage: float) -> tuple[str, ...]:
+    if coverage < LITTLE:
+        return (
+            f"The mask covers {coverage:.1%} of the picture: next to nothing will change. "
+            "Try a lower --mask-threshold, other words, or a mask of your own with --mask.",
+        )
+    if coverage > MUCH:
+        return (
+            f"The mask covers {coverage:.0%} of the picture. This method changes one thing and keeps the "
+            "rest; a change of the whole picture (style, weather, time of day) is beyond it. "
+            "For a smaller mask try a higher --mask-threshold.",
+        )
+    return ()
+
+
+def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
+    """What to tell the user about words that the model never learned or does not hear."""
+    notices = [
+        f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
+        for prompt in prompts
+        if model.is_too_long(prompt)
+    ]
+    if model.words is not None and (unknown := model.unknown_words(prompts)):
+        groups = "; ".join(f"{group}: {', '.join(words)}" for group, words in model.words.items())
+        notices.append(
+            f"The model {model.name} never learned: {', '.join(unknown)}. It knows {groups}. For any other "
+            "word use a full checkpoint, e.g. --model stable-diffusion-v1-5/stable-diffusion-v1-5."
+        )
+    return tuple(notices)
+
+
+def provenance(command: str, model: str, config: Any, picture: Picture | None = None) -> dict[str, Any]:
+    """What is stored in a result: the version, the command, the model, every setting, the input's hash."""
+    source = {} if picture is None else {"input": picture.name, "input_sha256": picture.sha256}
+    return {"diffedit": __version__, "command": command, "model": model, **source, **flatten(config)}
+
+
+def costs(run: Run, notices: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "seconds": round(run.seconds, 3),
+        "network_seconds": round(run.network_seconds, 3),
+        "forwards": run.forwards,
+        "notices": list(notices),
+    }
+
+
+def parameters(config: EditConfig | GenerateConfig, prompt: str, size: tuple[int, int], model: str) -> str:
+    """The settings as AUTOMATIC1111 writes them, which other tools read."""
+    facts = {
+        "Steps": config.steps,
+        "Sampler": "DDIM",
+        "CFG scale": f"{config.guidance.base_scale:g}",
+        "Seed": config.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": model,
+    }
+    if isinstance(config, EditConfig):
+        facts["Denoising strength"] = f"{config.strength:g}"
+    negative = f"\nNegative prompt: {config.negative_prompt}" if config.negative_prompt else ""
+    return f"{prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())

@@ -1,0 +1,45 @@
+"""The Typer app: which commands there are. Nothing here or in the command files imports torch at the top."""
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .doctor import doctor
+from .edit import edit
+from .generate import generate
+from .interpolate import interpolate
+from .mask import mask
+from .models import models
+
+app = typer.Typer(
+    name="diffedit",
+    help="Change one thing in a picture by naming it, and leave every other pixel as it was.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"diffedit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Change one thing in a picture by naming it, and leave every other pixel as it was."""
+
+
+for command in (edit, mask, generate, interpolate, doctor):
+    app.command()(command)
+app.add_typer(models, name="models")
+
+
+def main() -> None:
+    app()

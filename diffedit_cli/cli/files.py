@@ -1,0 +1,67 @@
+"""Where pictures come from and results go."""
+
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..images import Picture
+
+
+def read_picture(source: str) -> "Picture":
+    """A picture from a file, or from stdin for `-`."""
+    from ..images import load_image
+
+    return load_image(sys.stdin.buffer if source == "-" else source)
+
+
+def read_mask(source: Path | None, picture: "Picture") -> "Image.Image | None":
+    from ..images import load_mask
+
+    return None if source is None else load_mask(source, picture.rgb.size)
+
+
+def target_for(output: str | None, stem: str, words: str, suffix: str = ".png") -> Path | None:
+    """The file that a result goes to; None is stdout.
+
+    Without --output, and in a folder, it is called after the input and what was asked for:
+    horse.jpg and zebra give horse-zebra.png.
+    """
+    if output == "-":
+        return None
+    name = "-".join(filter(None, (stem, re.sub(r"\W+", "-", words.lower()).strip("-")[:60]))) + suffix
+    if output is None:
+        return Path(name)
+    return Path(output) / name if Path(output).is_dir() else Path(output)
+
+
+def check_targets(targets: list[Path | None], *, overwrite: bool) -> None:
+    """Refuse what cannot be written, before the long work: see images.check_target; and one name twice."""
+    from ..images import check_target
+
+    seen: set[Path] = set()
+    for target in targets:
+        if target is None:
+            continue
+        check_target(target, overwrite=overwrite)
+        if target.resolve() in seen:
+            raise SettingError(f"Two results would go to {target}.", "Give each a name of its own.")
+        seen.add(target.resolve())
+
+
+def write_picture(target: Path | None, save: Callable[..., None], *, overwrite: bool, metadata: bool) -> None:
+    """Have a result saved to a file, or as PNG to stdout; the whole file or nothing."""
+    if target is not None:
+        save(target, overwrite=overwrite, metadata=metadata)
+        return
+    buffer = io.BytesIO()
+    save(buffer, metadata=metadata)
+    sys.stdout.buffer.write(buffer.getvalue())
+    sys.stdout.flush()

@@ -1,0 +1,5 @@
+"""diffedit interpolate"""
+
+
+def interpolate() -> None:
+    """TODO"""

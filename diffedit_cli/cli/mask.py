@@ -1,0 +1,75 @@
+"""diffedit mask"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys
+from .files import check_targets, read_mask, read_picture, target_for, write_picture
+from .options import AddMask, NoMetadata, Output, Overwrite, PictureFile, SubtractMask, with_flags
+from .session import open_model
+from .terminal import Terminal, plain_errors
+
+# What only the drawing of a change would use.
+UNUSED = ("negative_prompt", "steps", "strength", "inversion")
+UNUSED += tuple(key for key, *_ in keys(GuidanceConfig, "guidance_"))
+
+
+@with_flags(without=UNUSED, edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
+def mask(
+    picture: PictureFile,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="Also write the heat map in colours.", rich_help_panel="Files")
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="Also write the picture with the mask drawn on it.", rich_help_panel="Files"),
+    ] = None,
+    cutout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write what the mask covers, the rest transparent.",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    no_metadata: NoMetadata = False,
+    mask_add: AddMask = None,
+    mask_subtract: SubtractMask = None,
+    *,
+    edit_config: Callable[..., EditConfig],
+    model_config: Callable[..., ModelConfig],
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Find where something is in a picture, by naming it and what it is not: white is the mask."""
+    talk = talk_config()
+    with plain_errors(talk):
+        terminal, config = Terminal(talk), edit_config()
+        target = target_for(output, Path(picture).stem.strip("-"), "mask")
+        check_targets([target, heatmap, overlay, cutout], overwrite=overwrite)
+        source = read_picture(picture)
+        add, subtract = (read_mask(file, source) for file in (mask_add, mask_subtract))
+        model = open_model(model_config(), terminal)
+
+        from .. import images
+        from ..api import make_mask
+
+        with terminal.progress({"mask": 1}) as report:
+            result = make_mask(model, source, config, add=add, subtract=subtract, report=report)
+        write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
+        pictures = {
+            heatmap: images.heat_to_image(result.heat),
+            overlay: images.overlay(source.rgb, result.mask),
+            cutout: images.cutout(source, result.mask),
+        }
+        for file, image in pictures.items():
+            if file is not None:
+                images.save_image(file, image, overwrite=overwrite)
+        terminal.finish(
+            result,
+            target,
+            f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture.",
+        )

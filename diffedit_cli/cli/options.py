@@ -1,0 +1,86 @@
+"""Flags made from the settings, so that a setting is written down once (see settings.py)."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from ..settings import build, keys, option_name
+
+Command = Callable[..., None]
+
+PictureFile = Annotated[str, typer.Argument(metavar="PICTURE", help="The picture; - is stdin.")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", help="Where the result goes; - is stdout.", rich_help_panel="Files"),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file that is there.", rich_help_panel="Files")
+]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Store no settings in the result.", rich_help_panel="Files")
+]
+AddMask = Annotated[
+    Path | None,
+    typer.Option("--mask-add", help="Picture whose white is added to the mask.", rich_help_panel="Mask"),
+]
+SubtractMask = Annotated[
+    Path | None,
+    typer.Option("--mask-subtract", help="Picture whose white is kept as it is.", rich_help_panel="Mask"),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel="Messages")
+]
+
+
+def with_flags(without: tuple[str, ...] = (), **schemas: type) -> Callable[[Command], Command]:
+    """Give a command one flag for each setting of each schema, but for those named in `without`.
+
+    The command takes, under each schema's keyword, a function that makes its config from the flags; further
+    settings can be handed to it as a mapping.
+    """
+
+    def decorate(command: Command) -> Command:
+        wanted = {
+            name: [item for item in keys(schema) if item[0] not in without]
+            for name, schema in schemas.items()
+        }
+
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            for name, items in wanted.items():
+                given = {key: arguments.pop(key) for key, *_ in items}
+                arguments[name] = functools.partial(build, schemas[name], given)
+            command(**arguments)
+
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in schemas]
+        first, *rest = ([flag_of(*item) for item in items] for items in wanted.values())
+        order = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in chain(first, own, *rest)]
+        run.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in order}
+        return run
+
+    return decorate
+
+
+def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
+    """The parameter that Typer makes a flag of."""
+    flag = option_name(key)
+    if kind is bool and default:
+        flag += f"/--no-{flag[2:]}"
+    if get_origin(kind) is tuple:
+        kind, default = list[get_args(kind)[0]], list(default)
+    option = typer.Option(
+        flag,
+        *metadata["flags"],
+        help=metadata["help"],
+        rich_help_panel=metadata["panel"],
+        show_default=default not in (None, "", [], False),
+    )
+    return inspect.Parameter(
+        key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )

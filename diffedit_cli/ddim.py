@@ -1,0 +1,90 @@
+"""DDIM (Song et al. 2020, arXiv 2010.02502): one deterministic step, inversion and decoding."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .errors import NumericError
+from .guidance import Guidance, GuidanceState
+from .schedules import add_noise, to_x0
+from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
+
+
+def ddim_step(latents: Latents, eps: Latents, alpha: float, alpha_next: float) -> Latents:
+    """From noise level alpha to alpha_next, equation 12 of arXiv 2010.02502 with sigma = 0.
+
+    x0 = (x - sqrt(1 - alpha) eps) / sqrt(alpha);  x' = sqrt(alpha_next) x0 + sqrt(1 - alpha_next) eps.
+    The same line goes up (inversion) and down (decoding).
+    """
+    return add_noise(to_x0(latents, eps, alpha), eps, alpha_next)
+
+
+def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) -> Iterator[Latents]:
+    """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
+
+    One forward a step, without guidance. The UNet is asked at the timestep that the step leads to, as in
+    diffusers' DDIMInverseScheduler: decoding asks it there too.
+    """
+    latents, batch, alphas = x0, len(x0), steps.alphas.tolist()
+    for i in reversed(range(len(steps))):
+        timesteps = steps.timesteps[i : i + 1].to(x0.device).expand(batch)
+        eps = denoiser.predict_eps(latents, timesteps, embeds.expand(batch))
+        latents = ddim_step(latents, eps, alphas[i + 1], alphas[i])
+        yield latents
+
+
+def renoise(x0: Latents, noise: Latents, steps: Steps) -> Trajectory:
+    """The trajectory of a source that is merely noised, not inverted (fast.ai lesson 11; SDEdit's start)."""
+    levels = [add_noise(x0, noise, alpha) for alpha in steps.alphas[:-1].tolist()]
+    return Trajectory(torch.stack([*levels, x0]))
+
+
+def decode(
+    denoiser: Denoiser,
+    latents: Latents,
+    steps: Steps,
+    cond: PromptEmbeds,
+    uncond: PromptEmbeds,
+    guidance: Guidance,
+    mask: Heat | None = None,
+    source: Trajectory | None = None,
+    region: Heat | None = None,
+) -> Iterator[Latents]:
+    """DDIM decoding with guidance: yields the latents after each step, the last ones clean.
+
+    With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
+    reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
+    `region`: where the norms of the guidance are taken.
+    """
+    state, alphas = GuidanceState(), steps.alphas.tolist()
+    for i in range(len(steps)):
+        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, region, state)
+        latents = ddim_step(latents, eps, alphas[i], alphas[i + 1])
+        if mask is not None and source is not None:
+            latents = torch.lerp(source.latents[i + 1], latents, mask)
+        yield latents
+
+
+def finish(
+    denoiser: Denoiser, run: Iterator[Latents], stage: str, total: int, report: Report = silent
+) -> Pixels:
+    """Run a `decode` of `total` steps to its end, report each step, and turn the last latents into pixels."""
+    report(stage, 0, total)
+    latents = next(run)
+    report(stage, 1, total)
+    for done, after in enumerate(run, start=2):
+        latents = after
+        report(stage, done, total)
+    require_finite(latents, "the predicted picture")
+    pixels = denoiser.decode(latents)
+    require_finite(pixels, "the decoded picture")
+    return pixels
+
+
+def require_finite(values: torch.Tensor, what: str) -> None:
+    """NumericError if any value is NaN or infinite, so that no black picture is ever written."""
+    if not bool(torch.isfinite(values).all()):
+        raise NumericError(
+            f"The model gave values that are not numbers in {what}.",
+            "Try --dtype float32, or another checkpoint; nothing was written.",
+        )

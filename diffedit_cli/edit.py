@@ -1,0 +1,151 @@
+"""The three steps of DiffEdit (Couairon et al. 2022, arXiv 2210.11427): mask, encode, decode.
+
+Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `api.py` puts files round it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .ddim import decode, finish, invert, renoise, require_finite
+from .errors import DiffeditError
+from .guidance import Guidance, forwards_per_run
+from .mask import binarise, combine, difference_maps, normalise, smooth
+from .schedules import draw_noise, make_steps, round_half_up
+from .settings import EditConfig, GuidanceConfig
+from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The four prompts of an edit, embedded; each a batch of one."""
+
+    ref: PromptEmbeds
+    query: PromptEmbeds
+    negative: PromptEmbeds
+    source: PromptEmbeds
+
+    @staticmethod
+    def embed(denoiser: Denoiser, config: EditConfig) -> "Texts":
+        """The source prompt, that the inversion runs under, is empty as in the paper, or the reference
+        (negative-prompt inversion, Miyake et al. 2023, arXiv 2305.16807), which then is the negative too."""
+        is_negative = config.inversion == "negative-prompt"
+        negative = config.ref if is_negative else config.negative_prompt
+        rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else ""])
+        return Texts(*(rows.row(i) for i in range(4)))
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What an edit gives: pixels (b 3 H W); found, the mask before areas are added and taken away
+    (b 1 h w); heat, if the mask was searched for."""
+
+    pixels: Pixels
+    found: Heat
+    heat: Heat | None
+
+
+def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
+    """UNet sample-forwards of each stage of an edit of one picture, the most that it can take."""
+    steps = max(1, round_half_up(config.strength * config.steps))
+    return {
+        "mask": 2 * config.mask.samples if search else 0,
+        "invert": 0 if config.inversion == "noise" else steps,
+        "decode": forwards_per_run(config.guidance, steps),
+    }
+
+
+def find_heat(
+    denoiser: Denoiser,
+    x0: Latents,
+    texts: Texts,
+    config: EditConfig,
+    seeds: list[int],
+    report: Report = silent,
+) -> Heat:
+    """Step 1: where ref and query differ, (b 1 h w) in [0, 1]. DiffeditError where they differ nowhere."""
+    if config.ref == config.query:
+        raise DiffeditError(
+            f"The reference and the query are the same ({config.ref or 'both empty'}), so nothing differs.",
+            "Say with --ref what is there now and with --query what shall be there instead.",
+        )
+    maps: list[torch.Tensor] = []
+    report("mask", 0, config.mask.samples)
+    for part in difference_maps(denoiser, x0, texts.ref, texts.query, config.mask, seeds):
+        maps.extend(part)
+        report("mask", len(maps), config.mask.samples)
+    heat = torch.stack(maps).mean(0)
+    require_finite(heat, "the difference map")
+    if bool((heat.amax((1, 2, 3)) == 0).any()):
+        raise DiffeditError(
+            "The model sees no difference between the reference and the query, so there is no mask.",
+            "Choose other words, or give a mask of your own with --mask.",
+        )
+    return normalise(smooth(heat), config.mask.clip)
+
+
+def encode_source(
+    denoiser: Denoiser,
+    x0: Latents,
+    steps: Steps,
+    texts: Texts,
+    config: EditConfig,
+    seeds: list[int],
+    report: Report = silent,
+) -> Trajectory:
+    """Step 2: the source at every noise level, by DDIM inversion or by plain noise."""
+    if config.inversion == "noise":
+        return renoise(x0, draw_noise((x0.shape[1], x0.shape[2], x0.shape[3]), seeds).to(x0), steps)
+    levels = [x0]
+    report("invert", 0, len(steps))
+    for latents in invert(denoiser, x0, steps, texts.source):
+        levels.append(latents)
+        report("invert", len(levels) - 1, len(steps))
+    return Trajectory(torch.stack(levels[::-1]))
+
+
+def redraw(
+    denoiser: Denoiser,
+    source: Trajectory,
+    steps: Steps,
+    cond: PromptEmbeds,
+    uncond: PromptEmbeds,
+    config: GuidanceConfig,
+    mask: Heat,
+    report: Report = silent,
+) -> Pixels:
+    """Step 3: decode from the noisiest level under `cond`, the source put back outside the mask each step."""
+    region = mask if config.norm_region == "mask" else None
+    guidance = Guidance(config, steps)
+    run = decode(denoiser, source.latents[0], steps, cond, uncond, guidance, mask, source, region)
+    return finish(denoiser, run, "decode", len(steps), report)
+
+
+def edit(
+    denoiser: Denoiser,
+    pixels: Pixels,
+    config: EditConfig,
+    seeds: list[int],
+    *,
+    mask: Heat | None = None,
+    add: Heat | None = None,
+    subtract: Heat | None = None,
+    report: Report = silent,
+) -> Edited:
+    """Change `ref` into `query` in b pictures; one seed each.
+
+    mask: a mask to use in place of a search, (b 1 h w) in [0, 1]; add, subtract: areas to add to the mask
+    and to keep out of it. The source is encoded once.
+    """
+    x0 = denoiser.encode(pixels)
+    require_finite(x0, "the encoded picture")
+    texts = Texts.embed(denoiser, config)
+    heat = None
+    if mask is None:
+        heat = find_heat(denoiser, x0, texts, config, seeds, report)
+        mask = binarise(heat, config.mask)
+    whole = combine(mask, add, subtract)
+    steps = make_steps(denoiser.schedule, config.steps, config.strength)
+    source = encode_source(denoiser, x0, steps, texts, config, seeds, report)
+    pixels = redraw(denoiser, source, steps, texts.query, texts.negative, config.guidance, whole, report)
+    return Edited(pixels, mask, heat)

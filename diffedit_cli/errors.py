@@ -1,0 +1,33 @@
+"""The errors that people see: one sentence, what to do about it, and the exit code."""
+
+
+class DiffeditError(Exception):
+    """Something went wrong that the user can mend. The message is one sentence; `hint` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class SettingError(DiffeditError):
+    """A setting is out of its range, unknown, or at odds with another one."""
+
+    exit_code = 2
+
+
+class ImageError(DiffeditError):
+    """A picture cannot be read, or a result cannot be written."""
+
+
+class ModelError(DiffeditError):
+    """A checkpoint cannot be found, is unsafe, or is of a kind that this program does not run."""
+
+
+class NumericError(DiffeditError):
+    """A network returned NaN or infinity."""

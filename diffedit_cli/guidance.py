@@ -1,0 +1,214 @@
+"""Classifier-free guidance and its variants: small pure functions of two predictions.
+
+u: the unconditional (or negative) prediction, t: the conditional one, d = t - u, g: guidance scale,
+p = u + g d (Ho and Salimans 2022, arXiv 2207.12598). All are (b c h w). Every norm and deviation is taken
+per picture over c, h, w in float32, so pictures in a batch do not touch each other. No function returns
+NaN for finite input. docs/guidance.md compares the variants.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from .schedules import guidance_scales, inside_interval, to_eps, to_x0
+from .settings import GuidanceConfig
+from .types import Denoiser, Heat, Latents, PerSample, PromptEmbeds, Steps
+
+AXES = (1, 2, 3)
+TINY = 1e-6
+
+
+def norm(x: Latents, region: Heat | None = None) -> PerSample:
+    """Euclidean length of each picture's latents, or of what lies in `region`. No overflow in fp16."""
+    x = x.float() if region is None else x.float() * region.sqrt()
+    peak = x.abs().amax(AXES, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return peak * torch.linalg.vector_norm(x / peak, dim=AXES, keepdim=True)
+
+
+def ratio(top: PerSample, bottom: PerSample) -> PerSample:
+    """top / bottom, and 1 where either is 0: nothing to rescale to, or nothing to rescale."""
+    usable = (bottom > 0) & (top > 0)
+    return torch.where(usable, top / torch.where(usable, bottom, 1), 1)
+
+
+def cfg(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+    """p = u + g (t - u), equation 6 of arXiv 2207.12598 with g = 1 + w."""
+    return u + g * (t - u)
+
+
+def cfg_pred(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+    """p |u| / |p|: the whole prediction keeps the unconditional length (fast.ai lesson 11)."""
+    p = cfg(u, t, g)
+    return p * ratio(norm(u, region), norm(p, region))
+
+
+def cfg_diff(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+    """u + g d |u| / |d|: the update is g times as long as u (fast.ai lesson 11). u where |d| <= 1e-6 |u|."""
+    d = t - u
+    length_u, length_d = norm(u, region), norm(d, region)
+    usable = length_d > TINY * length_u
+    return u + g * d * torch.where(usable, length_u / torch.where(usable, length_d, 1), 0)
+
+
+def cfg_both(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+    """`cfg_diff`, then scaled to the length of u (fast.ai lesson 11)."""
+    p = cfg_diff(u, t, g, region)
+    return p * ratio(norm(u, region), norm(p, region))
+
+
+def cfg_cond(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+    """p |t| / |p|: the conditional length is kept (EP-CFG, arXiv 2412.09966)."""
+    p = cfg(u, t, g)
+    return p * ratio(norm(t, region), norm(p, region))
+
+
+NORMS: dict[str, Callable[[Latents, Latents, float, Heat | None], Latents]] = {
+    "none": cfg,
+    "pred": cfg_pred,
+    "diff": cfg_diff,
+    "both": cfg_both,
+    "cond": cfg_cond,
+}
+
+
+def rescale(p: Latents, t: Latents, phi: float) -> Latents:
+    """phi p std(t) / std(p) + (1 - phi) p (Lin et al. 2023, arXiv 2305.08891, equations 15 and 16)."""
+    std_t, std_p = (x.float().std(AXES, keepdim=True, correction=0) for x in (t, p))
+    return p * (phi * ratio(std_t, std_p) + (1 - phi))
+
+
+def apg(
+    u: Latents,
+    t: Latents,
+    g: float,
+    momentum: Latents | None = None,
+    *,
+    beta: float = -0.5,
+    r: float = 15.0,
+    eta: float = 0.0,
+) -> tuple[Latents, Latents]:
+    """Adaptive projected guidance (Sadat et al. 2024, arXiv 2410.02416): (guided prediction, new momentum).
+
+    The update, with `beta` times the earlier ones added, is cut to length r (0: not cut) and split into a
+    part parallel to t, which oversaturates and is weighed by eta, and an orthogonal one. u and t are
+    predictions of x0 here; r has no meaning in another space.
+    """
+    d = (t - u).float() if momentum is None else (t - u).float() + beta * momentum
+    length_d = norm(d)
+    cut = d * (r / length_d.clamp_min(r)) if r > 0 else d
+    unit = t.float() / norm(t).clamp_min(torch.finfo(torch.float32).tiny)
+    parallel = (cut * unit).sum(AXES, keepdim=True) * unit
+    return t + (g - 1) * (cut - parallel + eta * parallel), d
+
+
+def cfg_plus_plus_scale(strength: float, alpha: float, alpha_next: float) -> float:
+    """CFG++ (Chung et al. 2024, arXiv 2406.08070) as the scale that makes plain CFG the same DDIM step.
+
+    x0 is taken from u + strength * d and noised again with u. That equals CFG at
+    strength * s / (s - s_next), where s = sqrt((1 - abar) / abar).
+    """
+    s, s_next = (((1 - a) / a) ** 0.5 for a in (alpha, alpha_next))
+    return strength * s / (s - s_next)
+
+
+def cosine(u: Latents, t: Latents) -> PerSample:
+    """Cosine of the angle between two predictions; 1 where both are zero, 0 where one is."""
+    length_u, length_t = norm(u), norm(t)
+    usable = (length_u > 0) & (length_t > 0)
+    unit_u, unit_t = (
+        u.float() / torch.where(usable, length_u, 1),
+        t.float() / torch.where(usable, length_t, 1),
+    )
+    dot = (unit_u * unit_t).sum(AXES, keepdim=True)
+    return torch.where(usable, dot, ((length_u == 0) & (length_t == 0)).float())
+
+
+@dataclass(frozen=True)
+class GuidanceState:
+    """What a run carries from step to step: the momentum of apg, and which pictures adaptive has settled."""
+
+    momentum: Latents | None = None
+    settled: Bool[Tensor, "b 1 1 1"] | None = None
+
+
+def forwards_per_run(config: GuidanceConfig, count: int) -> int:
+    """Forwards a picture of a guided run of `count` steps, the most that it can take: two a step, one where
+    the scale is 1."""
+    scales = guidance_scales(config.schedule, config.base_scale, config.end, count)
+    inside = inside_interval(config.bounds(), count)
+    has_own_scales = config.method == "cfg++"
+    return sum(
+        2 if is_inside and (has_own_scales or scale != 1) else 1
+        for scale, is_inside in zip(scales, inside, strict=True)
+    )
+
+
+class Guidance:
+    """The guidance of one run: its scale at each step, and how two predictions become one.
+
+    A step at scale 1 returns the raw conditional prediction and costs one forward a picture, any other
+    step two. `adaptive` (Castillo et al. 2023, arXiv 2312.12487) goes on with one forward once all pictures
+    of the batch have cos(t, u) >= gamma; a picture that has got there earlier uses t alone from then on.
+    """
+
+    gamma = 0.99
+
+    def __init__(self, config: GuidanceConfig, steps: Steps) -> None:
+        self.config = config
+        self.steps = steps
+        if config.method == "cfg++":
+            alphas = steps.alphas.tolist()
+            scales = [cfg_plus_plus_scale(config.base_scale, a, b) for a, b in pairwise(alphas)]
+        else:
+            scales = guidance_scales(config.schedule, config.base_scale, config.end, len(steps))
+        inside = inside_interval(config.bounds(), len(steps))
+        self.scales = [scale if is_inside else 1.0 for scale, is_inside in zip(scales, inside, strict=True)]
+
+    def predict(
+        self,
+        denoiser: Denoiser,
+        latents: Latents,
+        step: int,
+        cond: PromptEmbeds,
+        uncond: PromptEmbeds,
+        region: Heat | None = None,
+        state: GuidanceState = GuidanceState(),
+    ) -> tuple[Latents, GuidanceState]:
+        """The guided eps (b c h w) of one step, and the state for the next."""
+        batch = len(latents)
+        timestep = self.steps.timesteps[step : step + 1].to(latents.device)
+        settled = state.settled is not None and bool(state.settled.all())
+        if self.scales[step] == 1 or settled:
+            return denoiser.predict_eps(latents, timestep.expand(batch), cond.expand(batch)), state
+        embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
+        both = denoiser.predict_eps(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
+        u, t = both.chunk(2)
+        return self.combine(u, t, latents, step, region, state)
+
+    def combine(
+        self,
+        u: Latents,
+        t: Latents,
+        latents: Latents,
+        step: int,
+        region: Heat | None,
+        state: GuidanceState,
+    ) -> tuple[Latents, GuidanceState]:
+        """Two predictions of eps (b c h w) as one, by the configured method."""
+        g, config = self.scales[step], self.config
+        if config.method == "apg":
+            alpha = float(self.steps.alphas[step])
+            x0_u, x0_t = (to_x0(latents, eps, alpha) for eps in (u, t))
+            x0, momentum = apg(x0_u, x0_t, g, state.momentum)
+            return to_eps(latents, x0, alpha), GuidanceState(momentum=momentum)
+        p = NORMS[config.norm](u, t, g, region)
+        if config.rescale:
+            p = rescale(p, t, config.rescale)
+        if config.method == "adaptive":
+            before = state.settled if state.settled is not None else torch.zeros_like(u[:, :1, :1, :1]).bool()
+            return torch.where(before, t, p), GuidanceState(settled=before | (cosine(u, t) >= self.gamma))
+        return p, state

@@ -1,0 +1,124 @@
+"""The mask: where two texts make the model see different noise (DiffEdit, arXiv 2210.11427, step 1).
+
+Heat and masks are (b 1 h w). Every statistic is taken per picture over its own pixels, so pictures in a
+batch do not touch each other.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .schedules import add_noise, append_dims, draw_noise, round_half_up
+from .settings import MaskConfig
+from .types import Denoiser, Heat, Latents, PromptEmbeds
+
+MICRO_BATCH = 8  # samples in one forward: more is hardly faster, and memory grows with it
+
+
+def difference_maps(
+    denoiser: Denoiser,
+    x0: Latents,
+    ref: PromptEmbeds,
+    query: PromptEmbeds,
+    config: MaskConfig,
+    seeds: list[int],
+) -> Iterator[Float[Tensor, "n b 1 h w"]]:
+    """|eps(query) - eps(ref)|, averaged over channels, of each noise map; yields some maps at a time.
+
+    Map k noises the source with noise of its own at strength[k % len(strength)] of the timesteps. There is
+    no guidance here: with one negative prompt on both sides its terms cancel. Each map costs two forwards
+    a picture.
+    """
+    batch, channels, rows, columns = x0.shape
+    alphas = denoiser.schedule.alphas_cumprod
+    per_forward = max(1, MICRO_BATCH // (2 * batch))
+    for start in range(0, config.samples, per_forward):
+        maps = range(start, min(start + per_forward, config.samples))
+        levels = [config.strength[k % len(config.strength)] for k in maps]
+        timesteps = torch.tensor([round_half_up(s * len(alphas)) - 1 for s in levels]).clamp_min(0)
+        timesteps = timesteps.repeat_interleave(batch).to(x0.device)
+        noise = torch.cat([draw_noise((channels, rows, columns), seeds, 1 + k) for k in maps]).to(x0)
+        noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, append_dims(alphas.to(x0)[timesteps], x0))
+        embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in (query, ref)])
+        eps = denoiser.predict_eps(torch.cat([noised, noised]), timesteps.repeat(2), embeds)
+        eps_query, eps_ref = eps.chunk(2)
+        gap = (eps_query - eps_ref).abs().mean(1, keepdim=True)
+        yield gap.unflatten(0, (len(maps), batch))
+
+
+def smooth(heat: Heat) -> Heat:
+    """A 3x3 binomial blur (1 2 1 on each axis, edges repeated): noise in the map falls, its outline stays."""
+    heat = F.pad(heat, (1, 1, 1, 1), mode="replicate")
+    heat = (heat[:, :, :-2] + 2 * heat[:, :, 1:-1] + heat[:, :, 2:]) / 4
+    return (heat[..., :-2] + 2 * heat[..., 1:-1] + heat[..., 2:]) / 4
+
+
+def normalise(heat: Heat, clip: float) -> Heat:
+    """Heat scaled to [0, 1] per picture: its minimum becomes 0, its `clip` quantile and all above it 1.
+
+    The paper removes extreme values and scales to [0, 1], and leaves open how. A map without differences
+    becomes all 0.
+    """
+    values = heat.flatten(1)
+    low = append_dims(values.amin(1), heat)
+    high = append_dims(values.float().quantile(clip, dim=1), heat)
+    high = torch.where(high > low, high, append_dims(values.amax(1), heat))
+    span = high - low
+    return torch.where(span > 0, ((heat - low) / torch.where(span > 0, span, 1)).clamp(0, 1), 0)
+
+
+def grow(mask: Heat, cells: int) -> Heat:
+    """The mask grown by `cells` on each side, diagonals too; shrunk if negative, not from the border."""
+    size = 2 * abs(cells) + 1
+    pooled = F.max_pool2d(mask if cells > 0 else -mask, size, stride=1, padding=abs(cells))
+    return pooled if cells > 0 else -pooled
+
+
+def fill_holes(mask: Heat) -> Heat:
+    """A binary mask with every hole filled that is not joined, side by side, to the border."""
+    wall = F.pad(mask, (1, 1, 1, 1))
+    outside = F.pad(torch.zeros_like(mask), (1, 1, 1, 1), value=1.0)
+    while True:
+        spread = torch.maximum(
+            F.max_pool2d(outside, (3, 1), stride=1, padding=(1, 0)),
+            F.max_pool2d(outside, (1, 3), stride=1, padding=(0, 1)),
+        ) * (1 - wall)
+        if torch.equal(spread, outside):
+            return 1 - outside[:, :, 1:-1, 1:-1]
+        outside = spread
+
+
+def binarise(heat: Heat, config: MaskConfig) -> Heat:
+    """Heat in [0, 1] as a mask of 0 and 1: threshold, holes, growth, inversion."""
+    mask = (heat >= config.threshold).to(heat)
+    mask = mask * (heat > 0)
+    if config.fill_holes:
+        mask = fill_holes(mask)
+    if config.grow:
+        mask = grow(mask, config.grow)
+    return 1 - mask if config.invert else mask
+
+
+def combine(mask: Heat, add: Heat | None = None, subtract: Heat | None = None) -> Heat:
+    """The mask with a user's areas added, then others taken away; all in [0, 1]."""
+    if add is not None:
+        mask = torch.maximum(mask, add)
+    return mask if subtract is None else mask * (1 - subtract)
+
+
+def feather(mask: Heat, width: float) -> Heat:
+    """A soft inner edge: 0 on the outline, 1 from `width` cells inside it, never more than the mask.
+
+    Twice a box blur, less one: linear across a straight edge. The border of the picture is no edge.
+    """
+    size = 2 * round_half_up(width) + 1
+    blurred = F.avg_pool2d(mask, size, stride=1, padding=size // 2, count_include_pad=False)
+    return torch.minimum((2 * blurred - 1).clamp(0, 1), mask)
+
+
+def enlarge(mask: Heat, factor: int) -> Heat:
+    """A latent mask at pixel size (b 1 factor*h factor*w), in straight lines between cells, not in stairs."""
+    return F.interpolate(mask, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -1,0 +1,97 @@
+"""Which noise levels a run visits, how guidance changes over them, and where all noise comes from."""
+
+import math
+
+import torch
+from jaxtyping import Num
+from torch import Tensor
+
+from .settings import GuidanceSchedule
+from .types import Latents, PerSample, Schedule, Steps
+
+
+def round_half_up(value: float) -> int:
+    """The nearest whole number, .5 upwards. int(0.29 * 100) is 28; this is 29."""
+    return math.floor(value + 0.5 + 1e-9)
+
+
+def make_steps(schedule: Schedule, count: int, strength: float = 1.0) -> Steps:
+    """The last round(strength * count), at least one, of `count` DDIM steps.
+
+    The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
+    before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
+    `linspace` and `trailing` free of its rounding.
+    """
+    total = len(schedule.alphas_cumprod)
+    if not 1 <= count <= total:
+        raise ValueError(f"{count} steps of {total} timesteps")
+    if schedule.spacing == "leading":
+        timesteps = torch.arange(count).flip(0) * (total // count) + schedule.steps_offset
+    elif schedule.spacing == "trailing":
+        timesteps = (total - torch.arange(count, dtype=torch.float64) * total / count).round().long() - 1
+    elif schedule.spacing == "linspace":
+        timesteps = torch.linspace(0, total - 1, count, dtype=torch.float64).round().long().flip(0)
+    else:
+        raise ValueError(f"unknown timestep spacing {schedule.spacing!r}")
+    timesteps = timesteps.clamp(0, total - 1)[-max(1, round_half_up(strength * count)) :]
+    alphas = schedule.alphas_cumprod.double()[timesteps]
+    return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]))
+
+
+def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int) -> list[float]:
+    """The guidance scale of each of `count` steps; both ends of a schedule are reached.
+
+    linear-down and cosine-down fall from `scale` to `end` (fast.ai lesson 11), linear-up rises from `end`
+    to `scale` (Wang et al. 2024, arXiv 2404.13040). A single step has the full scale.
+    """
+    scales: list[float] = []
+    for step in range(count):
+        done = step / max(count - 1, 1)
+        share = {
+            "constant": 1.0,
+            "linear-down": 1 - done,
+            "cosine-down": (1 + math.cos(math.pi * done)) / 2,
+            "linear-up": done if count > 1 else 1.0,
+        }[kind]
+        scales.append(share * scale + (1 - share) * end)
+    return scales
+
+
+def inside_interval(interval: tuple[float, float], count: int) -> list[bool]:
+    """Which of `count` steps are guided (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+
+    The fractions a:b mean the steps from round(a * count) up to, but not with, round(b * count), halves
+    rounded up.
+    """
+    first, last = (round_half_up(fraction * count) for fraction in interval)
+    return [first <= step < last for step in range(count)]
+
+
+def add_noise(x0: Latents, noise: Latents, alpha: float | PerSample) -> Latents:
+    """x = sqrt(abar) x0 + sqrt(1 - abar) noise (Ho et al. 2020, arXiv 2006.11239, equation 4)."""
+    return alpha**0.5 * x0 + (1 - alpha) ** 0.5 * noise
+
+
+def to_x0(latents: Latents, eps: Latents, alpha: float | PerSample) -> Latents:
+    """x0 = (x - sqrt(1 - abar) eps) / sqrt(abar) (Song et al. 2020, arXiv 2010.02502, equation 9)."""
+    return (latents - (1 - alpha) ** 0.5 * eps) / alpha**0.5
+
+
+def to_eps(latents: Latents, x0: Latents, alpha: float | PerSample) -> Latents:
+    """eps = (x - sqrt(abar) x0) / sqrt(1 - abar), the inverse of `to_x0`."""
+    return (latents - alpha**0.5 * x0) / (1 - alpha) ** 0.5
+
+
+def append_dims(values: Num[Tensor, " b"], like: Latents) -> PerSample:
+    """One value a picture, shaped (b 1 1 1) and typed so that it broadcasts against latents (b c h w)."""
+    return values.to(like)[:, None, None, None]
+
+
+def draw_noise(shape: tuple[int, int, int], seeds: list[int], index: int = 0) -> Latents:
+    """Standard normal noise (b c h w), float32, on the CPU; row i depends on seeds[i] and `index` alone.
+
+    So a picture's noise does not change with the batch, the micro-batches or the device. With index 0 it
+    is what diffusers draws from torch.Generator().manual_seed(seed).
+    """
+    generators = [torch.Generator().manual_seed(seed + (index << 32)) for seed in seeds]
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])

@@ -1,0 +1,418 @@
+"""Every setting with its default, its range and its help: one schema for all who need one.
+
+The command line's flags, the Python API, and the settings stored in a result are all made from these
+dataclasses, so none of them can drop a field. A nested group is flattened with its name as prefix:
+`EditConfig.mask.threshold` is the key `mask_threshold` and the flag `--mask-threshold`.
+
+This module imports neither torch nor anything heavy: `diffedit --help` needs it.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from .errors import SettingError
+
+T = TypeVar("T")
+
+GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive"]
+GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
+GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
+NormRegion = Literal["mask", "latent"]
+Inversion = Literal["ddim", "negative-prompt", "noise"]
+Easing = Literal["linear", "smooth", "in", "out"]
+Spacing = Literal["uniform", "even"]
+
+MAX_SEED = 2**32 - 1
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    panel: str = "Sampling",
+    flags: tuple[str, ...] = (),
+) -> T:
+    """A dataclass field that knows its help text, its closed range, its help panel and its extra flags."""
+    return field(default=default, metadata=dict(help=help, low=low, high=high, panel=panel, flags=flags))
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """How the conditional and the unconditional prediction become one (guidance.py, docs/guidance.md)."""
+
+    scale: float | None = setting(
+        None,
+        "How hard the prompt pulls; 1 turns guidance off. Default: 7.5; 0.15 for the norms diff "
+        "and both; 0.6 for cfg++.",
+        low=0,
+        high=100,
+        panel="Guidance",
+        flags=("--cfg-scale",),
+    )
+    schedule: GuidanceSchedule = setting(
+        "constant", "How the scale changes over the steps.", panel="Guidance"
+    )
+    end: float = setting(
+        1.0,
+        "The scale at the weak end of a schedule: the last step of a -down, the first of an -up.",
+        low=0,
+        high=100,
+        panel="Guidance",
+    )
+    interval: str = setting(
+        "0:1",
+        "Guide only between these fractions of the steps, e.g. 0.2:0.8; outside it the scale is 1.",
+        panel="Guidance",
+    )
+    norm: GuidanceNorm = setting(
+        "none",
+        "Rescale the whole prediction (pred, cond), the update (diff), or both.",
+        panel="Guidance",
+    )
+    norm_region: NormRegion = setting(
+        "mask", "In a masked edit, take the norms inside the mask or over the whole latent.", panel="Guidance"
+    )
+    rescale: float = setting(
+        0.0,
+        "Share of the guided prediction that is given the standard deviation of the unguided one.",
+        low=0,
+        high=1,
+        panel="Guidance",
+    )
+    method: GuidanceMethod = setting(
+        "cfg", "Classifier-free guidance or one of its successors.", panel="Guidance"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self, "guidance_")
+        self.bounds()
+        if self.method != "cfg" and self.norm != "none":
+            raise SettingError(
+                f"--guidance-norm {self.norm} cannot be used with --guidance-method {self.method}.",
+                "A norm rescales plain classifier-free guidance; choose one of the two.",
+            )
+        if self.method in ("apg", "cfg++") and self.rescale:
+            raise SettingError(
+                f"--guidance-rescale cannot be used with --guidance-method {self.method}.",
+                "It mends an overshoot that this method does not have; leave it out.",
+            )
+        if self.norm in ("diff", "both") and self.base_scale > 1:
+            raise SettingError(
+                f"--guidance-scale {self.base_scale:g} is too large for --guidance-norm {self.norm}.",
+                "There the scale is a fraction of the prediction's length: use 0.05 to 1 (0.15 is usual).",
+            )
+        if self.norm in ("diff", "both") and self.schedule != "constant" and self.end > self.base_scale:
+            raise SettingError(
+                f"--guidance-end {self.end:g} is above --guidance-scale {self.base_scale:g}.",
+                f"With --guidance-norm {self.norm} give both as fractions, e.g. --guidance-end 0.",
+            )
+        if self.method == "cfg++" and self.base_scale > 1:
+            raise SettingError(
+                f"--guidance-scale {self.base_scale:g} is too large for --guidance-method cfg++.",
+                "There the scale is between 0 and 1 (0.6 is usual).",
+            )
+        if self.method == "cfg++" and self.schedule != "constant":
+            raise SettingError(
+                "--guidance-schedule cannot be used with --guidance-method cfg++.",
+                "That method has a schedule of its own; leave it out.",
+            )
+
+    @property
+    def base_scale(self) -> float:
+        """The scale to begin with: the one given, else the usual one of this norm or method."""
+        if self.scale is not None:
+            return self.scale
+        if self.method == "cfg++":
+            return 0.6
+        return 0.15 if self.norm in ("diff", "both") else 7.5
+
+    def bounds(self) -> tuple[float, float]:
+        """The interval as two fractions of the steps, 0 <= a < b <= 1."""
+        try:
+            first, last = (float(part) for part in self.interval.split(":"))
+        except ValueError:
+            first, last = math.nan, math.nan
+        if not 0 <= first < last <= 1:
+            raise SettingError(
+                f"--guidance-interval {self.interval} is not an interval.",
+                "Give two fractions of the steps with a colon between them, such as 0.2:0.8.",
+            )
+        return first, last
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
+
+    threshold: float = setting(
+        0.5,
+        "Heat above which a place belongs to the mask; heat runs from 0 to 1.",
+        low=0,
+        high=1,
+        panel="Mask",
+    )
+    strength: tuple[float, ...] = setting(
+        (0.5,),
+        "Noise level, as a share of all timesteps, at which the two texts are compared; repeat it to add "
+        "the maps of several levels.",
+        low=0.02,
+        high=1,
+        panel="Mask",
+    )
+    samples: int = setting(
+        10, "Noises that the map is averaged over; two forwards each.", low=1, high=1000, panel="Mask"
+    )
+    clip: float = setting(
+        0.99,
+        "Quantile of the map that counts as 1; what lies above is an outlier.",
+        low=0.5,
+        high=1,
+        panel="Mask",
+    )
+    grow: int = setting(
+        1, "Grow the mask by so many latent cells; negative shrinks it.", low=-64, high=64, panel="Mask"
+    )
+    feather: float = setting(
+        2.0,
+        "Width of the soft inner edge of the paste, in pixels of the working size.",
+        low=0,
+        high=256,
+        panel="Mask",
+    )
+    fill_holes: bool = setting(True, "Fill holes that the mask encloses.", panel="Mask")
+    invert: bool = setting(
+        False,
+        "Edit everything but the mask.",
+        panel="Mask",
+        flags=("--invert-mask",),
+    )
+
+    def __post_init__(self) -> None:
+        validate(self, "mask_")
+        if not self.strength:
+            raise SettingError("--mask-strength needs at least one value.", "0.5 is the paper's.")
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Everything that `diffedit edit` needs to know beside the picture and the model."""
+
+    ref: str = setting("", "What is in the picture now, e.g. horse. May be left out.", panel="Text")
+    query: str = setting(
+        "", "What shall be there instead, e.g. zebra.", panel="Text", flags=("-p", "--prompt")
+    )
+    negative_prompt: str = setting("", "What the result shall not look like.", panel="Text")
+    steps: int = setting(25, "DDIM steps from pure noise to a picture.", low=1, high=1000)
+    strength: float = setting(
+        0.8,
+        "Encoding ratio r: the share of the steps that the picture is taken back and redrawn over.",
+        low=0.01,
+        high=1,
+    )
+    seed: int | None = setting(
+        None, "Seed of all noise; a random one is chosen, printed and stored.", low=0, high=MAX_SEED
+    )
+    inversion: Inversion = setting(
+        "ddim",
+        "How the picture becomes noise: DDIM inversion with the empty prompt (DiffEdit), with --ref as both "
+        "its prompt and the negative (negative-prompt), or plain noise.",
+    )
+    size: int | None = setting(
+        None,
+        "Working size: side in pixels of a square with the area that is edited. Default: the model's own.",
+        low=32,
+        high=4096,
+    )
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.inversion == "negative-prompt" and self.negative_prompt:
+            raise SettingError(
+                "--negative-prompt cannot be used with --inversion negative-prompt.",
+                "That inversion takes --ref as the negative prompt; leave one of the two out.",
+            )
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Everything that `diffedit generate` needs to know beside the model."""
+
+    prompt: str = setting("", "What the picture shows.", panel="Text")
+    negative_prompt: str = setting("", "What the picture shall not look like.", panel="Text")
+    steps: int = setting(25, "DDIM steps.", low=1, high=1000)
+    seed: int | None = setting(
+        None, "Seed of all noise; a random one is chosen, printed and stored.", low=0, high=MAX_SEED
+    )
+    width: int | None = setting(None, "Width in pixels. Default: the model's own.", low=32, high=4096)
+    height: int | None = setting(None, "Height in pixels. Default: the model's own.", low=32, high=4096)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
+class InterpolateConfig:
+    """Everything that `diffedit interpolate` needs to know beside the model."""
+
+    prompts: tuple[str, ...] = setting((), "Two or more prompts, in order.", panel="Text")
+    negative_prompt: str = setting("", "What the pictures shall not look like.", panel="Text")
+    frames: int = setting(
+        12, "Frames a leg, its two prompts included; a joint of two legs counts once.", low=2, high=10000
+    )
+    fps: int = setting(12, "Frames a second of the video.", low=1, high=120, panel="Files")
+    ease: Easing = setting("linear", "How the movement starts and ends on each leg.")
+    spacing: Spacing = setting(
+        "uniform", "Equal steps of the weight, or frames that look equally different (even)."
+    )
+    loop: bool = setting(False, "End where it began: one more leg, back to the first prompt.")
+    chain: float | None = setting(
+        None,
+        "Start each leg from the last picture of the one before, taken back over this share of the steps.",
+        low=0.01,
+        high=1,
+    )
+    strength: float = setting(
+        0.6, "With --init: the share of the steps that the picture is redrawn over.", low=0.01, high=1
+    )
+    steps: int = setting(25, "DDIM steps.", low=1, high=1000)
+    seed: tuple[int, ...] = setting(
+        (),
+        "Seed of the noise: one for all, or one a prompt (repeat it). A random one is printed and stored.",
+        low=0,
+        high=MAX_SEED,
+    )
+    width: int | None = setting(None, "Width in pixels. Default: the model's own.", low=32, high=4096)
+    height: int | None = setting(None, "Height in pixels. Default: the model's own.", low=32, high=4096)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if len(self.prompts) < 2:
+            raise SettingError(
+                "An interpolation needs two prompts or more.", "Give them one after the other."
+            )
+        if len(self.seed) > 1 and len(self.seed) != len(self.prompts):
+            raise SettingError(
+                f"{len(self.seed)} seeds do not fit {len(self.prompts)} prompts.",
+                "Give one --seed for all, or one for each prompt.",
+            )
+        if self.loop and self.chain is not None:
+            raise SettingError(
+                "--loop cannot be used with --chain.",
+                "A chain drifts away from its first picture, so it cannot end there; choose one.",
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint, and what it runs on (see models.load_model)."""
+
+    model: str = setting("embedded", "embedded, a folder, or a hub id.", panel="Model", flags=("-m",))
+    revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model")
+    variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model")
+    offline: bool = setting(False, "Never ask the hub.", panel="Model")
+    device: str = setting("auto", "auto, cpu, cuda or mps.", panel="Model")
+    dtype: str = setting("auto", "auto, float32, float16 or bfloat16.", panel="Model")
+
+
+@dataclass(frozen=True)
+class TalkConfig:
+    """How much is said, and to whom."""
+
+    quiet: bool = setting(False, "Say nothing but errors.", panel="Messages", flags=("-q",))
+    verbose: bool = setting(
+        False, "Say where the time went; show tracebacks.", panel="Messages", flags=("-v",)
+    )
+    json: bool = setting(False, "Print the result as JSON on stdout.", panel="Messages")
+
+
+def option_name(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any], Any]]:
+    """Each setting of a config class, flattened: (key, type, metadata, default)."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            yield from keys(cast(type, kind), f"{prefix}{item.name}_")
+        else:
+            yield f"{prefix}{item.name}", kind, dict(item.metadata), item.default
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as one flat mapping of plain values, ready for JSON."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}_")
+        else:
+            flat[f"{prefix}{item.name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def build(schema: type[T], *layers: Mapping[str, Any]) -> T:
+    """A config from flat mappings, the later ones going before the earlier; unknown keys are refused."""
+    known = [key for key, *_ in keys(schema)]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+                raise SettingError(f"There is no setting {key}.", hint)
+            merged[key] = value
+    return _nest(schema, merged, "")
+
+
+def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
+    hints = get_type_hints(schema)
+    values: dict[str, Any] = {}
+    for item in fields(schema):  # type: ignore[arg-type]
+        key = f"{prefix}{item.name}"
+        if is_dataclass(hints[item.name]):
+            values[item.name] = _nest(hints[item.name], flat, f"{key}_")  # type: ignore[arg-type]
+        elif key in flat:
+            value = flat[key]
+            values[item.name] = tuple(value) if get_origin(hints[item.name]) is tuple else value
+    return schema(**values)
+
+
+def validate(config: Any, prefix: str = "") -> None:
+    """Check each field of a config against its type, its choices and its closed range."""
+    hints = get_type_hints(type(config))
+    for item in fields(config):
+        value, kind, name = getattr(config, item.name), hints[item.name], option_name(prefix + item.name)
+        if is_dataclass(kind):
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            _check(name, part, kind, item.metadata)
+
+
+def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise SettingError(f"{name} {value} is not a choice.", f"Choose {', '.join(get_args(kind))}.")
+        return
+    accepted = tuple(a for a in get_args(kind) if isinstance(a, type)) or (kind,)
+    if float in accepted:
+        accepted += (int,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        raise SettingError(f"{name} cannot be {value!r}.", f"It takes {accepted[0].__name__}.")
+    low, high = metadata["low"], metadata["high"]
+    if low is not None and value is not None and not low <= value <= high:
+        raise SettingError(f"{name} {value} is out of range.", f"Give a value from {low} to {high}.")
+
+
+replace = dataclasses.replace

@@ -1,0 +1,104 @@
+"""Shapes, and what passes between the layers.
+
+Axis names: b pictures, c latent channels, h w latent rows and columns, H W pixel rows and columns,
+n noise maps, s steps, l tokens, d width of the text embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Pixels = Float[Tensor, "b 3 H W"]  # sRGB in [0, 1]
+Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit variance
+Heat = Float[Tensor, "b 1 h w"]  # always four axes: (b h w) against (b c h w) broadcasts silently when b == c
+PerSample = Float[Tensor, "b 1 1 1"]
+Timesteps = Int[Tensor, " b"]
+
+Report = Callable[[str, int, int], None]  # (stage, steps done, steps in all): called after every step
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A Report that reports nothing."""
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """Texts as the UNet takes them; one row a prompt."""
+
+    tokens: Float[Tensor, "b l d"]
+
+    def expand(self, batch: int) -> "PromptEmbeds":
+        """One prompt for `batch` pictures; the embeddings of `batch` prompts come back as they are."""
+        return PromptEmbeds(self.tokens.expand(batch, -1, -1))
+
+    def repeat(self, times: int) -> "PromptEmbeds":
+        """All rows, then all rows again, `times` times."""
+        return PromptEmbeds(self.tokens.repeat(times, 1, 1))
+
+    def row(self, row: int) -> "PromptEmbeds":
+        """One prompt, as a batch of one."""
+        return PromptEmbeds(self.tokens[row : row + 1])
+
+    @staticmethod
+    def cat(parts: "Sequence[PromptEmbeds]") -> "PromptEmbeds":
+        return PromptEmbeds(torch.cat([part.tokens for part in parts]))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise schedule that a checkpoint was trained with.
+
+    alphas_cumprod: (T,) float64, falling, in (0, 1]; `abar` in formulas.
+    final_alpha: abar of a finished picture, 1 or alphas_cumprod[0].
+    spacing: how few timesteps are picked from many, as in diffusers: leading, trailing or linspace.
+    """
+
+    alphas_cumprod: Float[Tensor, " T"]
+    final_alpha: float
+    spacing: str = "leading"
+    steps_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one run, noisiest first.
+
+    timesteps: (s,) int64, what the UNet is told at each step.
+    alphas: (s + 1,) float64, abar at each noise level. Step i leads from alphas[i] to alphas[i + 1].
+    """
+
+    timesteps: Int[Tensor, " s"]
+    alphas: Float[Tensor, " s_plus_1"]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The source picture at each noise level of a run.
+
+    latents: (s + 1, b, c, h, w); [0] is the noisiest and [-1] the clean x0, so that after step i the
+    background comes from [i + 1]: the same noise level, and an exact end.
+    """
+
+    latents: Float[Tensor, "s_plus_1 b c h w"]
+
+
+class Denoiser(Protocol):
+    """A diffusion model as the core sees it: it predicts eps, whatever its checkpoint was trained on."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    def encode(self, pixels: Pixels) -> Latents: ...
+
+    def decode(self, latents: Latents) -> Pixels: ...
+
+    def embed(self, prompts: Sequence[str]) -> PromptEmbeds: ...
+
+    def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents: ...

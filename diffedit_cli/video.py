@@ -1,0 +1,236 @@
+"""Frames to a film: mp4, gif, animated webp, or a folder of numbered PNG files.
+
+PyAV is imported only when an mp4 is written or read: it would slow down every start.
+"""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from .errors import ImageError, SettingError
+from .images import (
+    atomic_path,
+    check_target,
+    load_image,
+    read_settings,
+    save_image,
+    settings_text,
+    with_comment,
+)
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+MAX_FPS = 120
+COLOURS = 255  # of a gif: the 256th says 'as in the frame before', which keeps still areas small
+
+BT709, TV_RANGE = 1, 1  # FFmpeg's numbers
+
+_FRAME = re.compile(r"frame_(\d{4,})\.png")
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 15 / 32
+
+
+def write_frames(
+    frames: Iterable[Image.Image],
+    target: Path,
+    *,
+    fps: int,
+    loop: bool = True,
+    overwrite: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    first: int | None = None,
+) -> None:
+    """Write RGB frames of one size, as they come, in the format that the suffix names.
+
+    .mp4   H.264 that browsers play; a frame of odd size gets its last row or column twice. Frames are encoded
+           one by one and never held together. (A player decides whether it loops.)
+    .gif   one palette made from all frames, ordered dither. The frames are held in memory.
+    .webp  animated, quality 90. The frames are held in memory.
+    no suffix, or a folder: frame_0000.png, frame_0001.png, ...
+
+    A file appears only when it is complete: after Ctrl-C or any other error none is left, and an old one is
+    as it was. A folder keeps its finished frames. To go on with it, pass the frames that are missing and
+    their first number as `first` (see next_missing); frames from there on are replaced.
+    Settings are stored in the file, in a folder in every frame (read_film_settings finds them).
+    Raises what check_film raises, and ImageError if there are no frames or writing fails.
+    """
+    target = Path(target)
+    check_film(target, fps=fps, overwrite=overwrite or first is not None)
+    numbered = iter(frames)
+    if (start := next(numbered, None)) is None:
+        raise ImageError("There are no frames to write.", "Ask for at least one.")
+    numbered = _alike(itertools.chain([start], numbered))
+    if _is_folder(target):
+        _write_folder(numbered, target, settings, first or 0)
+        return
+    write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}[target.suffix.lower()]
+    with atomic_path(target, overwrite=overwrite) as part:
+        write(numbered, part, fps, loop, settings)
+
+
+def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
+    """Refuse, before the long work, a target that could not be written after it.
+
+    SettingError: an unknown suffix, or frames a second out of 1 to MAX_FPS. ImageError: the file exists, the
+    folder holds frames, or the folder around it is missing or read-only.
+    """
+    if not 1 <= fps <= MAX_FPS:
+        raise SettingError(f"--fps {fps} is out of range.", f"Give a value from 1 to {MAX_FPS}.")
+    if not _is_folder(target):
+        check_target(target, overwrite=overwrite, known=SUFFIXES)
+    elif not target.is_dir():
+        check_target(target, overwrite=overwrite, known=[target.suffix.lower()])
+    elif _numbers(target) and not overwrite:
+        raise ImageError(f"{target.name} holds frames already.", "Choose another name, or add --overwrite.")
+
+
+def next_missing(folder: Path) -> int:
+    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder."""
+    for number in itertools.count():
+        try:
+            load_image(_frame_path(folder, number))
+        except ImageError:
+            return number
+    raise AssertionError
+
+
+def read_film_settings(target: Path) -> dict[str, Any] | None:
+    """The settings that write_frames stored in a film or a folder, or None. ImageError: it is unreadable."""
+    if target.is_dir():
+        return read_settings(_frame_path(target, 0))
+    if target.suffix.lower() != ".mp4":
+        return read_settings(target)
+    import av
+
+    try:
+        with av.open(str(target)) as film:
+            return json.loads(film.metadata["comment"])
+    except (KeyError, ValueError):
+        return None
+    except OSError as error:
+        raise ImageError(f"{target.name} cannot be read as a film.", "Check the path.") from error
+
+
+def _is_folder(target: Path) -> bool:
+    return not target.suffix or target.is_dir()
+
+
+def _frame_path(folder: Path, number: int) -> Path:
+    return folder / f"frame_{number:04d}.png"
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(found[1]) for path in folder.iterdir() if (found := _FRAME.fullmatch(path.name)))
+
+
+def _alike(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """The frames as RGB; one of another size than the first is refused."""
+    size = None
+    for frame in frames:
+        size = size or frame.size
+        if frame.size != size:
+            raise ImageError(f"A frame has the size {frame.size}, the first one {size}.", "Use one size.")
+        yield frame.convert("RGB")
+
+
+def _write_folder(
+    frames: Iterable[Image.Image], folder: Path, settings: Mapping[str, Any] | None, first: int
+) -> None:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    number = first - 1
+    for number, frame in enumerate(frames, first):
+        save_image(_frame_path(folder, number), frame, settings=settings, overwrite=True)
+    for stale in _numbers(folder):
+        if stale > number:  # of an earlier, longer run: it would be played as part of this one
+            _frame_path(folder, stale).unlink()
+
+
+def _write_mp4(
+    frames: Iterator[Image.Image], part: Path, fps: int, loop: bool, settings: Mapping[str, Any] | None
+) -> None:
+    try:
+        import av
+    except ImportError as error:
+        raise ImageError("An .mp4 needs PyAV, which is not installed.", "Run: pip install av") from error
+    with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as film:
+        if settings is not None:
+            film.metadata["comment"] = json.dumps(settings)
+        stream = cast(Any, film.add_stream("libx264", rate=fps, options={"crf": "18"}))
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context  # said in the file, or players guess the colours from the size
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = TV_RANGE
+        for frame in frames:
+            odd = frame.width % 2, frame.height % 2
+            if not context.is_open:
+                stream.width, stream.height = frame.width + odd[0], frame.height + odd[1]
+            pixels = np.pad(np.asarray(frame), ((0, odd[1]), (0, odd[0]), (0, 0)), "edge")
+            picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            film.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=BT709)))
+        film.mux(stream.encode(None))
+
+
+def _write_gif(
+    frames: Iterator[Image.Image], part: Path, fps: int, loop: bool, settings: Mapping[str, Any] | None
+) -> None:
+    held = list(frames)
+    palette = _palette(held)
+    ends = [round(100 * (number + 1) / fps) * 10 for number in range(len(held))]  # a gif counts in 10 ms
+    options: dict[str, Any] = {"loop": 0} if loop else {}
+    if settings is not None:
+        options["comment"] = settings_text(settings).encode()
+    first, *rest = (_dithered(frame, palette) for frame in held)
+    durations = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    first.save(
+        part,
+        "GIF",
+        save_all=True,
+        append_images=rest,
+        duration=durations,
+        disposal=1,
+        optimize=True,
+        **cast(Any, options),
+    )
+
+
+def _palette(frames: list[Image.Image]) -> Image.Image:
+    """One palette for all: the colours of up to 16 frames, spread over the film and scaled to 256 pixels."""
+    chosen = [frames[len(frames) * i // 16] for i in range(16)] if len(frames) > 16 else frames
+    width, height = frames[0].size
+    scale = min(1.0, 256 / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    sheet = Image.new("RGB", (size[0], size[1] * len(chosen)))
+    for row, frame in enumerate(chosen):
+        sheet.paste(frame.resize(size), (0, row * size[1]))
+    return sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
+
+
+def _dithered(frame: Image.Image, palette: Image.Image) -> Image.Image:
+    """A frame in the palette's colours. The dither's pattern is fixed, so that what is still stays still."""
+    height, width = frame.height, frame.width
+    pattern = np.tile(_BAYER, (height // 4 + 1, width // 4 + 1))[:height, :width, None] * 16
+    pixels = (np.asarray(frame) + pattern).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def _write_webp(
+    frames: Iterator[Image.Image], part: Path, fps: int, loop: bool, settings: Mapping[str, Any] | None
+) -> None:
+    options = {} if settings is None else {"exif": with_comment(None, settings_text(settings))}
+    first = next(frames)
+    first.save(
+        part,
+        "WEBP",
+        save_all=True,
+        append_images=frames,
+        duration=1000 / fps,
+        loop=0 if loop else 1,
+        quality=90,
+        **cast(Any, options),
+    )
