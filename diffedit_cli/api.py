@@ -271,19 +271,21 @@ def interpolate_frames(
     config: InterpolateConfig,
     *,
     init: Picture | None = None,
-    have: Callable[[int], Image.Image | None] = lambda index: None,
+    first: int = 0,
+    have: Callable[[int], Image.Image] | None = None,
     report: Report = silent,
-) -> Iterator[tuple[int, Image.Image]]:
-    """The frames between prompts, in order: (index, picture). `have`: frames that need not be drawn again.
+) -> Iterator[Image.Image]:
+    """The frames between prompts, in order, as RGB pictures.
 
-    init: a picture that every frame is drawn from; it is fitted into the frame and its margins are cut.
+    init: a picture that every frame is drawn from; it is scaled to fill the frame, and what juts out is cut.
+    first, have: go on with a run at frame `first`; `have` gives the frames before it.
     """
     config = resolve_interpolation(model, config)
     shape = latent_shape(model, config.width, config.height)
-    size = (config.width or 0, config.height or 0)
+    size = shape[2] * model.factor, shape[1] * model.factor
 
-    def pixels_of(image: Image.Image | None) -> Pixels | None:
-        return None if image is None else images.image_to_pixels(image, size)
+    def pixels_of(image: Image.Image) -> Pixels:
+        return images.image_to_pixels(image, size).to(model.device)
 
     frames = generate.interpolate(
         model,
@@ -291,11 +293,12 @@ def interpolate_frames(
         shape,
         list(config.seed),
         init=None if init is None else pixels_of(init.rgb),
-        have=lambda index: pixels_of(have(index)),
+        first=first,
+        have=None if have is None else lambda index: pixels_of(have(index)),
         report=report,
     )
-    for index, pixels in frames:
-        yield index, images.pixels_to_image(pixels.cpu())
+    for _, pixels in frames:
+        yield images.pixels_to_image(pixels.cpu())
 
 
 def prepare(model: DiffusersDenoiser, picture: Picture, config: EditConfig) -> tuple[EditConfig, Fit]:

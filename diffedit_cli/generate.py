@@ -20,7 +20,7 @@ def generate(
     """Pictures (b 3 H W) of one prompt, from pure noise; one for each seed."""
     cond, uncond = (denoiser.embed([text]) for text in (config.prompt, config.negative_prompt))
     steps = make_steps(denoiser.schedule, config.steps)
-    noise = draw_noise(shape, seeds).to(cond.tokens)
+    noise = draw_noise(shape, seeds).to(cond.tokens.device)
     run = decode(denoiser, noise, steps, cond, uncond, Guidance(config.guidance, steps))
     return finish(denoiser, run, "generate", len(steps), report)
 
@@ -44,7 +44,8 @@ class Leg:
         """The frames at these weights, drawn in one batch; each (1 3 H W)."""
         latents = slerp(*self.noise, weights)
         if self.start is not None:
-            latents = add_noise(self.start, latents, float(self.steps.alphas[0]))
+            start = self.start.expand(len(weights), -1, -1, -1)
+            latents = add_noise(start, latents, float(self.steps.alphas[0]))
         guidance = Guidance(self.guidance, self.steps)
         run = decode(denoiser, latents, self.steps, lerp(*self.embeds, weights), self.uncond, guidance)
         return list(finish(denoiser, run, "frame", len(self.steps), report).split(1))
@@ -57,48 +58,70 @@ def interpolate(
     seeds: list[int],
     *,
     init: Pixels | None = None,
-    have: Callable[[int], Pixels | None] = lambda index: None,
+    first: int = 0,
+    have: Callable[[int], Pixels] | None = None,
     report: Report = silent,
 ) -> Iterator[tuple[int, Pixels]]:
     """The frames between prompts in order: (index, pixels (1 3 H W)).
 
-    seeds: one a prompt. init: a picture that every frame is drawn from. have: a frame that is there
-    already, so that an interrupted run goes on; it is not drawn again and not yielded.
+    seeds: one a prompt. init: a picture that every frame is drawn from. To go on with an interrupted run:
+    first, the index of the first frame that is missing; have, which gives the earlier ones (a chain needs
+    them).
     """
     prompts = [*config.prompts, *config.prompts[:1]] if config.loop else list(config.prompts)
     seeds = [*seeds, *seeds[:1]] if config.loop else seeds
     embeds, uncond = denoiser.embed(prompts), denoiser.embed([config.negative_prompt])
-    noise = draw_noise(shape, seeds).to(embeds.tokens)
-    last = None
-    for number in range(len(prompts) - 1):
-        source, strength = (init, config.strength) if last is None else (last, config.chain or 1.0)
-        leg = Leg(
-            embeds=(embeds.row(number), embeds.row(number + 1)),
-            uncond=uncond,
-            noise=(noise[number : number + 1], noise[number + 1 : number + 2]),
-            start=None if source is None else denoiser.encode(source),
-            steps=make_steps(denoiser.schedule, config.steps, 1.0 if source is None else strength),
-            guidance=config.guidance,
-        )
-        first = number * (config.frames - 1)
-        shown = range(min(number, 1), config.frames - (config.loop and number == len(prompts) - 2))
-        kept = {place: frame for place in shown if (frame := have(first + place)) is not None}
-        for place, frame in leg_frames(denoiser, leg, config, [p for p in shown if p not in kept], report):
-            kept[place] = frame
-            yield first + place, frame
-        if config.chain is not None:
-            last = (kept[shown[-1]] * 255).round() / 255  # as a file would give it back
+    noise = draw_noise(shape, seeds).to(embeds.tokens.device)
+    starts, frames = [n * (config.frames - 1) for n in range(len(prompts) - 1)], count_frames(config)
+    legs = [[p for p in range(min(s, 1), config.frames) if first <= s + p < frames] for s in starts]
+    is_even = config.spacing == "even"  # then a leg is drawn as a whole
+    expected = sum(config.frames if is_even else len(places) for places in legs if places)
+    drawn, last = 0, None
+    for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
+        if places:
+            source, strength = (init, config.strength) if last is None else (last, config.chain or 1.0)
+            leg = Leg(
+                embeds=(embeds.row(number), embeds.row(number + 1)),
+                uncond=uncond,
+                noise=(noise[number : number + 1], noise[number + 1 : number + 2]),
+                start=None if source is None else denoiser.encode(source),
+                steps=make_steps(denoiser.schedule, config.steps, 1.0 if source is None else strength),
+                guidance=config.guidance,
+            )
+
+            def render(weights: list[float], leg: Leg = leg) -> list[Pixels]:
+                nonlocal drawn
+                before, size = drawn, len(weights)
+                drawn += size
+                return leg.render(
+                    denoiser,
+                    weights,
+                    lambda stage, done, total: report(stage, before * total + size * done, expected * total),
+                )
+
+            for place, pixels in leg_frames(render, config, places):
+                last = pixels
+                yield start + place, pixels
+        elif have is not None and config.chain is not None:
+            last = have(start + config.frames - 1)
+        last = None if last is None or config.chain is None else (last * 255).round() / 255  # as in a file
+
+
+def count_frames(config: InterpolateConfig) -> int:
+    """How many frames a run has: a joint of two legs, and the start of a loop, count once."""
+    legs = len(config.prompts) - 1 + config.loop
+    return legs * (config.frames - 1) + (not config.loop)
 
 
 def leg_frames(
-    denoiser: Denoiser, leg: Leg, config: InterpolateConfig, places: list[int], report: Report
+    render: Callable[[list[float]], list[Pixels]], config: InterpolateConfig, places: list[int]
 ) -> Iterator[tuple[int, Pixels]]:
     """The frames of one leg at these places, 0 to config.frames - 1: (place, pixels (1 3 H W))."""
-    if config.spacing == "even" and places:
-        spread = spread_evenly(lambda w: leg.render(denoiser, w, report), config.frames, FRAMES_AT_ONCE)
+    if config.spacing == "even":
+        spread = spread_evenly(render, config.frames, FRAMES_AT_ONCE)
         yield from ((place, spread[place][1]) for place in places)
         return
     weights = leg_weights(config.frames, config.ease)
     for i in range(0, len(places), FRAMES_AT_ONCE):
         part = places[i : i + FRAMES_AT_ONCE]
-        yield from zip(part, leg.render(denoiser, [weights[p] for p in part], report), strict=True)
+        yield from zip(part, render([weights[p] for p in part]), strict=True)

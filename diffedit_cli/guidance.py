@@ -30,8 +30,8 @@ def norm(x: Latents, region: Heat | None = None) -> PerSample:
 
 
 def ratio(top: PerSample, bottom: PerSample) -> PerSample:
-    """top / bottom, and 1 where either is 0: nothing to rescale to, or nothing to rescale."""
-    usable = (bottom > 0) & (top > 0)
+    """top / bottom, and 1 where top is 0 or bottom nearly: nothing to rescale to, or nothing to rescale."""
+    usable = (top > 0) & (bottom > TINY * top)
     return torch.where(usable, top / torch.where(usable, bottom, 1), 1)
 
 
@@ -77,7 +77,9 @@ NORMS: dict[str, Callable[[Latents, Latents, float, Heat | None], Latents]] = {
 
 def rescale(p: Latents, t: Latents, phi: float) -> Latents:
     """phi p std(t) / std(p) + (1 - phi) p (Lin et al. 2023, arXiv 2305.08891, equations 15 and 16)."""
-    std_t, std_p = (x.float().std(AXES, keepdim=True, correction=0) for x in (t, p))
+    std_t, std_p = (
+        norm(x.float() - x.float().mean(AXES, keepdim=True)) for x in (t, p)
+    )  # both times sqrt(n)
     return p * (phi * ratio(std_t, std_p) + (1 - phi))
 
 
@@ -109,10 +111,11 @@ def cfg_plus_plus_scale(strength: float, alpha: float, alpha_next: float) -> flo
     """CFG++ (Chung et al. 2024, arXiv 2406.08070) as the scale that makes plain CFG the same DDIM step.
 
     x0 is taken from u + strength * d and noised again with u. That equals CFG at
-    strength * s / (s - s_next), where s = sqrt((1 - abar) / abar).
+    strength * s / (s - s_next), where s = sqrt((1 - abar) / abar). A step between equal levels
+    leads nowhere at any scale: 1.
     """
     s, s_next = (((1 - a) / a) ** 0.5 for a in (alpha, alpha_next))
-    return strength * s / (s - s_next)
+    return strength * s / (s - s_next) if s != s_next else 1.0
 
 
 def cosine(u: Latents, t: Latents) -> PerSample:

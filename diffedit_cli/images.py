@@ -441,7 +441,7 @@ def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
 
 
 def image_to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture as float32 (1 3 H W) in [0, 1] at `size` (w, h); what juts out after scaling is cut evenly."""
+    """A picture as float32 (1 3 H W) in [0, 1], scaled to fill `size` (w, h); what juts out is cut."""
     values = np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
     return torch.from_numpy(values).permute(2, 0, 1)[None].float() / 255
 

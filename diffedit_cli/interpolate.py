@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from .settings import Easing
 from .types import Latents, Pixels, PromptEmbeds
 
+Noise = Float[Tensor, "1 c h w"]
 PARALLEL = 0.9995  # |cosine| above which two noises are one line, and slerp would divide by nearly 0
 
 
@@ -17,7 +20,7 @@ def lerp(a: PromptEmbeds, b: PromptEmbeds, weights: Sequence[float]) -> PromptEm
     return PromptEmbeds(torch.lerp(a.tokens, b.tokens, w))
 
 
-def slerp(a: Latents, b: Latents, weights: Sequence[float]) -> Latents:
+def slerp(a: Noise, b: Noise, weights: Sequence[float]) -> Latents:
     """Spherical interpolation of two noises (1 c h w), one row for each weight (Shoemake 1985).
 
     sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle between a and b, so the

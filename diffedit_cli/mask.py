@@ -41,7 +41,7 @@ def difference_maps(
         timesteps = torch.tensor([round_half_up(s * len(alphas)) - 1 for s in levels]).clamp_min(0)
         timesteps = timesteps.repeat_interleave(batch).to(x0.device)
         noise = torch.cat([draw_noise((channels, rows, columns), seeds, 1 + k) for k in maps]).to(x0)
-        noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, append_dims(alphas.to(x0)[timesteps], x0))
+        noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, append_dims(alphas.to(x0)[timesteps], noise))
         embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in (query, ref)])
         eps = denoiser.predict_eps(torch.cat([noised, noised]), timesteps.repeat(2), embeds)
         eps_query, eps_ref = eps.chunk(2)
@@ -114,11 +114,12 @@ def feather(mask: Heat, width: float) -> Heat:
 
     Twice a box blur, less one: linear across a straight edge. The border of the picture is no edge.
     """
-    size = 2 * round_half_up(width) + 1
-    blurred = F.avg_pool2d(mask, size, stride=1, padding=size // 2, count_include_pad=False)
+    pad = round_half_up(width)
+    blurred = F.avg_pool2d(mask, (2 * pad + 1, 1), stride=1, padding=(pad, 0), count_include_pad=False)
+    blurred = F.avg_pool2d(blurred, (1, 2 * pad + 1), stride=1, padding=(0, pad), count_include_pad=False)
     return torch.minimum((2 * blurred - 1).clamp(0, 1), mask)
 
 
-def enlarge(mask: Heat, factor: int) -> Heat:
+def enlarge(mask: Heat, factor: int) -> Float[Tensor, "b 1 {factor}*h {factor}*w"]:
     """A latent mask at pixel size (b 1 factor*h factor*w), in straight lines between cells, not in stairs."""
     return F.interpolate(mask, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -52,7 +52,10 @@ class DiffusersDenoiser:
 
         def load(kind: Any, part: str) -> Any:
             options = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype, variant=variant)
-            return kind.from_pretrained(folder / part, **options).to(device).eval().requires_grad_(False)
+            network, info = kind.from_pretrained(folder / part, output_loading_info=True, **options)
+            if info["missing_keys"]:  # transformers would fill them with random numbers
+                raise ValueError(f"{part} lacks {len(info['missing_keys'])} of its tensors")
+            return network.to(device).eval().requires_grad_(False)
 
         self.unet = load(UNet2DConditionModel, "unet")
         self.vae = load(AutoencoderKL, "vae")
@@ -61,11 +64,17 @@ class DiffusersDenoiser:
         scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         self.name, self.device, self.dtype = name, device, dtype
         self.schedule = Schedule(
-            alphas_cumprod=scheduler.alphas_cumprod.double(),
+            # zero terminal SNR ends at 0, where eps tells nothing of x0; 1e-6 is as good as pure noise
+            alphas_cumprod=scheduler.alphas_cumprod.double().clamp_min(1e-6),
             final_alpha=float(scheduler.final_alpha_cumprod),
             spacing=scheduler.config.timestep_spacing,
             steps_offset=scheduler.config.steps_offset,
         )
+        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ModelError(
+                f"{name} predicts {scheduler.config.prediction_type}, not the noise.",
+                "Use a checkpoint with epsilon or v_prediction.",
+            )
         self.is_v_prediction = scheduler.config.prediction_type == "v_prediction"
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -119,7 +128,7 @@ class DiffusersDenoiser:
         self.forwards += len(latents)
         if not self.is_v_prediction:
             return out
-        alpha = append_dims(self.schedule.alphas_cumprod.to(latents.device)[timesteps], latents)
+        alpha = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
         return alpha**0.5 * out + (1 - alpha) ** 0.5 * latents
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
@@ -161,11 +170,19 @@ def load_model(
     Raises ModelError with what to do.
     """
     folder = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
-    check_layout(str(name), folder, variant)
     where = pick_device(device)
     try:
+        check_layout(str(name), folder, variant)
         return DiffusersDenoiser(str(name), folder, where, pick_dtype(dtype, where), variant)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ModelError(
             f"The checkpoint {name} cannot be loaded: {first_line(error)}",
             "A file may be missing, cut short or of another kind; fetch it again.",
@@ -205,7 +222,7 @@ def find_checkpoint(name: str, *, revision: str | None, variant: str | None, off
             f"{name} is not a folder in diffusers' layout.",
             "Give a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id.",
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no model {name}.",
             "Give `embedded`, a folder that exists, or a hub id such as "
@@ -280,6 +297,9 @@ def check_layout(name: str, folder: Path, variant: str | None = None) -> None:
                 "Weights in other formats can run code when they are opened and are not read: "
                 "get the safetensors files.",
             )
+    words = folder / "tokenizer"
+    if not (words / "tokenizer.json").is_file() and not (words / "vocab.json").is_file():
+        raise ModelError(f"{name} has no tokenizer/vocab.json.", "Fetch it again.")
     channels = json.loads((folder / "unet/config.json").read_text("utf-8")).get("in_channels", 4)
     if channels != 4:
         raise ModelError(

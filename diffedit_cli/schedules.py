@@ -93,5 +93,7 @@ def draw_noise(shape: tuple[int, int, int], seeds: list[int], index: int = 0) ->
     So a picture's noise does not change with the batch, the micro-batches or the device. With index 0 it
     is what diffusers draws from torch.Generator().manual_seed(seed).
     """
-    generators = [torch.Generator().manual_seed(seed + (index << 32)) for seed in seeds]
+    # the CPU's generator hears only the low 32 bits of a seed; an odd factor gives each index its own
+    mixed = [(seed + index * 0x9E3779B1) % 2**32 for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in mixed]
     return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])

@@ -385,7 +385,7 @@ def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
             values[item.name] = _nest(hints[item.name], flat, f"{key}_")  # type: ignore[arg-type]
         elif key in flat:
             value = flat[key]
-            values[item.name] = tuple(value) if get_origin(hints[item.name]) is tuple else value
+            values[item.name] = tuple(value) if isinstance(value, list) else value
     return schema(**values)
 
 
@@ -396,6 +396,8 @@ def validate(config: Any, prefix: str = "") -> None:
         value, kind, name = getattr(config, item.name), hints[item.name], option_name(prefix + item.name)
         if is_dataclass(kind):
             continue
+        if get_origin(kind) is tuple and not isinstance(value, tuple):
+            raise SettingError(f"{name} cannot be {value!r}.", "It takes a list of values.")
         for part in value if isinstance(value, tuple) else (value,):
             _check(name, part, kind, item.metadata)
 

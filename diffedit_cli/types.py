@@ -6,7 +6,7 @@ n noise maps, s steps, l tokens, d width of the text embedding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -89,6 +89,7 @@ class Trajectory:
     latents: Float[Tensor, "s_plus_1 b c h w"]
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A diffusion model as the core sees it: it predicts eps, whatever its checkpoint was trained on."""
 

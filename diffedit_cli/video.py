@@ -93,7 +93,7 @@ def next_missing(folder: Path) -> int:
     """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder."""
     for number in itertools.count():
         try:
-            load_image(_frame_path(folder, number))
+            load_image(frame_path(folder, number))
         except ImageError:
             return number
     raise AssertionError
@@ -102,25 +102,28 @@ def next_missing(folder: Path) -> int:
 def read_film_settings(target: Path) -> dict[str, Any] | None:
     """The settings that write_frames stored in a film or a folder, or None. ImageError: it is unreadable."""
     if target.is_dir():
-        return read_settings(_frame_path(target, 0))
+        return read_settings(frame_path(target, 0))
     if target.suffix.lower() != ".mp4":
         return read_settings(target)
     import av
 
     try:
         with av.open(str(target)) as film:
-            return json.loads(film.metadata["comment"])
-    except (KeyError, ValueError):
-        return None
-    except OSError as error:
+            comment = film.metadata.get("comment", "")
+    except (OSError, av.FFmpegError) as error:
         raise ImageError(f"{target.name} cannot be read as a film.", "Check the path.") from error
+    try:
+        stored = json.loads(comment)
+    except ValueError:
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def _is_folder(target: Path) -> bool:
     return not target.suffix or target.is_dir()
 
 
-def _frame_path(folder: Path, number: int) -> Path:
+def frame_path(folder: Path, number: int) -> Path:
     return folder / f"frame_{number:04d}.png"
 
 
@@ -145,10 +148,10 @@ def _write_folder(
         folder.mkdir()
     number = first - 1
     for number, frame in enumerate(frames, first):
-        save_image(_frame_path(folder, number), frame, settings=settings, overwrite=True)
+        save_image(frame_path(folder, number), frame, settings=settings, overwrite=True)
     for stale in _numbers(folder):
         if stale > number:  # of an earlier, longer run: it would be played as part of this one
-            _frame_path(folder, stale).unlink()
+            frame_path(folder, stale).unlink()
 
 
 def _write_mp4(

@@ -1,5 +1,147 @@
 """diffedit interpolate"""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def interpolate() -> None:
-    """TODO"""
+import typer
+
+from ..errors import SettingError
+from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, keys
+from .files import read_picture, target_for
+from .options import NoMetadata, Output, Overwrite, with_flags
+from .session import open_model
+from .terminal import Terminal, plain_errors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
+def interpolate(
+    prompts: Annotated[list[str], typer.Argument(help="Two or more prompts.", metavar="PROMPT PROMPT...")],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a folder of frames.", rich_help_panel="Files")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Draw every frame from this picture.", rich_help_panel="Sampling")
+    ] = None,
+    no_metadata: NoMetadata = False,
+    *,
+    config: Callable[..., InterpolateConfig],
+    model_config: Callable[..., ModelConfig],
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Make a film that goes from prompt to prompt: .mp4, .gif, .webp, or a folder of frames."""
+    talk = talk_config()
+    with plain_errors(talk):
+        terminal, settings, checkpoint = Terminal(talk), config({"prompts": prompts}), model_config()
+        target = target_for(output, "", "-".join(prompts), ".mp4")
+        if target is None:
+            raise SettingError("A film cannot go to stdout.", "Name a file or a folder with -o.")
+
+        from .. import video
+        from ..images import load_image
+
+        first = 0
+        if resume:
+            settings, first = resumed(settings, target)
+        video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
+        picture = None if init is None else read_picture(init)
+        model = open_model(checkpoint, terminal)
+
+        from .. import api
+        from ..generate import count_frames
+
+        settings = api.resolve_interpolation(model, settings)
+        meter, total = api.Meter(model), count_frames(settings)
+        film = Film(terminal, total, first)
+        if first < total:
+            with terminal.progress({"frame": 1}) as report:
+                frames = api.interpolate_frames(
+                    model,
+                    settings,
+                    init=picture,
+                    first=first,
+                    have=lambda index: load_image(video.frame_path(target, index)).rgb,
+                    report=report,
+                )
+                video.write_frames(
+                    film.until_interrupted(frames),
+                    target,
+                    fps=settings.fps,
+                    overwrite=overwrite,
+                    settings=None
+                    if no_metadata
+                    else api.provenance("interpolate", model.name, settings, picture),
+                    first=first if resume else None,
+                )
+        run = meter.stop()
+        for notice in api.word_notices(model, *settings.prompts, settings.negative_prompt):
+            terminal.warn(notice)
+        if talk.verbose:
+            terminal.say(f"{run.forwards / max(film.drawn - first, 1):.0f} UNet sample-forwards a frame.")
+        terminal.result(
+            {"output": str(target), "frames": film.drawn, "forwards": run.forwards, "seed": settings.seed},
+            [
+                f"Wrote {target}: {film.drawn} of {total} frames, {film.drawn / settings.fps:.1f} s "
+                f"(seed {', '.join(map(str, dict.fromkeys(settings.seed)))})."
+            ],
+        )
+        if film.is_interrupted:
+            raise KeyboardInterrupt
+
+
+class Film:
+    """Counts frames, and ends them at Ctrl-C, so that those that are finished are kept."""
+
+    def __init__(self, terminal: Terminal, total: int, first: int) -> None:
+        self.terminal, self.total, self.drawn = terminal, total, first
+        self.is_interrupted = False
+
+    def until_interrupted(self, frames: "Iterator[Image.Image]") -> "Iterator[Image.Image]":
+        try:
+            for frame in frames:
+                self.drawn += 1
+                yield frame
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+
+
+def resumed(settings: InterpolateConfig, folder: Path) -> tuple[InterpolateConfig, int]:
+    """The settings of the run whose frames lie in a folder, and its first missing frame.
+
+    SettingError if the folder holds another film: the frames would not fit together.
+    """
+    from .. import video
+
+    first = video.next_missing(folder)
+    stored = video.read_film_settings(folder) if first else None
+    if stored is None:
+        raise SettingError(f"{folder} holds no frames to go on with.", "Leave --resume out.")
+    known = [key for key, *_ in keys(InterpolateConfig)]
+    before = build(InterpolateConfig, {key: value for key, value in stored.items() if key in known})
+    wanted = replace(
+        settings,
+        seed=settings.seed or before.seed,
+        width=settings.width or before.width,
+        height=settings.height or before.height,
+    )
+    if len(wanted.seed) == 1:
+        wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
+    differing = [key for key in known if lookup(wanted, key) != lookup(before, key)]
+    if differing:
+        raise SettingError(
+            f"The frames in {folder} were made with another {differing[0]}.",
+            "Give the same settings, or another folder.",
+        )
+    return wanted, first
+
+
+def lookup(config: InterpolateConfig, key: str) -> Any:
+    from ..settings import flatten
+
+    return flatten(config)[key]

@@ -13,8 +13,13 @@ from .session import open_model
 from .terminal import Terminal, plain_errors
 
 # What only the drawing of a change would use.
-UNUSED = ("negative_prompt", "steps", "strength", "inversion")
-UNUSED += tuple(key for key, *_ in keys(GuidanceConfig, "guidance_"))
+UNUSED = (
+    "negative_prompt",
+    "steps",
+    "strength",
+    "inversion",
+    *(key for key, *_ in keys(GuidanceConfig, "guidance_")),
+)
 
 
 @with_flags(without=UNUSED, edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)

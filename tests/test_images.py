@@ -1,0 +1,826 @@
+"""images.py: hand cases, then properties, then bad input, then faults while writing."""
+
+import io
+import json
+import os
+import random
+import struct
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+from PIL.ExifTags import IFD, Base
+
+from diffedit_cli import images
+from diffedit_cli.errors import DiffeditError, ImageError, NumericError, SettingError
+from diffedit_cli.images import (
+    Picture,
+    changed_outside,
+    check_target,
+    cutout,
+    fit,
+    grid,
+    heat_to_image,
+    load_image,
+    load_mask,
+    mask_to_cells,
+    mask_to_full,
+    overlay,
+    paste,
+    pixels_to_image,
+    read_settings,
+    save_image,
+    to_pixels,
+)
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+SETTINGS = {
+    "query": 'a "zebra", Steps: 3: diffedit: "x"',
+    "steps": 25,
+    "mask_strength": [0.5],
+    "ref": "Füllen 🐎",
+}
+PARAMETERS = "a zebra\nNegative prompt: blur\nSteps: 25, Sampler: DDIM, CFG scale: 7.5, Seed: 4"
+
+
+def noise(width: int, height: int, bands: int = 3, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    return Image.fromarray(values[..., 0] if bands == 1 else values)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opened(image: Image.Image, kind: str = "PNG", **options: Any) -> Picture:
+    return load_image(encoded(image, kind, **options))
+
+
+def same(a: Image.Image | None, b: Image.Image | None) -> bool:
+    return (
+        a is not None
+        and b is not None
+        and a.mode == b.mode
+        and a.size == b.size
+        and a.tobytes() == b.tobytes()
+    )
+
+
+def box_mask(size: tuple[int, int], box: tuple[int, int, int, int], value: int = 255) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(value, box)
+    return mask
+
+
+# --------------------------------------------------------------------------------- colour profiles for tests
+
+
+def swapped_profile() -> bytes:
+    """sRGB with red and green exchanged: the pixel (255, 0, 0) is a green one."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+
+
+def grey_profile() -> bytes:
+    """A grey profile whose values are proportional to light."""
+    white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
+    curve = struct.pack(">4s4xI", b"curv", 0)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", 188, b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp"
+    )
+    header = (header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
+    return header + tags + white + curve
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_comes_upright(kind, orientation):
+    upright = Image.new("RGB", (64, 32))
+    for colour, corner in zip((RED, GREEN, BLUE, WHITE), ((0, 0), (32, 0), (0, 16), (32, 16)), strict=True):
+        upright.paste(colour, (*corner, corner[0] + 32, corner[1] + 16))
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    stored = upright.transpose(images._TURNS[inverse]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[Base.Make] = orientation, "Maker"
+    picture = opened(stored, kind, exif=exif.tobytes(), **({"lossless": True} if kind == "WEBP" else {}))
+    assert picture.rgb.size == (64, 32)
+    assert np.abs(np.asarray(picture.rgb, int) - np.asarray(upright, int)).max() <= (
+        3 if kind == "JPEG" else 0
+    )
+    kept = Image.Exif()
+    kept.load(picture.exif or b"")
+    assert Base.Orientation not in kept
+    assert kept[Base.Make] == "Maker"
+
+
+def exif_with_thumbnail() -> bytes:
+    main = struct.pack("<HHHI4sI", 1, Base.Make, 2, 4, b"abc\0", 26)
+    entries = ((0x0103, 3, 1, 6), (0x0201, 4, 1, 68), (0x0202, 4, 1, 5))
+    small = struct.pack("<H", 3) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return b"Exif\0\0II*\0\x08\0\0\0" + main + small + b"THUMB"
+
+
+def test_exif_is_kept_without_thumbnail_and_old_layout():
+    picture = opened(noise(8, 8), "JPEG", exif=exif_with_thumbnail())
+    assert picture.exif is not None
+    assert b"abc" in picture.exif
+    assert b"THUMB" not in picture.exif
+    exif = Image.Exif()
+    exif[IFD.GPSInfo] = {1: "N", 2: (51.0, 30.0, 0.0)}
+    exif[IFD.Exif] = {Base.ExposureTime: 0.5, Base.UserComment: b"ASCII\0\0\0mine"}
+    picture = opened(noise(8, 8), "TIFF", exif=exif.tobytes())
+    kept = Image.Exif()
+    kept.load(picture.exif or b"")
+    assert kept.get_ifd(IFD.GPSInfo) == {1: "N", 2: (51.0, 30.0, 0.0)}
+    assert kept.get_ifd(IFD.Exif) == {Base.ExposureTime: 0.5, Base.UserComment: b"ASCII\0\0\0mine"}
+    assert 256 not in kept  # the width of the TIFF itself
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_levels(kind):
+    ramp = np.linspace(0, 65535, 4096).astype(np.uint16)[None].repeat(2, 0)
+    picture = opened(Image.fromarray(ramp), kind)
+    levels = np.unique(np.asarray(picture.rgb)[..., 0])
+    assert len(levels) >= 250
+    assert np.abs(np.asarray(picture.rgb)[..., 0] - ramp / 257).max() <= 0.5
+
+
+def test_deep_grey_is_scaled_by_its_nominal_range_or_its_own():
+    def levels(values: np.ndarray) -> tuple[list[int], tuple[str, ...]]:
+        picture = opened(Image.fromarray(values[None]), "TIFF")
+        return np.asarray(picture.rgb)[0, :, 0].tolist(), picture.notices
+
+    assert levels(np.array([0, 0.5, 1], np.float32)) == ([0, 128, 255], ())
+    assert levels(np.array([0, 100, 255], np.float32)) == ([0, 100, 255], ())
+    assert levels(np.array([0, 25700, 65535], np.int32)) == ([0, 100, 255], ())
+    assert levels(np.array([np.nan, np.inf, 1], np.float32)) == ([0, 0, 255], ())
+    grey, (notice,) = levels(np.array([-100, 0, 100], np.int32))
+    assert grey == [0, 128, 255]
+    assert "from -100 to 100" in notice
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (37, 53), (301, 2)])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *((mode, "PNG") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+        *((mode, "TIFF") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F", "I")),
+        *((mode, "JPEG") for mode in ("L", "RGB", "CMYK")),
+        *((mode, "BMP") for mode in ("1", "L", "P", "RGB")),
+        *((mode, "GIF") for mode in ("L", "P", "RGB")),
+        *((mode, "WEBP") for mode in ("RGB", "RGBA")),
+    ],
+)
+def test_every_mode_comes_back_at_its_own_size(tmp_path, size, mode, kind):
+    image = noise(*size, bands=4)
+    if mode == "P":
+        image = image.convert("RGB").quantize(9)
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert("RGBA" if mode == "RGBA" else "RGB").convert(mode)
+    picture = opened(image, kind)
+    assert picture.rgb.mode == "RGB"
+    assert picture.rgb.size == size
+    assert (picture.alpha is not None) == (mode in ("LA", "RGBA"))
+    save_image(tmp_path / "out.png", picture.rgb, picture=picture)
+    again = load_image(tmp_path / "out.png")
+    assert same(again.rgb, picture.rgb)
+    assert again.alpha is picture.alpha is None or same(again.alpha, picture.alpha)
+
+
+def test_lab_and_palette_transparency():
+    lab = opened(Image.new("LAB", (3, 3), (128, 128, 128)), "TIFF")
+    assert all(abs(value - 119) < 4 for value in lab.rgb.getpixel((1, 1)))
+    assert "LAB" in lab.notices[0]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([*RED, *GREEN])
+    palette.putpixel((1, 0), 1)
+    for kind in ("PNG", "GIF"):
+        picture = opened(palette, kind, transparency=1)
+        assert picture.rgb.getpixel((0, 0)) == RED
+        assert picture.alpha is not None
+        assert picture.alpha.tobytes() == bytes([255, 0])
+    keyed = opened(Image.fromarray(np.array([[0, 500]], np.uint16)), "PNG", transparency=500)
+    assert keyed.alpha is not None
+    assert keyed.alpha.tobytes() == bytes([255, 0])
+
+
+def test_first_of_several_frames_with_a_notice(tmp_path):
+    frames = [Image.new("RGB", (9, 9), (value, 0, 0)) for value in range(12)]
+    for kind in ("GIF", "WEBP", "TIFF", "PNG"):
+        path = tmp_path / f"horse.{kind.lower()}"
+        frames[0].save(path, kind, save_all=True, append_images=frames[1:])
+        picture = load_image(path)
+        assert picture.notices == (f"horse.{kind.lower()} has 12 frames; only the first is used.",)
+        assert picture.rgb.getpixel((4, 4))[0] <= 1
+
+
+def test_name_and_hash_of_path_bytes_and_stream(tmp_path):
+    data = encoded(noise(5, 5))
+    (tmp_path / "a.png").write_bytes(data)
+    read, write = os.pipe()
+    os.write(write, data)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        piped = load_image(pipe)
+    pictures = [load_image(tmp_path / "a.png"), load_image(data), piped]
+    assert [picture.name for picture in pictures] == ["a.png", "stdin", "stdin"]
+    assert {picture.sha256 for picture in pictures} == {__import__("hashlib").sha256(data).hexdigest()}
+
+
+# ---------------------------------------------------------------------------------------------------- masks
+
+
+def test_masks_of_every_kind():
+    size = (40, 20)
+    mask = box_mask(size, (0, 0, 20, 20))
+    assert same(load_mask(encoded(mask), size), mask)
+    assert same(load_mask(encoded(mask.convert("1")), size), mask)
+    assert same(load_mask(encoded(mask.point([0, *[1] * 255])), size), mask)  # labels 0 and 1
+    black = Image.merge("LA", (Image.new("L", size), mask))
+    photo = noise(*size).convert("RGBA")
+    photo.putalpha(mask)
+    assert same(load_mask(encoded(black), size), mask)
+    assert same(load_mask(encoded(photo), size), mask)
+    deep = Image.fromarray(np.asarray(mask).astype(np.uint16) * 257)
+    assert same(load_mask(encoded(deep), size), mask)
+    small = load_mask(encoded(mask.resize((4, 2), Image.Resampling.NEAREST)), size)
+    assert small.size == size
+    assert small.getpixel((2, 10)) == 255
+    assert small.getpixel((38, 10)) == 0
+    turned = Image.Exif()
+    turned[Base.Orientation] = 6
+    assert load_mask(encoded(mask, exif=turned.tobytes()), (20, 40)).getpixel((10, 2)) == 255
+
+
+@pytest.mark.parametrize(
+    ("mask", "size"), [((96, 64), (333, 222)), ((64, 43), (1000, 667)), ((3, 1), (1000, 500))]
+)
+def test_a_mask_may_be_rounded(mask, size):
+    assert load_mask(encoded(Image.new("L", mask, 9)), size).size == size
+
+
+@pytest.mark.parametrize(("mask", "size"), [((20, 40), (40, 20)), ((512, 512), (512, 500)), ((2, 1), (1, 9))])
+def test_a_mask_of_another_shape_is_refused(mask, size):
+    with pytest.raises(ImageError, match="not the shape"):
+        load_mask(encoded(Image.new("L", mask)), size)
+
+
+# --------------------------------------------------------------------------------------------------- canvas
+
+
+def test_fit_by_hand():
+    assert fit((512, 512), 512, 64) == images.Fit((512, 512), (512, 512), (512, 512), (0, 0))
+    assert fit((400, 100), 200, 64) == images.Fit((400, 100), (400, 100), (448, 128), (24, 14))
+    assert fit((1, 1), 256, 64).content == (256, 256)
+    assert fit((1, 5000), 256, 64) == images.Fit((1, 5000), (1, 1024), (64, 1024), (31, 0))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(32, 1024), st.sampled_from([1, 8, 64]))
+def test_fit_never_squashes(width, height, side, multiple):
+    f = fit((width, height), side, multiple)
+    across, down = f.content[0] / width, f.content[1] / height
+    scale = max(f.content) / max(width, height)
+    assert abs(f.content[0] - width * scale) <= 1
+    assert abs(f.content[1] - height * scale) <= 1
+    assert across > 0 < down
+    assert max(f.content) <= 4 * side
+    assert f.content[0] * f.content[1] <= side**2 * 1.1 + max(f.content)
+    for axis in (0, 1):
+        assert f.canvas[axis] % multiple == 0
+        assert 0 <= f.canvas[axis] - f.content[axis] < multiple
+        assert 0 <= f.offset[axis] <= f.canvas[axis] - f.content[axis]
+
+
+def test_to_pixels_shape_range_and_padding():
+    picture = opened(noise(50, 20))
+    f = fit(picture.rgb.size, 64, 32)
+    pixels = to_pixels(picture, f)
+    assert pixels.shape == (1, 3, f.canvas[1], f.canvas[0])
+    assert pixels.dtype == torch.float32
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    left, _, _, bottom = f.box
+    assert torch.equal(pixels[..., :left], pixels[..., left : left + 1].expand_as(pixels[..., :left]))
+    assert torch.equal(
+        pixels[..., bottom:, :], pixels[..., bottom - 1 : bottom, :].expand_as(pixels[..., bottom:, :])
+    )
+    exact = to_pixels(picture, images.Fit((50, 20), (50, 20), (50, 20), (0, 0)))
+    assert same(pixels_to_image(exact), picture.rgb)
+
+
+def test_hidden_colour_does_not_leak():
+    shown = []
+    for hidden in (RED, GREEN):
+        image = Image.new("RGBA", (64, 64), (*hidden, 0))
+        image.paste((10, 20, 30, 255), (16, 16, 48, 48))
+        picture = opened(image)
+        shown.append(to_pixels(picture, fit(picture.rgb.size, 40, 8)))
+    assert torch.equal(*shown)
+    assert torch.allclose(shown[0][0, :, 0, 0], torch.tensor(128 / 255))
+
+
+def cells_by_loop(mask: Image.Image, f: images.Fit, factor: int) -> torch.Tensor:
+    """Each pixel of the mask, as an area on the canvas, marks the cells that it overlaps."""
+    cells = torch.zeros(1, 1, f.canvas[1] // factor, f.canvas[0] // factor)
+    values = np.asarray(mask)
+    for y, x in np.argwhere(values > 0).tolist():
+        spans = []
+        for place, axis in ((x, 0), (y, 1)):
+            first = f.offset[axis] * f.size[axis] + place * f.content[axis]
+            last, unit = first + f.content[axis], factor * f.size[axis]
+            spans.append(slice(first // unit, -(-last // unit)))
+        cells[..., spans[1], spans[0]] = cells[..., spans[1], spans[0]].clamp(min=float(values[y, x]) / 255)
+    return cells
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(16, 96), st.integers(0, 99))
+def test_cells_against_a_plain_loop(width, height, side, seed):
+    draw = np.random.default_rng(seed)
+    mask = Image.fromarray(
+        (draw.random((height, width)) < 0.02).astype(np.uint8) * draw.integers(1, 256, dtype=np.uint8)
+    )
+    f = fit((width, height), side, 8)
+    assert torch.allclose(mask_to_cells(mask, f, 8), cells_by_loop(mask, f, 8))
+
+
+def test_one_pixel_of_a_big_picture_marks_its_cell():
+    f = fit((4000, 3000), 256, 64)
+    for x, y in ((0, 0), (3999, 2999), (1234, 567)):
+        cells = mask_to_cells(box_mask((4000, 3000), (x, y, x + 1, y + 1)), f, 8)
+        assert 1 <= (cells == 1).sum() <= 4
+    assert mask_to_cells(Image.new("L", (4000, 3000)), f, 8).sum() == 0
+
+
+def test_mask_to_full_crops_the_padding():
+    f = fit((100, 50), 64, 32)
+    soft = torch.zeros(1, 1, f.canvas[1], f.canvas[0])
+    left, top, right, bottom = f.box
+    soft[..., top:bottom, left:right] = 1
+    assert mask_to_full(soft, f).getextrema() == (255, 255)
+    assert mask_to_full(soft, f).size == (100, 50)
+    soft[..., : (left + right) // 2] = 0
+    values = np.asarray(mask_to_full(soft, f))[25]
+    assert values[:45].max() == 0
+    assert values[55:].min() == 255
+    assert (np.diff(values.astype(int)) >= 0).all()
+
+
+def test_pixels_to_image_rounds_and_refuses_nan():
+    levels = torch.arange(256) / 255
+    image = pixels_to_image(levels.view(1, 1, 1, 256).expand(1, 3, 1, 256) + 0.0019)
+    assert np.array_equal(np.asarray(image)[0, :, 0], np.arange(256))
+    assert pixels_to_image(torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1)).getpixel((0, 0)) == (0, 128, 255)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(NumericError):
+            pixels_to_image(torch.tensor([0.0, bad, 0.0]).view(1, 3, 1, 1))
+        with pytest.raises(NumericError):
+            mask_to_full(torch.full((1, 1, 8, 8), bad), fit((8, 8), 8, 8))
+
+
+# ---------------------------------------------------------------------------------------------------- paste
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 301), (37, 53), (640, 427), (2000, 1500)])
+def test_paste_leaves_the_rest_alone_bit_for_bit(size):
+    picture = opened(noise(*size))
+    f = fit(size, 128, 32)
+    soft = torch.rand(1, 1, f.canvas[1], f.canvas[0], generator=torch.Generator().manual_seed(1))
+    soft[..., : f.canvas[1] // 2, :] = 0
+    for mask in (mask_to_full(soft, f), Image.new("L", size), box_mask(size, (0, 0, 1, 1))):
+        result = paste(picture, torch.zeros(1, 3, f.canvas[1], f.canvas[0]), mask, f)
+        kept = np.asarray(mask) == 0
+        assert np.array_equal(np.asarray(result)[kept], np.asarray(picture.rgb)[kept])
+        assert changed_outside(picture.rgb, result, mask) == 0
+        full = np.asarray(mask) == 255
+        assert (np.asarray(result)[full] == 0).all()
+
+
+def test_paste_puts_the_edit_in_its_place():
+    picture = opened(Image.new("RGB", (1000, 700)))
+    f = fit((1000, 700), 256, 64)
+    edited = to_pixels(opened(box_mask((1000, 700), (300, 200, 600, 500)).convert("RGB")), f)
+    result = np.asarray(paste(picture, edited, Image.new("L", (1000, 700), 255), f))[..., 0]
+    assert result[220:480, 320:580].min() > 245
+    assert result[:180].max() < 10
+    mask = box_mask((1000, 700), (310, 210, 590, 490))
+    part = np.asarray(paste(picture, edited, mask, f))[..., 0]
+    assert np.array_equal(
+        part[210:490, 310:590], result[210:490, 310:590]
+    )  # a part is what the whole has there
+
+
+def test_paste_by_strips_is_paste_at_once(monkeypatch):
+    picture, f = opened(noise(300, 200)), fit((300, 200), 64, 32)
+    edited = torch.rand(1, 3, f.canvas[1], f.canvas[0])
+    mask = box_mask((300, 200), (11, 13, 290, 180), 200)
+    whole = paste(picture, edited, mask, f)
+    monkeypatch.setattr(images, "STRIP_PIXELS", 1000)
+    parts = paste(picture, edited, mask, f)
+    assert np.abs(np.asarray(parts, int) - np.asarray(whole, int)).max() <= 1  # Pillow's box is in float32
+    assert changed_outside(picture.rgb, whole, mask) == 0
+
+
+def test_paste_of_the_picture_itself_changes_nothing():
+    picture = opened(noise(64, 48))
+    f = images.Fit((64, 48), (64, 48), (96, 64), (16, 8))
+    assert same(paste(picture, to_pixels(picture, f), Image.new("L", (64, 48), 255), f), picture.rgb)
+
+
+def test_changed_outside_counts():
+    before = noise(50, 40)
+    after = before.copy()
+    for x in range(7):
+        after.putpixel((x, 3), tuple(value ^ 1 for value in before.getpixel((x, 3))))
+    assert changed_outside(before, after, Image.new("L", (50, 40))) == 7
+    assert changed_outside(before, after, box_mask((50, 40), (0, 0, 5, 5), 1)) == 2
+    with pytest.raises(ValueError, match="one size"):
+        changed_outside(before, after.resize((4, 4)), Image.new("L", (50, 40)))
+
+
+# --------------------------------------------------------------------------------------------------- colour
+
+
+def test_the_profile_is_honoured_both_ways_and_kept(tmp_path):
+    picture = opened(Image.new("RGB", (32, 32), RED), icc_profile=swapped_profile())
+    assert picture.icc == swapped_profile()
+    assert picture.rgb.getpixel((0, 0)) == RED  # its own space
+    f = fit((32, 32), 32, 8)
+    seen = to_pixels(picture, f)[0, :, 16, 16]
+    assert torch.allclose(seen, torch.tensor([0.0, 1.0, 0.0]), atol=0.02)  # the network sees green
+    edited = torch.zeros(1, 3, 32, 32)
+    edited[:, 0] = 1  # and paints red, which this space calls (0, 255, 0)
+    result = paste(picture, edited, box_mask((32, 32), (0, 0, 8, 8)), f)
+    assert np.abs(np.asarray(result)[0, 0].astype(int) - GREEN).max() <= 3
+    assert result.getpixel((20, 20)) == RED
+    for suffix in ("png", "jpg", "webp", "tiff"):
+        save_image(tmp_path / f"out.{suffix}", result, picture=picture)
+        assert load_image(tmp_path / f"out.{suffix}").icc == swapped_profile()
+
+
+def test_a_grey_profile_is_applied_and_a_broken_or_alien_one_dropped():
+    grey = opened(Image.new("L", (4, 4), 128), icc_profile=grey_profile())
+    assert abs(grey.rgb.getpixel((0, 0))[0] - 188) <= 2  # half the light is sRGB 188
+    assert grey.icc is None
+    assert "GRAY" in grey.notices[0]
+    alien = opened(Image.new("RGB", (4, 4), (9, 9, 9)), icc_profile=grey_profile())
+    assert (alien.icc, alien.rgb.getpixel((0, 0))) == (None, (9, 9, 9))
+    broken = opened(Image.new("RGB", (4, 4), (9, 9, 9)), icc_profile=b"no profile at all" * 9)
+    assert (broken.icc, broken.rgb.getpixel((0, 0))) == (None, (9, 9, 9))
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + b"\0\0\xff\0IDAT"
+    )
+
+
+@pytest.mark.parametrize("size", [(10_400, 10_400), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
+def test_bombs_are_refused_from_the_header(size):
+    with pytest.raises(ImageError, match="108 million"):
+        load_image(png_header(*size))
+    gif = b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(3) + b",\0\0\0\0\xff\xff\xff\xff\0\2"
+    with pytest.raises(ImageError):
+        load_image(gif)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "WebP"),
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "WebP"),
+        ("a.png", b"", "PNG"),
+        ("a.jpg", b"\xff\xd8\xff\xe0", "JPEG"),
+        ("a.ico", encoded(Image.new("RGB", (16, 16)), "ICO"), "WebP"),
+        ("a.png", encoded(noise(99, 99))[:-4000], "Fetch it again"),
+        ("a.jpg", encoded(noise(99, 99), "JPEG")[:4000], "Fetch it again"),
+        ("a.webp", encoded(noise(99, 99), "WEBP")[:400], "a.webp"),
+        ("a.gif", encoded(noise(99, 99), "GIF")[:2000], "Fetch it again"),
+        ("a.bmp", encoded(noise(99, 99), "BMP")[:2000], "Fetch it again"),
+        ("a.tiff", encoded(noise(99, 99), "TIFF")[:9], "a.tiff"),
+    ],
+)
+def test_bad_files_give_one_sentence_with_the_name(tmp_path, name, data, words):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImageError) as caught:
+        load_image(tmp_path / name)
+    assert caught.value.message.startswith(name)
+    assert caught.value.message.count(". ") == 0
+    assert words in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(ImageError, match=r"^no\.png does not exist\."):
+        load_image(tmp_path / "no.png")
+    with pytest.raises(ImageError, match="is a directory"):
+        load_image(tmp_path)
+    with pytest.raises(ImageError, match="cannot be opened"):
+        load_image("a\0.png")
+
+
+def seeds() -> Iterable[bytes]:
+    rgba = noise(19, 14, 4)
+    rgb = rgba.convert("RGB")
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[IFD.Exif] = 6, {Base.UserComment: b"UNICODE\0\0x"}
+    profile, tags = swapped_profile(), exif.tobytes()
+    yield encoded(rgb, "JPEG", exif=tags, icc_profile=profile)
+    yield encoded(rgb.convert("CMYK"), "JPEG", progressive=True)
+    yield encoded(rgba, "PNG", exif=tags, icc_profile=profile)
+    yield encoded(rgb.quantize(9), "PNG", transparency=1)
+    yield encoded(rgba, "WEBP", exif=tags)
+    yield encoded(rgb, "TIFF", exif=tags)
+    yield encoded(rgb.convert("F"), "TIFF")
+    yield encoded(rgb, "BMP")
+    yield encoded(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90)])
+
+
+def test_mutations_give_a_picture_or_an_image_error():
+    draw, fine = random.Random(0), 0
+    for data in seeds():
+        for _ in range(50):
+            broken = bytearray(data)
+            for _ in range(draw.choice((1, 2, 8))):
+                broken[draw.randrange(min(len(broken), draw.choice((64, 10**6))))] = draw.choice(
+                    (0, 255, draw.randrange(256))
+                )
+            for read in (load_image, read_settings):
+                try:
+                    value = read(bytes(broken))
+                    if isinstance(value, Picture):
+                        fine += 1
+                        assert value.rgb.mode == "RGB"
+                        assert value.alpha is None or value.alpha.size == value.rgb.size
+                except ImageError:
+                    pass
+    assert fine > 50
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def test_alpha_and_hidden_colour_come_back(tmp_path):
+    picture = opened(noise(31, 17, 4))
+    for suffix in ("png", "webp", "tiff"):
+        save_image(tmp_path / f"out.{suffix}", picture.rgb, picture=picture)
+        again = load_image(tmp_path / f"out.{suffix}")
+        assert same(again.alpha, picture.alpha)
+        assert same(again.rgb, picture.rgb)
+    for suffix in ("jpg", "bmp"):
+        with pytest.raises(SettingError, match="transparency"):
+            save_image(tmp_path / f"out.{suffix}", picture.rgb, picture=picture)
+        with pytest.raises(SettingError, match="transparency"):
+            check_target(tmp_path / f"out.{suffix}", overwrite=False, picture=picture)
+        with pytest.raises(SettingError, match="transparency"):
+            save_image(tmp_path / f"out.{suffix}", cutout(picture, Image.new("L", (31, 17), 9)))
+    opaque = opened(picture.rgb.convert("RGBA"))
+    save_image(tmp_path / "opaque.jpg", opaque.rgb, picture=opaque)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "opaque.jpg",
+        "out.png",
+        "out.tiff",
+        "out.webp",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["png", "PNG", "webp", "tiff", "tif", "bmp"])
+def test_lossless_formats_are_lossless(tmp_path, suffix):
+    image = noise(33, 21)
+    save_image(tmp_path / f"out.{suffix}", image)
+    assert same(load_image(tmp_path / f"out.{suffix}").rgb, image)
+
+
+def test_jpeg_is_of_high_quality(tmp_path):
+    save_image(tmp_path / "out.jpg", noise(64, 64))
+    with Image.open(tmp_path / "out.jpg") as image:
+        assert image.layer[0][1:3] == image.layer[1][1:3]  # 4:4:4
+        assert max(image.quantization[0]) <= 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
+@pytest.mark.parametrize("parameters", ["", PARAMETERS])
+def test_settings_come_back(tmp_path, suffix, parameters):
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[Base.Make], exif[Base.XResolution] = 6, "Maker", 300.0
+    picture = opened(noise(20, 10), "JPEG", exif=exif.tobytes())
+    path = tmp_path / f"out.{suffix}"
+    save_image(path, picture.rgb, picture=picture, settings=SETTINGS, parameters=parameters)
+    assert read_settings(path) == SETTINGS
+    assert read_settings(path.read_bytes()) == SETTINGS
+    again = load_image(path)
+    assert again.rgb.size == (10, 20)
+    kept = Image.Exif()
+    kept.load(again.exif or b"")
+    assert kept[Base.Make] == "Maker"
+    assert b"diffedit" not in (again.exif or b"")  # what this run stored does not pass into the next one
+    with Image.open(path) as image:
+        if suffix == "png":
+            assert image.info.get("parameters", "") == parameters
+            assert json.loads(image.info["diffedit"]) == SETTINGS
+        else:
+            comment = image.getexif().get_ifd(IFD.Exif)[Base.UserComment]
+            text = comment.removeprefix(b"UNICODE\0").decode("utf-16-be")
+            assert text.startswith(parameters)
+            assert all(part.count(":") == 1 for part in text.splitlines()[-1].split(","))
+
+
+def test_no_settings_no_trace(tmp_path):
+    assert read_settings(encoded(noise(4, 4))) is None
+    assert read_settings(encoded(noise(4, 4), "JPEG")) is None
+    for suffix in images.WRITE_FORMATS:
+        save_image(tmp_path / f"out{suffix}", noise(9, 9))
+        data = (tmp_path / f"out{suffix}").read_bytes()
+        assert b"diffedit" not in data
+        assert b"d\0i\0f\0f" not in data
+        assert read_settings(data) is None
+    for junk in ("[1]", "{", "null", "[" * 100_000):
+        chunks = images.PngImagePlugin.PngInfo()
+        chunks.add_itxt("diffedit", junk)
+        assert read_settings(encoded(noise(4, 4), pnginfo=chunks)) is None
+    with pytest.raises(ImageError):
+        read_settings(b"no picture")
+
+
+def test_long_settings_and_long_exif(tmp_path):
+    exif = Image.Exif()
+    exif[IFD.Exif] = {Base.MakerNote: bytes(60_000)}
+    picture = opened(noise(9, 9), "JPEG", exif=exif.tobytes())
+    save_image(tmp_path / "a.jpg", picture.rgb, picture=picture, settings={"query": "x" * 9000})
+    assert read_settings(tmp_path / "a.jpg") == {"query": "x" * 9000}
+    with pytest.raises(ImageError, match="cannot be stored as JPEG"):
+        save_image(tmp_path / "b.jpg", picture.rgb, settings={"query": "x" * 90_000})
+    save_image(tmp_path / "b.png", picture.rgb, settings={"query": "x" * 90_000})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.png"]
+
+
+def test_to_a_stream_as_png():
+    stream = io.BytesIO()
+    save_image(stream, noise(9, 9), settings=SETTINGS)
+    assert same(load_image(stream.getvalue()).rgb, noise(9, 9))
+    assert read_settings(stream.getvalue()) == SETTINGS
+
+
+def test_targets_that_cannot_be(tmp_path, monkeypatch):
+    (tmp_path / "old.png").write_bytes(b"old")
+    (tmp_path / "sub.png").mkdir()
+    os.symlink("nowhere", tmp_path / "link.png")
+    for name, words in (
+        ("a.gif", r"Known are: \.png, \.jpg"),
+        ("a", "Known are"),
+        ("no/a.png", "folder of a.png does not exist"),
+        ("old.png/a.png", "folder of a.png does not exist"),
+        ("old.png", "exists already"),
+        ("link.png", "exists already"),
+        ("sub.png", "is a folder"),
+    ):
+        for attempt in (
+            check_target,
+            lambda path, overwrite: save_image(path, noise(4, 4), overwrite=overwrite),
+        ):
+            with pytest.raises(DiffeditError, match=words):
+                attempt(tmp_path / name, overwrite=False)
+    assert (tmp_path / "old.png").read_bytes() == b"old"
+    save_image(tmp_path / "old.png", noise(4, 4), overwrite=True)
+    assert load_image(tmp_path / "old.png").rgb.size == (4, 4)
+    for name, size in (("a.webp", (17_000, 1)), ("a.jpg", (1, 70_000))):
+        with pytest.raises(SettingError, match="pixels a side"):
+            save_image(tmp_path / name, Image.new("RGB", size))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the super-user may write anywhere
+    with pytest.raises(ImageError, match="read-only"):
+        check_target(tmp_path / "b.png", overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("where", ["save", "fsync", "replace", "link"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError(28, "No space left on device"), SystemExit])
+def test_nothing_is_left_after_a_fault(tmp_path, monkeypatch, overwrite, where, fault):
+    target = tmp_path / "out.png"
+    if overwrite:
+        target.write_bytes(b"old")
+
+    def fail(*arguments: Any, **_: Any) -> None:
+        if where == "save":
+            Path(arguments[1]).write_bytes(b"half")
+        raise fault
+
+    monkeypatch.setattr(Image.Image if where == "save" else os, where, fail)
+    expected = fault if isinstance(fault, type) else ImageError
+    if where not in (("link",) if overwrite else ("replace",)) and not (
+        where == "link" and expected is ImageError
+    ):
+        with pytest.raises(expected):
+            save_image(target, noise(9, 9), overwrite=overwrite)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"] * overwrite
+    else:  # this call is not used; or the file system has no links, and then a name is reserved
+        save_image(target, noise(9, 9), overwrite=overwrite)
+        assert same(load_image(target).rgb, noise(9, 9))
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", list(images.WRITE_FORMATS))
+def test_a_full_disk_is_one_sentence(tmp_path, suffix):
+    resource = pytest.importorskip("resource")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
+    try:
+        with pytest.raises(ImageError, match=f"out{suffix} cannot be written"):
+            save_image(tmp_path / f"out{suffix}", noise(700, 700))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_writers_at_once(tmp_path, overwrite):
+    pictures = [noise(200, 200, seed=seed) for seed in range(4)]
+    start, outcomes = threading.Barrier(4), []
+
+    def write(image: Image.Image) -> None:
+        start.wait()
+        try:
+            save_image(tmp_path / "out.png", image, overwrite=overwrite)
+            outcomes.append("written")
+        except ImageError as error:
+            outcomes.append(error.message)
+
+    threads = [threading.Thread(target=write, args=[image]) for image in pictures]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("written") == (4 if overwrite else 1)
+    assert outcomes.count("out.png exists already.") == (0 if overwrite else 3)
+    assert any(same(load_image(tmp_path / "out.png").rgb, image) for image in pictures)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_input_is_never_opened_for_writing(tmp_path):
+    path = tmp_path / "in.png"
+    save_image(path, noise(9, 9))
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    picture = load_image(path)
+    save_image(tmp_path / "out.png", picture.rgb, picture=picture)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert path.stat().st_mode == (tmp_path / "out.png").stat().st_mode  # no private temp-file mode
+
+
+# -------------------------------------------------------------------------------------- pictures to look at
+
+
+def test_heat_overlay_and_cutout():
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    colours = np.asarray(heat_to_image(ramp))[0].astype(int)
+    assert colours[0].tolist() == [0, 0, 4]
+    assert colours[255].tolist() == [252, 255, 164]
+    assert (np.diff(colours @ [299, 587, 114]) >= 0).all()  # brighter is hotter
+    for ground in ((0, 0, 0), WHITE, (255, 0, 170)):
+        picture = opened(Image.new("RGB", (80, 60), ground))
+        mask = box_mask((80, 60), (20, 20, 60, 40))
+        shown = overlay(picture.rgb, mask)
+        assert {(0, 0, 0), WHITE} <= set(shown.get_flattened_data())
+        assert shown.getpixel((2, 2)) == ground
+        assert same(overlay(picture.rgb, Image.new("L", (80, 60))), picture.rgb)
+    picture = opened(noise(80, 60, 4))
+    cut = cutout(picture, mask)
+    assert cut.mode == "RGBA"
+    assert cut.getpixel((0, 0)) == (0, 0, 0, 0)
+    assert cut.getpixel((30, 30))[3] == picture.alpha.getpixel((30, 30))
+
+
+def test_grid_has_a_cell_for_each():
+    cells = [
+        ("input", noise(64, 48)),
+        ("a mask with quite a long label of several words", Image.new("L", (640, 480), 99)),
+    ]
+    one = grid(cells, side=200)
+    two = grid(cells, [*cells, ("third", noise(9, 9, 4))], side=200)
+    assert one.mode == two.mode == "RGB"
+    assert one.width >= 400
+    assert two.width > one.width
+    assert two.height > 1.8 * one.height
+    assert grid([("x", noise(1, 1))]).size

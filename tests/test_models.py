@@ -1,0 +1,374 @@
+"""models.py on a tiny real checkpoint: what is loaded, what is refused, and never a call to the hub."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from huggingface_hub import constants
+from oracles import sd_alphas
+from safetensors.torch import load_file, save_file
+
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models import (
+    EMBEDDED,
+    PARTS,
+    DiffusersDenoiser,
+    cached_models,
+    check_layout,
+    load_model,
+    pick_device,
+    pick_dtype,
+)
+from diffedit_cli.schedules import draw_noise
+from diffedit_cli.types import Denoiser
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may spoil."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in memory of their own: a mapped file must not be written over."""
+    return {name: values.clone() for name, values in load_file(path).items()}
+
+
+def load(folder: Path | str, **options: Any) -> DiffusersDenoiser:
+    return load_model(folder, device="cpu", **options)
+
+
+def test_a_checkpoint_says_what_it_is(model: DiffusersDenoiser, checkpoint: Path) -> None:
+    assert isinstance(model, Denoiser)
+    assert model.name == str(checkpoint)
+    assert (model.size, model.factor, model.multiple, model.latent_channels) == (32, 2, 4, 4)
+    assert (model.schedule.spacing, model.schedule.steps_offset) == ("leading", 1)
+    assert model.schedule.alphas_cumprod.dtype == torch.float64
+    assert torch.allclose(model.schedule.alphas_cumprod, sd_alphas(), rtol=1e-4)
+    assert model.schedule.final_alpha == pytest.approx(float(sd_alphas()[0]))
+    assert not any(p.requires_grad for p in model.unet.parameters())
+
+
+def test_the_schedule_is_the_checkpoints_own(build: Callable[..., Path]) -> None:
+    schedule = load(build(timestep_spacing="trailing", set_alpha_to_one=True, steps_offset=0)).schedule
+    assert (schedule.final_alpha, schedule.spacing, schedule.steps_offset) == (1.0, "trailing", 0)
+
+
+def test_pixels_go_to_scaled_latents_and_back(checkpoint: Path) -> None:
+    model = load(checkpoint)
+    model.vae.decoder.conv_out.weight *= 10  # beyond black and white
+    pixels = torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(1))
+    latents = model.encode(pixels)
+    assert latents.shape == (2, 4, 16, 12)
+    with torch.inference_mode():
+        moments = model.vae.quant_conv(model.vae.encoder(2 * pixels - 1))
+        assert torch.allclose(latents, moments[:, :4] * 0.5, atol=1e-5)  # the mean; scaling_factor .5
+        raw = model.vae.decode(latents / 0.5).sample
+    assert raw.abs().max() > 1
+    assert torch.allclose(model.decode(latents), (raw / 2 + 0.5).clamp(0, 1), atol=1e-5)
+
+
+def test_texts_become_one_row_each(model: DiffusersDenoiser) -> None:
+    window = model.tokenizer.model_max_length
+    embeds = model.embed(["a horse", "", "a horse"])
+    assert embeds.tokens.shape == (3, window, 32)
+    assert torch.allclose(embeds.tokens[0], embeds.tokens[2], atol=1e-5)
+    assert not torch.allclose(embeds.tokens[0], embeds.tokens[1], atol=0.01)
+    assert torch.allclose(model.embed(["a horse"]).tokens, embeds.row(0).tokens, atol=1e-5)
+
+
+def test_what_the_model_does_not_hear(model: DiffusersDenoiser, capfd: pytest.CaptureFixture[str]) -> None:
+    fits, window = 0, model.tokenizer.model_max_length
+    while not model.is_too_long("horse " * (fits + 1)):
+        fits += 1
+    assert 0 < fits < window
+    assert not model.is_too_long("")
+    long = "horse " * fits
+    assert torch.allclose(model.embed([long + "zebra"]).tokens, model.embed([long + "dog"]).tokens, atol=1e-5)
+    assert capfd.readouterr().err == ""
+
+
+def test_words_are_unknown_only_where_a_model_says_what_it_knows(
+    model: DiffusersDenoiser, copy: Path
+) -> None:
+    assert model.words is None
+    assert model.unknown_words(["a gryphon"]) == []
+    card = {"words": {"objects": ["horse", "zebra"], "small words": ["a", "the"]}}
+    (copy / "diffedit.json").write_text(json.dumps(card))
+    told = load(copy)
+    assert told.words == card["words"]
+    assert told.unknown_words(["A Horse, the ZEBRA"]) == []
+    assert told.unknown_words(["a gryphon, a pony", "gryphon-horse 7"]) == ["gryphon", "pony"]
+
+
+def test_eps_is_the_networks_own(model: DiffusersDenoiser) -> None:
+    x, t, text = draw_noise((4, 8, 8), [1, 2]), torch.tensor([10, 900]), model.embed(["horse", "zebra"])
+    before = model.forwards, model.network_seconds
+    eps = model.predict_eps(x, t, text)
+    with torch.inference_mode():
+        assert torch.equal(eps, model.unet(x, t, text.tokens).sample)
+    assert model.forwards == before[0] + 2
+    assert model.network_seconds > before[1]
+
+
+def test_v_is_converted_at_each_pictures_own_level(build: Callable[..., Path]) -> None:
+    folder = build(prediction_type="v_prediction")
+    model, scheduler = load(folder), DDIMScheduler.from_pretrained(folder / "scheduler")
+    scheduler.set_timesteps(1000)
+    x, t, text = draw_noise((4, 8, 8), [1, 2]), torch.tensor([10, 900]), model.embed(["horse", "zebra"])
+    eps = model.predict_eps(x, t, text)
+    with torch.inference_mode():
+        v = model.unet(x, t, text.tokens).sample
+    for i in range(2):
+        x0 = scheduler.step(v[i], int(t[i]), x[i]).pred_original_sample
+        alpha = float(sd_alphas()[t[i]])
+        assert torch.allclose(alpha**0.5 * x0 + (1 - alpha) ** 0.5 * eps[i], x[i], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_stays_near(model: DiffusersDenoiser, checkpoint: Path, dtype: str) -> None:
+    half = load(checkpoint, dtype=dtype)
+    assert half.unet.dtype == getattr(torch, dtype)
+    x, t = draw_noise((4, 16, 16), [1]), torch.tensor([500])
+    eps, exact = (m.predict_eps(x, t, m.embed(["horse"])) for m in (half, model))
+    assert eps.dtype == torch.float32
+    assert torch.allclose(eps, exact, atol=0.1)
+    latents = half.encode(torch.rand(1, 3, 32, 32))
+    assert latents.dtype == torch.float32
+    assert half.decode(latents).dtype == torch.float32
+
+
+def test_a_vae_that_overflows_in_half_precision_decodes_in_float32(copy: Path) -> None:
+    weights = read(copy / VAE)
+    for name in ("weight", "bias"):
+        weights[f"decoder.conv_in.{name}"] *= 3e4 / weights[f"decoder.conv_in.{name}"].abs().max()
+    save_file(weights, copy / VAE, metadata={"format": "pt"})
+    half, exact = load(copy, dtype="float16"), load(copy, dtype="float32")
+    latents = 5 * draw_noise((4, 16, 16), [1])
+    with torch.inference_mode():
+        raw = half.vae.decode((latents / 0.5).half()).sample
+    assert not bool(torch.isfinite(raw).all())  # the test would show nothing otherwise
+    for _ in range(2):
+        assert (half.decode(latents) - exact.decode(latents)).abs().max() < 0.02
+        assert half.vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_named(copy: Path, part: str) -> None:
+    shutil.rmtree(copy / part)
+    with pytest.raises(ModelError, match=f"lacks {part}") as caught:
+        load(copy)
+    assert caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_an_empty_folder_lacks_everything(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="lacks unet, vae, text_encoder, tokenizer, scheduler"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+def test_pickles_are_not_opened(copy: Path, file: str) -> None:
+    torch.save(read(copy / file), (copy / file).with_suffix(".bin"))
+    (copy / file).unlink()
+    with pytest.raises(ModelError, match="has no") as caught:
+        load(copy)
+    assert "safetensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+@pytest.mark.parametrize(
+    "harm", ["renamed pickle", "cut short", "empty", "another network", "a tensor gone", "text"]
+)
+def test_spoilt_weights_are_refused(copy: Path, file: str, harm: str) -> None:
+    path, weights = copy / file, read(copy / file)
+    if harm == "renamed pickle":
+        torch.save(weights, path)
+    elif harm == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif harm == "empty":
+        path.write_bytes(b"")
+    elif harm == "text":
+        path.write_text("<html>404</html>")
+    elif harm == "another network":
+        save_file({name: torch.zeros(3) for name in weights}, path, metadata={"format": "pt"})
+    else:
+        del weights[sorted(weights)[0]]
+        save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"],
+)
+@pytest.mark.parametrize("content", [None, "", "{"])
+def test_spoilt_configs_are_refused(copy: Path, file: str, content: str | None) -> None:
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_text(content)
+    with pytest.raises(ModelError):
+        load(copy)
+
+
+def test_a_tokenizer_without_its_words_is_refused(copy: Path) -> None:
+    for file in (copy / "tokenizer").iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(ModelError):
+        load(copy)
+
+
+@pytest.mark.parametrize("card", ["{", "{}", "[]"])
+def test_a_spoilt_card_is_refused(copy: Path, card: str) -> None:
+    (copy / "diffedit.json").write_text(card)
+    with pytest.raises(ModelError):
+        load(copy)
+
+
+def test_an_inpainting_network_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "unet/config.json").read_text())
+    (copy / "unet/config.json").write_text(json.dumps({**config, "in_channels": 9}))
+    with pytest.raises(ModelError, match="9 channels"):
+        load(copy)
+
+
+def test_sdxl_is_refused(copy: Path) -> None:
+    (copy / "text_encoder_2").mkdir()
+    with pytest.raises(ModelError, match="SDXL"):
+        load(copy)
+
+
+def test_a_network_that_predicts_the_picture_is_refused(build: Callable[..., Path]) -> None:
+    with pytest.raises(ModelError, match="predicts sample"):
+        load(build(prediction_type="sample"))
+
+
+def test_variants(copy: Path) -> None:
+    with pytest.raises(ModelError, match=r"unet/diffusion_pytorch_model\.fp16\.safetensors"):
+        load(copy, variant="fp16")
+    for file in (UNET, VAE, TEXT):
+        (copy / file).rename((copy / file).with_suffix(".fp16.safetensors"))
+    assert load(copy, variant="fp16").size == 32
+    with pytest.raises(ModelError):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sd15", "There is no model sd15"),
+        ("./nowhere", "There is no model"),
+        ("a/b..c", "There is no model"),
+        ("a/" + 100 * "b", "There is no model"),
+        ("a/b/c", "There is no model"),
+        ("https://hub/a/b", "There is no model"),
+        ("missing.safetensors", "not a folder"),
+        ("sub/missing.ckpt", "not a folder"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        load(name, offline=True)
+    assert caught.value.hint
+
+
+def test_a_single_file_is_refused(copy: Path) -> None:
+    with pytest.raises(ModelError, match="not a folder in diffusers' layout"):
+        load(copy / UNET)
+
+
+def test_devices_and_dtypes() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("cuda")) == torch.float16
+    assert pick_dtype("bfloat16", torch.device("cuda")) == torch.bfloat16
+    for name in ("tpu", "", "cuda:99" if not torch.cuda.is_available() else "tpu:0"):
+        with pytest.raises(ModelError, match="There is no device"):
+            pick_device(name)
+    with pytest.raises(ModelError, match="There is no dtype int8"):
+        pick_dtype("int8", torch.device("cpu"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache of the test's own."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
+
+
+def put(cache: Path, checkpoint: Path, name: str, leave_out: str = "") -> None:
+    """Lay a checkpoint into the hub's cache as a download does."""
+    repo = cache / ("models--" + name.replace("/", "--"))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(checkpoint, repo / "snapshots" / commit, ignore=shutil.ignore_patterns(leave_out))
+    (repo / "snapshots" / commit / "model_index.json").write_text("{}")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+
+
+def test_offline_a_hub_id_must_be_in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="not in the hub's cache") as caught:
+        load("someone/something", offline=True)
+    assert "--offline" in caught.value.hint
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="not in the hub's cache"):
+        load("someone/something")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_cached_hub_id_needs_no_network(cache: Path, checkpoint: Path, offline: bool) -> None:
+    put(cache, checkpoint, "someone/tiny")
+    model = load("someone/tiny", offline=offline)
+    assert (model.name, model.size) == ("someone/tiny", 32)
+
+
+def test_half_a_download_is_not_taken_for_the_whole(cache: Path, checkpoint: Path) -> None:
+    put(cache, checkpoint, "someone/tiny", leave_out="diffusion_pytorch_model.safetensors")
+    with pytest.raises(ModelError, match="not in the hub's cache"):
+        load("someone/tiny", offline=True)
+
+
+def test_without_a_network_a_hub_id_says_so(cache: Path) -> None:
+    with pytest.raises(ModelError, match="someone/something could not be fetched") as caught:
+        load("someone/something")
+    assert "network" in caught.value.hint
+
+
+def test_cached_models_are_listed(cache: Path, checkpoint: Path) -> None:
+    assert cached_models() == []
+    put(cache, checkpoint, "someone/tiny")
+    put(cache, checkpoint, "else/text-only", leave_out="unet")
+    [(name, size)] = cached_models()
+    assert name == "someone/tiny"
+    assert size > 100_000
+
+
+def test_check_layout_takes_a_good_folder(checkpoint: Path) -> None:
+    check_layout("tiny", checkpoint)
+
+
+def test_the_embedded_model_knows_its_words() -> None:
+    model = load("embedded")
+    assert model.words is not None
+    assert model.unknown_words(["a horse", "a zebra"]) == []
+    assert model.unknown_words(["a gryphon"]) == ["gryphon"]
+    words = [word for group in model.words.values() for word in group]
+    assert model.tokenizer.unk_token_id is not None
+    lengths = [len(model.tokenizer(word).input_ids) for word in words]
+    assert max(lengths) < model.tokenizer.model_max_length
+    horse, zebra = model.embed(["horse"]).tokens, model.embed(["zebra"]).tokens
+    assert not torch.allclose(horse, zebra, atol=0.1)
+    assert EMBEDDED.is_dir()
