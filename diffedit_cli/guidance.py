@@ -3,7 +3,7 @@
 u: the unconditional (or negative) prediction, t: the conditional one, d = t - u, g: guidance scale,
 p = u + g d (Ho and Salimans 2022, arXiv 2207.12598). All are (b c h w). Every norm and deviation is taken
 per picture over c, h, w in float32, so pictures in a batch do not touch each other. No function returns
-NaN for finite input. docs/guidance.md compares the variants.
+NaN for finite input. docs/math.md has the formulas side by side.
 """
 
 from collections.abc import Callable

@@ -320,5 +320,5 @@ def cached_models() -> list[tuple[str, int]]:
     return sorted(
         (repo.repo_id, repo.size_on_disk)
         for repo in repos
-        if any((revision.snapshot_path / "unet").is_dir() for revision in repo.revisions)
+        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
     )

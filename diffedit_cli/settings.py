@@ -44,7 +44,7 @@ def setting(
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """How the conditional and the unconditional prediction become one (guidance.py, docs/guidance.md)."""
+    """How the conditional and the unconditional prediction become one (guidance.py, docs/math.md)."""
 
     scale: float | None = setting(
         None,
@@ -76,7 +76,9 @@ class GuidanceConfig:
         panel="Guidance",
     )
     norm_region: NormRegion = setting(
-        "mask", "In a masked edit, take the norms inside the mask or over the whole latent.", panel="Guidance"
+        "mask",
+        "In a masked edit, take the norms of --guidance-norm in the mask or over the whole latent.",
+        panel="Guidance",
     )
     rescale: float = setting(
         0.0,
@@ -151,14 +153,14 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.5,
-        "Heat above which a place belongs to the mask; heat runs from 0 to 1.",
+        0.4,
+        "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
         panel="Mask",
     )
     strength: tuple[float, ...] = setting(
-        (0.5,),
+        (0.3, 0.5),
         "Noise level, as a share of all timesteps, at which the two texts are compared; repeat it to add "
         "the maps of several levels.",
         low=0.02,
@@ -169,7 +171,7 @@ class MaskConfig:
         10, "Noises that the map is averaged over; two forwards each.", low=1, high=1000, panel="Mask"
     )
     clip: float = setting(
-        0.99,
+        0.98,
         "Quantile of the map that counts as 1; what lies above is an outlier.",
         low=0.5,
         high=1,
@@ -304,6 +306,11 @@ class InterpolateConfig:
             raise SettingError(
                 f"{len(self.seed)} seeds do not fit {len(self.prompts)} prompts.",
                 "Give one --seed for all, or one for each prompt.",
+            )
+        if self.spacing == "even" and self.ease != "linear":
+            raise SettingError(
+                "--ease cannot be used with --spacing even.",
+                "Even spacing chooses where the frames lie by itself; leave one of the two out.",
             )
         if self.loop and self.chain is not None:
             raise SettingError(

@@ -106,11 +106,12 @@ def read_film_settings(target: Path) -> dict[str, Any] | None:
     if target.suffix.lower() != ".mp4":
         return read_settings(target)
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(str(target)) as film:
             comment = film.metadata.get("comment", "")
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, FFmpegError) as error:
         raise ImageError(f"{target.name} cannot be read as a film.", "Check the path.") from error
     try:
         stored = json.loads(comment)

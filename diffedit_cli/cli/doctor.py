@@ -29,16 +29,18 @@ def doctor(*, talk_config: Callable[..., TalkConfig]) -> None:
             "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             **{name: installed(name) for name in PACKAGES},
         }
+        missing = [name for name, value in facts.items() if value == "missing"]
+        if missing:
+            raise ModelError(
+                f"Packages are missing: {', '.join(missing)}.",
+                f"Install them: {sys.executable} -m pip install diffedit-cli.",
+            )
         with terminal.console.status("Trying the embedded model"):
             facts |= devices() | trial()
         if talk.json:
             terminal.result(facts, [])
         else:
             typer.echo("\n".join(f"{name:14} {value}" for name, value in facts.items()))
-            if any(value == "missing" for value in facts.values()):
-                raise ModelError(
-                    "A package is missing.", f"Install it: {sys.executable} -m pip install diffedit-cli."
-                )
 
 
 def installed(package: str) -> str:

@@ -49,8 +49,8 @@ def edit(
         if not config.query and mask is None:
             raise SettingError("There is no query.", "Say with --query what shall be there: --query zebra.")
         target = target_for(output, Path(picture).stem.strip("-"), config.query)
-        check_targets([target, grid, save_mask], overwrite=overwrite)
         source = read_picture(picture)
+        check_targets([target, grid, save_mask], overwrite=overwrite, picture=source)
         masks = [read_mask(file, source) for file in (mask, mask_add, mask_subtract)]
 
         from ..edit import count_forwards

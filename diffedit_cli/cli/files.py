@@ -28,7 +28,13 @@ def read_mask(source: Path | None, picture: "Picture") -> "Image.Image | None":
     return None if source is None else load_mask(source, picture.rgb.size)
 
 
-def target_for(output: str | None, stem: str, words: str, suffix: str = ".png") -> Path | None:
+def name_for(stem: str, words: str, suffix: str) -> str:
+    """A file name from an input's stem and what was asked for."""
+    parts = stem, re.sub(r"\W+", "-", words.lower()).strip("-")[:60]
+    return ("-".join(filter(None, parts)) or "diffedit") + suffix
+
+
+def target_for(output: str | None, stem: str, words: str) -> Path | None:
     """The file that a result goes to; None is stdout.
 
     Without --output, and in a folder, it is called after the input and what was asked for:
@@ -36,21 +42,24 @@ def target_for(output: str | None, stem: str, words: str, suffix: str = ".png") 
     """
     if output == "-":
         return None
-    name = "-".join(filter(None, (stem, re.sub(r"\W+", "-", words.lower()).strip("-")[:60]))) + suffix
+    name = name_for(stem, words, ".png")
     if output is None:
         return Path(name)
     return Path(output) / name if Path(output).is_dir() else Path(output)
 
 
-def check_targets(targets: list[Path | None], *, overwrite: bool) -> None:
-    """Refuse what cannot be written, before the long work: see images.check_target; and one name twice."""
+def check_targets(targets: list[Path | None], *, overwrite: bool, picture: "Picture | None" = None) -> None:
+    """Refuse what cannot be written, before the long work: see images.check_target; and one name twice.
+
+    picture: whose transparency the first target will hold.
+    """
     from ..images import check_target
 
     seen: set[Path] = set()
-    for target in targets:
+    for number, target in enumerate(targets):
         if target is None:
             continue
-        check_target(target, overwrite=overwrite)
+        check_target(target, overwrite=overwrite, picture=None if number else picture)
         if target.resolve() in seen:
             raise SettingError(f"Two results would go to {target}.", "Give each a name of its own.")
         seen.add(target.resolve())

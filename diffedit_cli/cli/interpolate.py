@@ -9,13 +9,15 @@ import typer
 
 from ..errors import SettingError
 from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, keys
-from .files import read_picture, target_for
+from .files import name_for, read_picture
 from .options import NoMetadata, Output, Overwrite, with_flags
 from .session import open_model
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from ..images import Picture
 
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
@@ -39,18 +41,17 @@ def interpolate(
     talk = talk_config()
     with plain_errors(talk):
         terminal, settings, checkpoint = Terminal(talk), config({"prompts": prompts}), model_config()
-        target = target_for(output, "", "-".join(prompts), ".mp4")
-        if target is None:
+        if output == "-":
             raise SettingError("A film cannot go to stdout.", "Name a file or a folder with -o.")
+        target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
         from .. import video
         from ..images import load_image
 
-        first = 0
+        first, picture = 0, None if init is None else read_picture(init)
         if resume:
-            settings, first = resumed(settings, target)
+            settings, first = resumed(settings, checkpoint.model, picture, target)
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
-        picture = None if init is None else read_picture(init)
         model = open_model(checkpoint, terminal)
 
         from .. import api
@@ -80,7 +81,10 @@ def interpolate(
                     first=first if resume else None,
                 )
         run = meter.stop()
-        for notice in api.word_notices(model, *settings.prompts, settings.negative_prompt):
+        for notice in (
+            *(picture.notices if picture else ()),
+            *api.word_notices(model, *settings.prompts, settings.negative_prompt),
+        ):
             terminal.warn(notice)
         if talk.verbose:
             terminal.say(f"{run.forwards / max(film.drawn - first, 1):.0f} UNet sample-forwards a frame.")
@@ -99,7 +103,7 @@ class Film:
     """Counts frames, and ends them at Ctrl-C, so that those that are finished are kept."""
 
     def __init__(self, terminal: Terminal, total: int, first: int) -> None:
-        self.terminal, self.total, self.drawn = terminal, total, first
+        self.terminal, self.total, self.first, self.drawn = terminal, total, first, first
         self.is_interrupted = False
 
     def until_interrupted(self, frames: "Iterator[Image.Image]") -> "Iterator[Image.Image]":
@@ -108,10 +112,14 @@ class Film:
                 self.drawn += 1
                 yield frame
         except KeyboardInterrupt:
+            if self.drawn == self.first:  # nothing to keep
+                raise
             self.is_interrupted = True
 
 
-def resumed(settings: InterpolateConfig, folder: Path) -> tuple[InterpolateConfig, int]:
+def resumed(
+    settings: InterpolateConfig, model: str, init: "Picture | None", folder: Path
+) -> tuple[InterpolateConfig, int]:
     """The settings of the run whose frames lie in a folder, and its first missing frame.
 
     SettingError if the folder holds another film: the frames would not fit together.
@@ -133,6 +141,10 @@ def resumed(settings: InterpolateConfig, folder: Path) -> tuple[InterpolateConfi
     if len(wanted.seed) == 1:
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
     differing = [key for key in known if lookup(wanted, key) != lookup(before, key)]
+    if stored.get("model") != model:
+        differing.append("model")
+    if stored.get("input_sha256") != (init and init.sha256):
+        differing.append("init")
     if differing:
         raise SettingError(
             f"The frames in {folder} were made with another {differing[0]}.",

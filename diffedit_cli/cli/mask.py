@@ -1,8 +1,9 @@
 """diffedit mask"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from .files import check_targets, read_mask, read_picture, target_for, write_pic
 from .options import AddMask, NoMetadata, Output, Overwrite, PictureFile, SubtractMask, with_flags
 from .session import open_model
 from .terminal import Terminal, plain_errors
+
+if TYPE_CHECKING:
+    from ..images import Picture
 
 # What only the drawing of a change would use.
 UNUSED = (
@@ -56,6 +60,8 @@ def mask(
         target = target_for(output, Path(picture).stem.strip("-"), "mask")
         check_targets([target, heatmap, overlay, cutout], overwrite=overwrite)
         source = read_picture(picture)
+        if cutout is not None:
+            check_see_through(cutout, source, overwrite=overwrite)
         add, subtract = (read_mask(file, source) for file in (mask_add, mask_subtract))
         model = open_model(model_config(), terminal)
 
@@ -65,16 +71,24 @@ def mask(
         with terminal.progress({"mask": 1}) as report:
             result = make_mask(model, source, config, add=add, subtract=subtract, report=report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
-        pictures = {
-            heatmap: images.heat_to_image(result.heat),
-            overlay: images.overlay(source.rgb, result.mask),
-            cutout: images.cutout(source, result.mask),
-        }
-        for file, image in pictures.items():
-            if file is not None:
-                images.save_image(file, image, overwrite=overwrite)
+        if heatmap is not None:
+            images.save_image(heatmap, images.heat_to_image(result.heat), overwrite=overwrite)
+        if overlay is not None:
+            images.save_image(overlay, images.overlay(source.rgb, result.mask), overwrite=overwrite)
+        if cutout is not None:
+            images.save_image(cutout, images.cutout(source, result.mask), overwrite=overwrite)
         terminal.finish(
             result,
             target,
             f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture.",
         )
+
+
+def check_see_through(target: Path, picture: "Picture", *, overwrite: bool) -> None:
+    """Refuse a format without transparency for a cutout."""
+    from PIL import Image
+
+    from ..images import check_target
+
+    cut = replace(picture, alpha=Image.new("L", picture.rgb.size))
+    check_target(target, overwrite=overwrite, picture=cut)
