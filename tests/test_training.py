@@ -1,0 +1,322 @@
+"""training/: each stage runs for a few steps on tiny synthetic sources, and does what its docstring says."""
+
+import json
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from diffedit_cli.models import load_model
+from training.evaluate import evaluate, held_out_cases, iou, psnr
+from training.examples import Example, draw_examples
+from training.export import export
+from training.scenes import (
+    WALLPAPER_HORIZON,
+    World,
+    draw_scenes,
+    fill_holes,
+    latent_mask,
+    load_world,
+    save_sheet,
+    tone_mapped,
+)
+from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
+from training.train import (
+    Ema,
+    Job,
+    Peers,
+    Pool,
+    Settings,
+    learning_rate,
+    min_snr_weights,
+    new_scheduler,
+    new_unet,
+    new_vae,
+    random_crops,
+    run_job,
+)
+from training.words import (
+    HELD_OUT_PANORAMAS,
+    NOTHING,
+    PLACES,
+    THINGS,
+    caption,
+    caption_words,
+    with_article,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every source file that training reads, tiny: flat panoramas, one ellipse for each cut-out."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "panoramas").mkdir()
+    for name in [place.panorama for place in PLACES] + list(HELD_OUT_PANORAMAS):
+        np.save(root / "panoramas" / f"{name}.npy", rng.uniform(0.2, 0.5, (64, 128, 3)).astype(np.float16))
+    for thing in THINGS:
+        for photo in thing.photos + thing.held_out:
+            path = root / "stamps" / f"{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGBA", (60, 40))
+            ImageDraw.Draw(image).ellipse((5, 5, 54, 34), fill=(200, 60, 40, 255))
+            image.save(path)
+    (root / "wallpapers").mkdir()
+    for name in WALLPAPER_HORIZON:
+        Image.new("RGB", (80, 50), (90, 140, 60)).save(root / "wallpapers" / f"{name}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def world(data: Path) -> World:
+    return load_world(data)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+# ---------------------------------------------------------------- scenes
+
+
+def test_a_scene_depends_on_its_seed_alone(world: World) -> None:
+    first, again, other = (draw_scenes(world, 3, seed, size=64) for seed in (5, 5, 6))
+    assert torch.equal(first.pixels, again.pixels)
+    assert torch.equal(first.mask, again.mask)
+    assert not torch.equal(first.pixels, other.pixels)
+
+
+def test_scenes_hold_what_their_words_say(world: World) -> None:
+    scenes = draw_scenes(world, 64, 0, size=32)
+    assert scenes.pixels.shape == (64, 3, 32, 32)
+    assert 0 <= scenes.pixels.min() <= scenes.pixels.max() <= 1
+    covered = scenes.mask.amax((1, 2, 3)) > 0.5
+    assert torch.equal(covered, scenes.thing != NOTHING)
+    assert (scenes.thing == NOTHING).any()  # an empty place
+    assert (scenes.second != NOTHING).any()  # a pair
+    assert not ((scenes.second == scenes.thing) & (scenes.thing != NOTHING)).any()
+
+
+def test_the_mask_is_where_the_object_is(world: World) -> None:
+    """The ellipses are red, the panoramas grey: outside mask and shadow no pixel is red."""
+    scenes = draw_scenes(world, 4, 1, size=64, things=["horse"])
+    redness = scenes.pixels[:, 0] - scenes.pixels[:, 1]
+    inside, outside = scenes.mask[:, 0] > 0.99, scenes.mask[:, 0] == 0
+    assert redness[inside].min() > 0.15
+    assert redness[outside].mean().abs() < 0.05
+    assert torch.allclose(latent_mask(scenes.mask).mean(), scenes.mask.mean(), atol=1e-5)
+
+
+def test_chosen_things_cycle_and_never_come_in_pairs(world: World) -> None:
+    scenes = draw_scenes(world, 4, 1, size=32, things=["zebra", "apple"])
+    words = [THINGS[index].word for index in scenes.thing.tolist()]
+    assert words == ["zebra", "apple", "zebra", "apple"]
+    assert (scenes.second == NOTHING).all()
+
+
+def test_held_out_worlds_have_wallpapers_and_second_photos(data: Path, world: World) -> None:
+    held_out = load_world(data, held_out=True)
+    assert set(held_out.wallpapers) == set(WALLPAPER_HORIZON)
+    assert not world.wallpapers
+    assert len(held_out.panoramas) == len(HELD_OUT_PANORAMAS)
+    scenes = draw_scenes(held_out, 2, 3, size=32, things=["horse"], backgrounds="wallpapers")
+    assert (scenes.place == NOTHING).all()
+
+
+def test_tone_mapping_mends_the_codecs_ringing() -> None:
+    linear = np.full((32, 80, 3), 0.3, np.float32)
+    linear[10, 20] = -0.5  # a hole in a dark place: filled from its neighbours
+    mapped = tone_mapped(linear)
+    assert mapped.shape == (3, 3, 32, 80 + 128)
+    assert mapped.amax() - mapped.amin() < 0.5
+    assert torch.allclose(mapped[1, :, 10, 20 + 64], mapped[1, :, 0, 64], atol=1e-4)
+
+
+def test_holes_are_filled_from_known_neighbours() -> None:
+    picture = torch.full((1, 3, 9, 9), 0.25)
+    holes = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
+    holes[..., 2:7, 2:7] = True
+    broken = torch.where(holes, torch.tensor(-9.0), picture)
+    assert torch.allclose(fill_holes(broken, holes), picture, atol=1e-6)
+
+
+def test_examples_are_files_of_the_size_asked_for(data: Path, tmp_path: Path) -> None:
+    wide = Example("wide", "horse", "dune", 1, size=48, aspect=1.5)
+    place = Example("place", "fox", "park", 2, size=32)
+    paths = draw_examples(data, tmp_path, (wide, place))
+    assert [picture_size(path) for path in paths] == [(48, 32), (32, 32)]
+    again = draw_examples(data, tmp_path / "again", (wide, place))
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+
+
+def test_a_sheet_has_a_row_for_every_eight(tmp_path: Path) -> None:
+    save_sheet(torch.rand(9, 3, 10, 10), tmp_path / "sheet.png")
+    assert picture_size(tmp_path / "sheet.png") == (8 * 12, 2 * 12)
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_captions_are_made_of_known_words_and_sometimes_empty() -> None:
+    rng = np.random.default_rng(0)
+    apple = next(index for index, thing in enumerate(THINGS) if thing.word == "apple")
+    captions = [caption(rng, apple, second, 0) for second in [NOTHING, 0] * 200]
+    captions += [caption(rng, NOTHING, NOTHING, 1) for _ in range(50)]
+    assert {word for text in captions for word in text.split()} <= set(caption_words())
+    assert 0.05 < sum(not text for text in captions) / len(captions) < 0.2
+    assert any(text.startswith("an apple and a horse") for text in captions)
+    assert with_article("apple") == "an apple"
+
+
+def test_shares_leave_room_for_empty_places() -> None:
+    assert sum(thing.share for thing in THINGS) == pytest.approx(0.96)
+
+
+def test_the_tokenizer_makes_one_token_of_each_word(tmp_path: Path) -> None:
+    write_tokenizer(caption_words(), tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    for word in caption_words():
+        assert len(tokenizer.tokenize(word)) == 1, word
+    padded = tokenizer(["a unicorn"], padding="max_length").input_ids[0]  # an unknown word is spelt
+    assert len(padded) == TOKENS
+    assert padded[0] == tokenizer.bos_token_id
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def test_the_learning_rate_warms_up_holds_and_anneals() -> None:
+    settings = Settings(learning_rate=1.0, warmup=10, anneal_from=0.5, final_rate=0.1)
+    assert learning_rate(settings, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(settings, 50, 0.5) == pytest.approx(1.0)
+    assert learning_rate(settings, 50, 0.75) == pytest.approx(0.5)
+    assert learning_rate(settings, 50, 1.0) == pytest.approx(0.1)
+
+
+def test_min_snr_weights_have_mean_one_and_never_rise_with_snr() -> None:
+    weights = min_snr_weights(new_scheduler().alphas_cumprod)
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    assert (weights.diff() >= 0).all()  # later timesteps have less signal and count no less
+
+
+def test_ema_swaps_in_and_out() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    ema = Ema([parameter], decay=0.5)
+    with torch.no_grad():
+        parameter.fill_(1.0)
+    ema.update(step=100)
+    with ema.applied():
+        assert parameter.tolist() == [0.5, 0.5]
+    assert parameter.tolist() == [1.0, 1.0]
+
+
+def test_peers_average_gradients_and_the_share_done() -> None:
+    peers = Peers(2, numel=3)
+    ranks = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    results: dict[int, float] = {}
+
+    def work(rank: int) -> None:
+        ranks[rank].grad = torch.full((3,), float(rank * 2))
+        results[rank] = peers.average(rank, [ranks[rank]], done=0.25 + rank / 2)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert results == {0: 0.5, 1: 0.5}
+    assert all(one.grad is not None and one.grad.tolist() == [1.0, 1.0, 1.0] for one in ranks)
+
+
+def test_the_pool_uses_each_row_about_reuse_times() -> None:
+    drawn = 0
+
+    def draw() -> tuple[torch.Tensor]:
+        nonlocal drawn
+        drawn += 4
+        return (torch.arange(drawn - 4, drawn),)
+
+    pool = Pool(draw, capacity=8, reuse=2, seed=0)
+    for _ in range(20):
+        (rows,) = pool.take(4)
+        assert rows.max() < drawn
+    assert drawn == 4 + 20 * 4 // 2
+    assert len(pool.rows[0]) == 8
+    assert pool.rows[0].min() >= drawn - 8  # the oldest left
+
+
+def test_every_second_crop_looks_at_the_object() -> None:
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 4, 4] = 1
+    crops = random_crops(mask.expand(-1, 3, -1, -1), mask, 8, torch.Generator().manual_seed(0))
+    assert crops.shape == (2, 3, 8, 8)
+    assert crops[1, 0, 4, 4] == 1
+
+
+# ---------------------------------------------------------------- all stages, end to end
+
+
+def test_the_model_fits_in_40_mb_of_float16() -> None:
+    with torch.device("meta"):
+        parts = [new_vae(), new_unet()]
+    parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    text = 1_500_000  # CLIP, 3 layers of width 192
+    assert 2 * (parameters + text) < 40e6
+
+
+def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_vae, tiny_unet = partial(new_vae, (16, 16, 16)), partial(new_unet, (32, 32, 32))
+    monkeypatch.setattr("training.train.new_vae", tiny_vae)
+    monkeypatch.setattr("training.train.new_unet", tiny_unet)
+    run, out = tmp_path / "run", tmp_path / "export"
+    settings = Settings(samples=4, batch=2, pool=32, reuse=100, warmup=1, learning_rate=1e-3)
+    run_job(Job("vae", data, run, settings))
+    job = Job("unet", data, run, settings)
+    run_job(job)
+    first = load_file(run / "unet/diffusion_pytorch_model.safetensors")
+    run_job(replace(job, settings=replace(settings, samples=6)))  # goes on from the checkpoint
+    second = load_file(run / "unet/diffusion_pytorch_model.safetensors")
+    assert json.loads((run / "unet.json").read_text())["samples"] == 6
+    assert len((run / "unet.log").read_text().splitlines()) == 2
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert all(value.isfinite().all() for value in second.values())
+
+    export(run, out, trained_samples=6)
+    assert (
+        load_file(out / "unet/diffusion_pytorch_model.safetensors")["conv_in.weight"].dtype == torch.float16
+    )
+    assert (out / "tokenizer/vocab.json").exists()
+    description = json.loads((out / "diffedit.json").read_text())
+    assert "zebra" in description["words"]["objects"]
+    assert set(caption_words()) == {word for group in description["words"].values() for word in group}
+    assert description["trained_samples"] == 6
+
+    figures = evaluate(out, data, count=2, log=tmp_path / "curve.jsonl", samples=6)
+    assert 0 <= figures["iou"]["all"] <= 1
+    assert set(figures["vae_psnr"]) >= {"known place", "unseen photo"}
+    assert json.loads((tmp_path / "curve.jsonl").read_text()) == figures
+    x0 = load_model(out).encode(torch.rand(1, 3, 64, 64))
+    assert x0.shape == (1, 4, 16, 16)
+
+
+def test_figures_by_hand(data: Path) -> None:
+    found = torch.tensor([True, True, False, False])
+    assert iou(found, torch.tensor([True, False, True, False])) == pytest.approx(1 / 3)
+    black = torch.zeros(1, 3, 2, 2)
+    assert psnr(black + 0.1, black) == pytest.approx(20.0, abs=1e-4)
+    weight = torch.zeros(1, 1, 2, 2)
+    weight[..., 0, 0] = 1
+    half = black.clone()
+    half[..., 1, 1] = 1  # outside the weight
+    assert psnr(half + 0.1, black, weight) == pytest.approx(20.0, abs=1e-4)
+    cases = held_out_cases(data, 4)
+    assert [case.kind for case in cases] == ["known place"] * 2 + ["unseen photo"] * 2

@@ -1,0 +1,1 @@
+"""How the embedded model is made: sources, scenes, training, export, evaluation."""

@@ -1,0 +1,124 @@
+"""`python -m training STAGE`: every stage of making the embedded model, in order. See training/README.md."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.sources import DATA
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+DataOption = Annotated[Path, typer.Option("--data", help="Where the sources lie.")]
+RunOption = Annotated[
+    Path, typer.Option("--run", help="Folder of the training run: checkpoints, logs, weights.")
+]
+RUN = DATA / "run"
+
+
+@app.command()
+def sources(data: DataOption = DATA) -> None:
+    """Fetch and unpack the photos (about 320 MB) with apt-get, dpkg and npm."""
+    from training.sources import fetch
+
+    fetch(data)
+
+
+@app.command()
+def scenes(
+    out: Path = DATA / "scenes.png",
+    data: DataOption = DATA,
+    count: int = 48,
+    seed: int = 0,
+    held_out: bool = False,
+) -> None:
+    """Draw a sheet of scenes to look at."""
+    from training.scenes import draw_scenes, load_world, save_sheet
+
+    world = load_world(data, held_out=held_out)
+    backgrounds = "wallpapers" if held_out else "panoramas"
+    save_sheet(draw_scenes(world, count, seed, backgrounds=backgrounds).pixels, out)
+    typer.echo(out)
+
+
+@app.command()
+def examples(out: Path = Path("examples"), data: DataOption = DATA) -> None:
+    """Draw the example pictures again from their seeds."""
+    from training.examples import draw_examples
+
+    for path in draw_examples(data, out):
+        typer.echo(path)
+
+
+StartOption = Annotated[
+    Path | None, typer.Option(help="Model folder to start from; random weights without it.")
+]
+MinutesOption = Annotated[float, typer.Option(help="The run ends after this training time ...")]
+SamplesOption = Annotated[int, typer.Option(help="... or this many samples.")]
+BatchOption = Annotated[int, typer.Option(help="Samples a step of each worker.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes; on a CPU one a core, on a GPU 1.")]
+RateOption = Annotated[float, typer.Option("--learning-rate")]
+ReuseOption = Annotated[float, typer.Option(help="How often a scene is used; 1 where drawing is fast (GPU).")]
+
+
+@app.command()
+def vae(
+    run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None, minutes: MinutesOption = 60,
+    samples: SamplesOption = 10_000_000, batch: BatchOption = 6, workers: WorkersOption = 2,
+    learning_rate: RateOption = 5e-4, reuse: ReuseOption = 24, device: str = "cpu",
+) -> None:  # fmt: skip
+    """Train the VAE. Run it again to go on from its checkpoint."""
+    from training.train import Job, Settings, run_job
+
+    settings = Settings(
+        minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
+        reuse=reuse, anneal_from=0.5, final_rate=0.02,
+    )  # fmt: skip
+    run_job(Job("vae", data, run, settings, start, device))
+
+
+@app.command()
+def unet(
+    run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None, minutes: MinutesOption = 240,
+    samples: SamplesOption = 100_000_000, batch: BatchOption = 10, workers: WorkersOption = 2,
+    learning_rate: RateOption = 5e-4, reuse: ReuseOption = 6, device: str = "cpu",
+) -> None:  # fmt: skip
+    """Train UNet and text encoder on the latents of run/vae. Run it again to go on from its checkpoint."""
+    from training.train import Job, Settings, run_job
+
+    settings = Settings(
+        minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
+        reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=150,
+    )  # fmt: skip
+    run_job(Job("unet", data, run, settings, start, device))
+
+
+@app.command()
+def export(out: Path = DATA / "export", run: RunOption = RUN, already: int = 0) -> None:
+    """Write run/ as a float16 model folder. `already`: samples behind the weights that it started from."""
+    from training.export import export as write
+
+    seen = json.loads((run / "unet.json").read_text())["samples"]
+    typer.echo(write(run, out, already + seen))
+
+
+@app.command()
+def evaluate(
+    folder: Path = DATA / "export", data: DataOption = DATA, count: int = 64, samples: int = 0,
+    log: Path = DATA / "evaluation.jsonl", sheet: Path | None = None, sheet_cases: int = 24,
+) -> None:  # fmt: skip
+    """Measure a model folder on held-out scenes; with --sheet also draw edits to look at."""
+    from diffedit_cli import load_model
+    from training.evaluate import edit_sheet, held_out_cases
+    from training.evaluate import evaluate as measure
+
+    typer.echo(json.dumps(measure(folder, data, count, log, samples), indent=2))
+    if sheet is not None:
+        cases = held_out_cases(data, count)
+        every = max(1, count // sheet_cases)
+        edit_sheet([load_model(folder)], cases[::every][:sheet_cases], sheet)
+        typer.echo(sheet)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,58 @@
+"""Write trained parts as one folder in diffusers' Stable Diffusion layout, float16, with diffedit.json."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from training.tokenizer import load_tokenizer
+from training.train import new_scheduler
+from training.words import PLACES, PLAIN_WORDS, THINGS
+
+NAME = "embedded"
+MODEL_CARD = Path(__file__).parent / "MODEL_CARD.md"
+
+
+def export(run: Path, out: Path, trained_samples: int) -> Path:
+    """Assemble run/{vae,unet,text_encoder,tokenizer} into `out`. All of it stays below 40 MB.
+
+    vocab.json and merges.txt are kept beside tokenizer.json: older readers of the layout need them.
+    """
+    tokenizer = load_tokenizer(run / "tokenizer")
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(run / "vae", torch_dtype=torch.float16),
+        text_encoder=CLIPTextModel.from_pretrained(run / "text_encoder", dtype=torch.float16),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel.from_pretrained(run / "unet", torch_dtype=torch.float16),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    if out.exists():
+        shutil.rmtree(out)
+    pipeline.save_pretrained(out, safe_serialization=True)
+    for part in ("unet", "vae"):  # the folder of the run is nobody's business
+        config = json.loads((out / part / "config.json").read_text())
+        config.pop("_name_or_path", None)
+        (out / part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(run / "tokenizer" / name, out / "tokenizer" / name)
+    (out / "diffedit.json").write_text(json.dumps(description(trained_samples), indent=2) + "\n")
+    if MODEL_CARD.exists():
+        shutil.copy(MODEL_CARD, out / "README.md")
+    return out
+
+
+def description(trained_samples: int) -> dict[str, Any]:
+    """What the command line reads: the words that the model knows."""
+    words = {
+        "objects": [thing.word for thing in THINGS],
+        "places": [place.word for place in PLACES],
+        "small words": PLAIN_WORDS,
+    }
+    return {"name": NAME, "words": words, "trained_samples": trained_samples}

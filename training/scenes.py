@@ -1,0 +1,396 @@
+"""Compose photo-like scenes: cut-outs with exact alpha, standing in perspective crops of panoramas.
+
+Everything is batched torch on any device. A scene is a pure function of (world, seed).
+Picture tensors are (b c h w) in [0, 1], display-referred (sRGB); masks are alpha in [0, 1].
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from training.words import HELD_OUT_PANORAMAS, NOTHING, NOTHING_SHARE, PLACES, THINGS
+
+EXPOSURES = (-0.4, 0.1, 0.6)  # stops; each panorama is tone-mapped at each of them
+WRAP = 64  # columns repeated on both sides of a panorama, so that no crop sees the seam
+# The row of the ground's far end in each held-out wallpaper, as a share of its height.
+WALLPAPER_HORIZON = {
+    "dune": 0.55, "grass": 0.1, "storm": 0.62, "path": 0.5, "deck": 0.45, "boats": 0.52, "leaves": 0.3,
+}  # fmt: skip
+
+
+@dataclass
+class World:
+    """What scenes are made of. `cutouts`: premultiplied RGBA on square canvases; `boxes`: (width, height)."""
+
+    panoramas: Tensor  # (place exposure 3 h w+2*WRAP)
+    cutouts: Tensor  # (k 4 side side)
+    boxes: Tensor  # (k 2)
+    thing_of: Tensor  # (k) index into THINGS
+    wallpapers: dict[str, Tensor] = field(default_factory=dict)  # name -> (3 h w)
+
+    @property
+    def device(self) -> torch.device:
+        return self.cutouts.device
+
+    def to(self, device: torch.device | str) -> "World":
+        """The same world on another device."""
+        papers = {name: paper.to(device) for name, paper in self.wallpapers.items()}
+        parts = (self.panoramas, self.cutouts, self.boxes, self.thing_of)
+        return World(*(part.to(device) for part in parts), papers)
+
+
+@dataclass
+class Scenes:
+    """A batch of scenes. `mask` is the first object's alpha; index NOTHING: there is no (second) object."""
+
+    pixels: Tensor  # (b 3 s s) in [0, 1]
+    mask: Tensor  # (b 1 s s) in [0, 1]
+    thing: Tensor  # (b)
+    second: Tensor  # (b)
+    place: Tensor  # (b)
+
+
+# ---------------------------------------------------------------- sources to tensors
+
+
+def load_world(data: Path, *, held_out: bool = False, side: int = 176) -> World:
+    """Read the sources under `data`; with `held_out` those that training never sees, where there are any.
+
+    `side` bounds the longer side of a cut-out, in pixels.
+    """
+    names = HELD_OUT_PANORAMAS if held_out else tuple(place.panorama for place in PLACES)
+    panoramas = [tone_mapped(np.load(data / "panoramas" / f"{name}.npy")) for name in names]
+    cutouts, boxes, owners = [], [], []
+    for index, thing in enumerate(THINGS):
+        for photo in (thing.held_out or thing.photos) if held_out else thing.photos:
+            canvas, box = load_cutout(data / "stamps" / f"{photo}.png", side)
+            cutouts.append(canvas)
+            boxes.append(box)
+            owners.append(index)
+    papers = {}
+    if held_out:
+        papers = {name: load_picture(data / "wallpapers" / f"{name}.jpg") for name in WALLPAPER_HORIZON}
+    return World(
+        torch.stack(panoramas), torch.stack(cutouts), torch.tensor(boxes), torch.tensor(owners), papers
+    )
+
+
+def load_picture(path: Path, height: int = 400) -> Tensor:
+    """(3 height w) in [0, 1]."""
+    image = Image.open(path).convert("RGB")
+    image = image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def load_cutout(path: Path, side: int) -> tuple[Tensor, tuple[float, float]]:
+    """One cut-out, cropped to its alpha: premultiplied (4 side+4 side+4), and its (width, height)."""
+    image = Image.open(path).convert("RGBA")
+    alpha = image.getchannel("A").point(lambda value: 255 if value > 40 else 0)
+    image = image.crop(alpha.getbbox())
+    shrink = min(1.0, side / max(image.size))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    pixels[:3] *= pixels[3:]  # premultiplied, so that resampling draws no dark fringe
+    size = (max(4, round(image.height * shrink)), max(4, round(image.width * shrink)))
+    pixels = F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    height, width = size
+    canvas = F.pad(pixels, (2, side + 2 - width, 2, side + 2 - height))
+    return canvas, (float(width), float(height))
+
+
+def tone_mapped(linear: np.ndarray) -> Tensor:
+    """A panorama (h w 3), linear light, to sRGB at each of EXPOSURES: (exposure 3 h w+2*WRAP).
+
+    Lossy EXR rings below zero round the sun and bright windows: such pixels turn white there, elsewhere they
+    are filled from their neighbours.
+    """
+    light = torch.from_numpy(np.nan_to_num(np.asarray(linear, np.float32), posinf=6e4)).permute(2, 0, 1)[None]
+    peak = light.amax(1, keepdim=True).clamp(0, 1e4)
+    median = peak.median()
+    negative = F.max_pool2d((light.amin(1, keepdim=True) < -0.01).float(), 3, 1, 1) > 0
+    glare = F.max_pool2d(peak, 17, 1, 8) > 40 * median
+    core = F.max_pool2d(peak, 5, 1, 2) > 200 * median  # the sun itself, with the coloured dots of the codec
+    odd = light.amin(1, keepdim=True) < 0.1 * peak  # pure colours in the glare are the codec's, too
+    light = torch.where((odd & glare) | core, 12 * median, light)
+    light = fill_holes(light.clamp(0, 60), negative & ~glare)
+    views = torch.cat([to_srgb(light, stops) for stops in EXPOSURES])
+    return torch.cat([views[..., -WRAP:], views, views[..., :WRAP]], -1)
+
+
+def fill_holes(picture: Tensor, holes: Tensor) -> Tensor:
+    """Fill holes (b 1 h w, bool) from the mean of the nearest known pixels, ring by ring."""
+    known = (~holes).float()
+    picture = picture * known
+    while known.amin() == 0 and known.amax() > 0:
+        weight = F.avg_pool2d(known, 3, 1, 1)
+        mean = F.avg_pool2d(picture, 3, 1, 1) / weight.clamp(min=1e-6)
+        picture = torch.where(known > 0, picture, torch.where(weight > 0, mean, 0.0))
+        known = (weight > 0).float()
+    return picture
+
+
+def to_srgb(light: Tensor, stops: float) -> Tensor:
+    """Linear light to sRGB: exposure from the log mean, Narkowicz's fit of the ACES curve, sRGB transfer."""
+    middle = (light.mean(1, keepdim=True) + 1e-4).log().mean().exp()
+    x = light * (0.18 / middle) * 2**stops * 0.9
+    film = ((x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)).clamp(0, 1)
+    return torch.where(film <= 0.0031308, 12.92 * film, 1.055 * film.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+
+
+# ---------------------------------------------------------------- drawing
+
+
+class Dice:
+    """Random numbers from one seed, drawn on the CPU so that a scene is the same on every device."""
+
+    def __init__(self, seed: int, batch: int, device: torch.device):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.batch = batch
+        self.device = device
+
+    def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
+        unit = torch.rand(self.batch, *shape, generator=self.generator).to(self.device)
+        return low + (high - low) * unit
+
+    def normal(self, scale: float, *shape: int) -> Tensor:
+        return scale * torch.randn(self.batch, *shape, generator=self.generator).to(self.device)
+
+    def integers(self, high: int) -> Tensor:
+        return torch.randint(high, (self.batch,), generator=self.generator).to(self.device)
+
+    def choice(self, weights: Tensor) -> Tensor:
+        picks = torch.multinomial(
+            weights.float().cpu(), self.batch, replacement=True, generator=self.generator
+        )
+        return picks.to(self.device)
+
+    def chance(self, probability: float) -> Tensor:
+        return self.uniform(0, 1) < probability
+
+
+def draw_scenes(
+    world: World,
+    batch: int,
+    seed: int,
+    *,
+    size: int = 128,
+    things: list[str] | None = None,
+    backgrounds: str = "panoramas",
+    pairs: float = 0.08,
+    width: tuple[float, float] | None = None,
+) -> Scenes:
+    """Draw `batch` scenes of `size` pixels from `seed`.
+
+    things: words to draw from evenly, instead of the training shares (no empty place, no pair then).
+    backgrounds: "panoramas", or "wallpapers" (held-out worlds only; place is then NOTHING).
+    pairs: the share of scenes with a second object. width: overrides the objects' own range of widths.
+    """
+    dice = Dice(seed, batch, world.device)
+    thing = pick_things(dice, things)
+    if backgrounds == "panoramas":
+        picture, horizon, place = panorama_crops(world, dice, size)
+    else:
+        picture, horizon, place = wallpaper_crops(world, dice, size)
+    is_pair = dice.chance(pairs if things is None else 0.0) & (thing != NOTHING)
+    other = dice.choice(torch.tensor([one.share for one in THINGS]))
+    second = torch.where(is_pair & (other != thing), other, torch.full_like(other, NOTHING))
+    # In a pair the objects share the width: the second stands further left or right, and behind.
+    side = torch.where(dice.chance(0.5), 1.0, -1.0) * (second != NOTHING)
+    picture, _ = place_objects(world, dice, picture, horizon, second, -side, width)
+    picture, mask = place_objects(world, dice, picture, horizon, thing, side, width)
+    return Scenes(picture.clamp(0, 1), mask, thing, second, place)
+
+
+def pick_things(dice: Dice, things: list[str] | None) -> Tensor:
+    """Indices into THINGS by share (with some NOTHING), or cycling through the words given."""
+    words = [thing.word for thing in THINGS]
+    if things is not None:
+        indices = torch.tensor([words.index(word) for word in things], device=dice.device)
+        return indices[torch.arange(dice.batch, device=dice.device) % len(things)]
+    shares = torch.tensor([NOTHING_SHARE] + [thing.share for thing in THINGS])
+    return dice.choice(shares) + NOTHING  # class 0 is NOTHING
+
+
+def panorama_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Perspective crops at random yaw: pictures (b 3 s s), the horizon's row (b) in pixels, place (b)."""
+    count = world.panoramas.shape[0]
+    shares = torch.tensor([place.share for place in PLACES]) if count == len(PLACES) else torch.ones(count)
+    place = dice.choice(shares)
+    exposure = dice.integers(world.panoramas.shape[1])
+    field_of_view = torch.deg2rad(dice.uniform(55, 85))
+    pitch = torch.deg2rad(dice.uniform(-22, 2))
+    yaw, roll = dice.uniform(-torch.pi, torch.pi), torch.deg2rad(dice.normal(1.5))
+    focal = size / 2 / torch.tan(field_of_view / 2)
+    grid = panorama_grid(focal, pitch, yaw, roll, size, world.panoramas.shape[-2:])
+    picture = F.grid_sample(
+        world.panoramas[place, exposure], grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    picture = picture.clamp(0, 1) ** dice.uniform(0.85, 1.2)[:, None, None, None]
+    picture = torch.where(dice.chance(0.5)[:, None, None, None], picture.flip(-1), picture)
+    return picture, size / 2 + focal * torch.tan(pitch), place
+
+
+def panorama_grid(
+    focal: Tensor, pitch: Tensor, yaw: Tensor, roll: Tensor, size: int, shape: torch.Size
+) -> Tensor:
+    """Sampling grid (b s s 2) of a pinhole camera in an equirectangular picture; radians, focal in pixels."""
+    axis = torch.arange(size, device=focal.device) - size / 2 + 0.5
+    v, u = torch.meshgrid(axis, axis, indexing="ij")
+    at = (slice(None), None, None)
+    u, v = roll.cos()[at] * u - roll.sin()[at] * v, roll.sin()[at] * u + roll.cos()[at] * v
+    ray = F.normalize(torch.stack([u, -v, focal[at].expand_as(u)], -1), dim=-1)
+    y = pitch.cos()[at] * ray[..., 1] + pitch.sin()[at] * ray[..., 2]
+    z = -pitch.sin()[at] * ray[..., 1] + pitch.cos()[at] * ray[..., 2]
+    longitude = (torch.atan2(ray[..., 0], z) + yaw[at] + torch.pi) % (2 * torch.pi)
+    latitude = torch.asin(y.clamp(-1, 1))
+    width = shape[1]
+    column = longitude / (2 * torch.pi) * (width - 2 * WRAP) + WRAP
+    return torch.stack([column / width * 2 - 1, -latitude / (torch.pi / 2)], -1)
+
+
+def wallpaper_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Square crops of the held-out wallpapers, down to their lower edge; returns as panorama_crops."""
+    names = sorted(world.wallpapers)
+    which, extent, start = dice.integers(len(names)), dice.uniform(0.75, 1.0), dice.uniform(0, 1)
+    pictures, horizons = [], []
+    for index, share, left in zip(which.tolist(), extent.tolist(), start.tolist(), strict=True):
+        paper = world.wallpapers[names[index]]
+        height, width = paper.shape[-2:]
+        side = min(round(height * share), width)
+        x = round((width - side) * left)
+        crop = paper[:, height - side :, x : x + side]
+        pictures.append(F.interpolate(crop[None], (size, size), mode="bicubic", antialias=True)[0])
+        row = height * WALLPAPER_HORIZON[names[index]] - (height - side)
+        horizons.append(row * size / side)
+    picture = torch.stack(pictures).clamp(0, 1)
+    picture = torch.where(dice.chance(0.5)[:, None, None, None], picture.flip(-1), picture)
+    return picture, torch.tensor(horizons, device=dice.device), torch.full_like(which, NOTHING)
+
+
+def place_objects(
+    world: World, dice: Dice, picture: Tensor, horizon: Tensor, thing: Tensor, side: Tensor,
+    width: tuple[float, float] | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Stand one object in each picture, with shadow and matched light; returns pictures, alpha (b 1 s s).
+
+    side: 0 anywhere; +1 or -1 keeps to that half, smaller, and leaves room for the other of a pair.
+    """
+    size = picture.shape[-1]
+    photo = pick_photos(world, dice, thing)
+    matrix, foot = object_pose(dice, world.boxes[photo], horizon, thing, side, size, width)
+    pasted = warp_cutouts(world.cutouts[photo], world.boxes[photo], matrix, foot, dice, size)
+    pasted = pasted * (thing != NOTHING)[:, None, None, None]
+    alpha = pasted[:, 3:]
+    colour = match_light(dice, pasted[:, :3] / alpha.clamp(min=1e-3), picture)
+    picture = picture * (1 - contact_shadow(dice, alpha, foot[:, 1]))
+    return picture * (1 - alpha) + colour * alpha, alpha
+
+
+def pick_photos(world: World, dice: Dice, thing: Tensor) -> Tensor:
+    """One of the photos of each thing (b); any photo for NOTHING, since it is hidden later."""
+    fits = (world.thing_of[None] == thing[:, None]).float() + 1e-9
+    unit = dice.uniform(0, 1)[:, None] * fits.sum(1, keepdim=True)
+    return (fits.cumsum(1) < unit).sum(1).clamp(max=len(world.thing_of) - 1)
+
+
+def object_pose(
+    dice: Dice, box: Tensor, horizon: Tensor, thing: Tensor, side: Tensor, size: int,
+    width: tuple[float, float] | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Size, tilt and place: the matrix (b 2 2) from cut-out to picture pixels, the foot's (x, y) (b 2)."""
+    ranges = torch.tensor([width or one.width for one in THINGS] + [(0.4, 0.8)], device=box.device)[thing]
+    share = dice.uniform(ranges[:, 0], ranges[:, 1]) * torch.where(side != 0, 0.7, 1.0)
+    scale = size * share / box.amax(1) ** 0.7 / box[:, 0] ** 0.3  # tall things get narrower, not huge
+    scale = torch.minimum(scale, 0.85 * size / box[:, 1])
+    stretch = scale[:, None] * dice.uniform(0.93, 1.07, 2)
+    angle, shear = torch.deg2rad(dice.normal(2.5)), dice.normal(0.04)
+    flip = torch.where(dice.chance(0.5), -1.0, 1.0)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+    zero = torch.zeros_like(shear)
+    shape = torch.stack([stretch[:, 0] * flip, shear * stretch[:, 0], zero, stretch[:, 1]], 1).view(-1, 2, 2)
+    half, tall = box[:, 0] * stretch[:, 0] / 2, box[:, 1] * stretch[:, 1]
+    low = torch.minimum(half + 2, torch.full_like(half, size / 2))
+    left = torch.where(side > 0, torch.maximum(low, torch.full_like(low, size / 2)), low)
+    right = torch.where(side < 0, torch.maximum(low, torch.full_like(low, size / 2)), size - low)
+    x = dice.uniform(left, torch.maximum(left, right))
+    # The foot stands below the horizon; the second object of a pair stands a little behind the first.
+    top = torch.maximum(
+        torch.maximum(horizon + 0.12 * size, tall + 0.03 * size), torch.full_like(tall, 0.62 * size)
+    )
+    y = dice.uniform(torch.minimum(top, torch.full_like(top, 0.97 * size)), 0.97 * size)
+    return rotation @ shape, torch.stack([x, y], 1)
+
+
+def warp_cutouts(canvas: Tensor, box: Tensor, matrix: Tensor, foot: Tensor, dice: Dice, size: int) -> Tensor:
+    """Draw each cut-out (b 4 k k) with its foot at `foot`: premultiplied (b 4 s s).
+
+    Sampled at twice the size and averaged against aliasing; a slow random bend varies the outline.
+    """
+    fine = 2 * size
+    axis = (torch.arange(fine, device=canvas.device) + 0.5) / 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    offset = torch.stack([x, y], -1)[None] - foot[:, None, None]
+    source = torch.einsum("bij,bhwj->bhwi", torch.linalg.inv(matrix), offset)
+    bend = dice.normal(0.012, 2, 5, 5) * box.amax(1)[:, None, None, None]
+    bend = F.interpolate(bend, (fine, fine), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+    source = (
+        source + bend + torch.stack([box[:, 0] / 2, box[:, 1]], 1)[:, None, None] + 2
+    )  # 2: the canvas margin
+    grid = source / canvas.shape[-1] * 2 - 1
+    drawn = F.grid_sample(canvas, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.avg_pool2d(drawn, 2)
+
+
+def match_light(dice: Dice, colour: Tensor, picture: Tensor) -> Tensor:
+    """Vary the object's colours a little and dim it with the picture's lower half, where it stands."""
+    size = picture.shape[-1]
+    ground = picture[:, :, size // 2 :].mean((1, 2, 3), keepdim=True)
+    gain = dice.uniform(0.85, 1.15, 1, 1, 1) * dice.uniform(0.95, 1.05, 3, 1, 1)
+    colour = colour.clamp(0, 1) * gain
+    grey = colour.mean(1, keepdim=True)
+    colour = (grey + (colour - grey) * dice.uniform(0.8, 1.2, 1, 1, 1)).clamp(0, 1)
+    return colour * (0.5 + 0.5 * (0.6 + 0.8 * ground.clamp(0.1, 0.6)))
+
+
+def contact_shadow(dice: Dice, alpha: Tensor, foot_y: Tensor) -> Tensor:
+    """How much the ground darkens (b 1 s s): the alpha squashed on to the ground line and blurred."""
+    size, squash = alpha.shape[-1], 0.16
+    axis = torch.arange(size, device=alpha.device) + 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    shift = dice.normal(2.0 * size / 128)[:, None, None]
+    line = foot_y[:, None, None]
+    grid = torch.stack(
+        [(x - shift) / size * 2 - 1, ((y - line) / squash + line).expand_as(x - shift) / size * 2 - 1], -1
+    )
+    flat = F.grid_sample(alpha, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return gaussian_blur(flat, 2.2 * size / 128) * dice.uniform(0.35, 0.65, 1, 1, 1)
+
+
+def gaussian_blur(picture: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian blur of (b 1 h w), sigma in pixels."""
+    radius = round(3 * sigma)
+    x = torch.arange(-radius, radius + 1, device=picture.device, dtype=picture.dtype)
+    kernel = torch.softmax(-(x**2) / (2 * sigma**2), 0)
+    picture = F.conv2d(picture, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    return F.conv2d(picture, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+
+
+def latent_mask(mask: Tensor, factor: int = 4) -> Tensor:
+    """Alpha (b 1 s s) to the share of each latent cell that the object covers (b 1 s/factor s/factor)."""
+    return F.avg_pool2d(mask, factor)
+
+
+def save_sheet(pictures: Tensor, path: Path, columns: int = 8) -> None:
+    """Write (b 3 s s) in [0, 1] as one contact sheet."""
+    count, _, height, width = pictures.shape
+    rows = -(-count // columns)
+    sheet = torch.ones(3, rows * (height + 2), columns * (width + 2))
+    for index, picture in enumerate(pictures.detach().float().cpu()):
+        top, left = index // columns * (height + 2), index % columns * (width + 2)
+        sheet[:, top : top + height, left : left + width] = picture
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)

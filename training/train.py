@@ -1,0 +1,533 @@
+"""Train the VAE, then the UNet and the text encoder together. The same code runs on CPU and GPU, and resumes.
+
+Scenes are drawn while training, on the device that trains. A pool lets each scene serve several times where
+drawing and encoding are dear (CPU, `reuse` 6), or once where they are not (GPU, `reuse` 1).
+
+On a CPU use one single-threaded worker a core instead of one process with many threads: on two shared cores,
+two threads made 4.8 samples a second and two workers made 24.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
+from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
+from training.words import caption, caption_words
+
+HELD_OUT_SEED = 900_000_000  # training seeds stay below, evaluation seeds above
+
+
+@dataclass
+class Settings:
+    """Settings of one training run, which ends at `minutes` or at `samples`, whichever comes first."""
+
+    minutes: float = 60.0
+    samples: int = 10_000_000
+    batch: int = 16
+    learning_rate: float = 5e-4
+    anneal_from: float = 0.55  # share of the run after which the learning rate falls linearly to `final_rate`
+    final_rate: float = 0.03
+    warmup: int = 100
+    ema: float = 0.998
+    pool: int = 4096
+    reuse: float = 6.0
+    seed: int = 0
+    log_seconds: float = 60.0
+    save_seconds: float = 300.0
+    workers: int = 1  # processes; on a CPU one a core, each single-threaded
+
+
+# ---------------------------------------------------------------- models
+
+
+def new_vae(channels: tuple[int, int, int] = (32, 64, 96)) -> AutoencoderKL:
+    """A small Stable Diffusion VAE: 4 latent channels at a quarter of the size, 1.6 M parameters."""
+    vae = AutoencoderKL(
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=channels,
+        norm_num_groups=16,
+        sample_size=128,
+        mid_block_add_attention=False,
+    )
+    # Start with a small posterior variance: a sharp autoencoder first, a smooth one later.
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] -= 2.5
+    return vae
+
+
+def new_unet(channels: tuple[int, int, int] = (64, 128, 256)) -> UNet2DConditionModel:
+    """A small Stable Diffusion UNet, cross-attention at 8x8 only: 15.5 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=192,
+        attention_head_dim=(2, 2, 4),
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A small CLIP text model, 3 layers of width 192: 1.5 M parameters."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        projection_dim=192,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule: scaled linear betas, epsilon prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+# ---------------------------------------------------------------- the loop
+
+
+class Ema:
+    """Exponential moving average of parameters, with a short memory at the start."""
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float):
+        self.decay = decay
+        self.parameters = parameters
+        self.shadow = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Swap the averages into the model for evaluation or saving."""
+        kept = [parameter.detach().clone() for parameter in self.parameters]
+        self._copy(self.shadow)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def learning_rate(settings: Settings, step: int, done: float) -> float:
+    """Linear warm-up, constant, linear decay; `done` is the finished share of the run."""
+    rate = settings.learning_rate * min(1.0, (step + 1) / settings.warmup)
+    left = (1 - done) / (1 - settings.anneal_from)
+    return rate * max(settings.final_rate, min(1.0, left))
+
+
+class Peers:
+    """Averages gradients over the worker processes through shared memory."""
+
+    def __init__(self, workers: int, numel: int):
+        self.workers = workers
+        self.buffer = torch.zeros(workers, numel + 1).share_memory_()
+        self.barrier = torch.multiprocessing.get_context("spawn").Barrier(workers)
+
+    @torch.no_grad()
+    def average(self, rank: int, parameters: list[nn.Parameter], done: float) -> float:
+        """Replace each gradient by the mean over workers; `done` too, so that all stop at the same step."""
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        torch.cat([*(grad.reshape(-1) for grad in grads), torch.tensor([done])], out=self.buffer[rank])
+        self.barrier.wait()
+        mean = self.buffer.mean(0)
+        self.barrier.wait()
+        chunks = mean[:-1].split([p.numel() for p in parameters])
+        for parameter, chunk in zip(parameters, chunks, strict=True):
+            parameter.grad = chunk.view(parameter.shape)
+        return float(mean[-1])
+
+
+@dataclass
+class Worker:
+    """Which worker this is. Worker 0 logs and saves."""
+
+    rank: int = 0
+    peers: Peers | None = None
+
+
+def run_training(
+    modules: list[nn.Module],
+    compute_loss: Callable[[], tuple[Tensor, dict[str, float]]],
+    settings: Settings,
+    checkpoint: Path,
+    log_path: Path,
+    on_save: Callable[[], None],
+    worker: Worker,
+) -> int:
+    """Optimise `modules` until the budget is spent, from `checkpoint` if there is one; returns the samples.
+
+    compute_loss draws a batch and returns the loss and numbers for the log. on_save sees the EMA weights.
+    """
+    parameters = [
+        parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
+    ]
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
+    ema = Ema(parameters, settings.ema)
+    state = {"step": 0, "samples": 0, "seconds": 0.0}
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint, parameters, optimizer, ema)
+    start = time.monotonic() - state["seconds"]
+    last_log = last_save = time.monotonic()
+    sums: dict[str, list[float]] = {}
+
+    def save() -> None:
+        save_checkpoint(checkpoint, parameters, optimizer, ema, state)
+        with ema.applied():
+            on_save()
+
+    done = budget_spent(settings, state)
+    while done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, state["step"], done)
+        loss, numbers = compute_loss()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state["step"] += 1
+        state["samples"] += settings.batch * settings.workers
+        state["seconds"] = time.monotonic() - start
+        done = budget_spent(settings, state)
+        if worker.peers is not None:
+            done = worker.peers.average(worker.rank, parameters, done)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        ema.update(state["step"])
+        for name, value in numbers.items():
+            sums.setdefault(name, []).append(value)
+        if worker.rank == 0 and time.monotonic() - last_log > settings.log_seconds:
+            write_log(log_path, state, optimizer.param_groups[0]["lr"], sums)
+            sums, last_log = {}, time.monotonic()
+        if worker.rank == 0 and time.monotonic() - last_save > settings.save_seconds:
+            save()
+            last_save = time.monotonic()
+    if worker.rank == 0:
+        write_log(log_path, state, optimizer.param_groups[0]["lr"], sums)
+        save()
+    return int(state["samples"])
+
+
+def budget_spent(settings: Settings, state: dict) -> float:
+    """The finished share of the run, by time or by samples."""
+    return max(state["seconds"] / 60 / settings.minutes, state["samples"] / settings.samples)
+
+
+def save_checkpoint(
+    path: Path, parameters: list, optimizer: torch.optim.Optimizer, ema: Ema, state: dict
+) -> None:
+    """Everything needed to go on, written beside and renamed, so that a kill never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = [parameter.detach() for parameter in parameters]
+    content = {"values": values, "optimizer": optimizer.state_dict(), "shadow": ema.shadow, "state": state}
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(state))
+
+
+@torch.no_grad()
+def load_checkpoint(path: Path, parameters: list, optimizer: torch.optim.Optimizer, ema: Ema) -> dict:
+    """The reverse of save_checkpoint; returns the state."""
+    content = torch.load(path, map_location=parameters[0].device, weights_only=True)
+    for parameter, value in zip(parameters, content["values"], strict=True):
+        parameter.copy_(value)
+    optimizer.load_state_dict(content["optimizer"])
+    ema.shadow = content["shadow"]
+    return content["state"]
+
+
+def write_log(path: Path, state: dict, rate: float, sums: dict[str, list[float]]) -> None:
+    """One line: samples, minutes, speed, learning rate, and the means since the last line."""
+    known = {name: [value for value in values if not math.isnan(value)] for name, values in sums.items()}
+    means = " ".join(f"{name} {sum(values) / len(values):.4f}" for name, values in known.items() if values)
+    minutes = state["seconds"] / 60
+    speed = state["samples"] / max(state["seconds"], 1e-9)
+    line = f"samples {state['samples']} minutes {minutes:.1f} per_second {speed:.1f} lr {rate:.1e} {means}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def fresh_seeds(seed: int) -> Iterator[int]:
+    """Scene seeds for training, never the same twice in a row of runs, all below HELD_OUT_SEED."""
+    rng = np.random.default_rng([seed, time.time_ns() % 2**32])
+    while True:
+        yield int(rng.integers(HELD_OUT_SEED))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+# ---------------------------------------------------------------- stage 1: the VAE
+
+
+class Pool:
+    """The latest `capacity` scenes; `tick` replaces some so that each is used about `reuse` times."""
+
+    def __init__(self, draw: Callable[[], tuple[Tensor, ...]], capacity: int, reuse: float, seed: int):
+        self.draw, self.capacity, self.reuse = draw, capacity, reuse
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rows = draw()
+        self.next = 0
+        self.owed = 0.0
+
+    def take(self, batch: int) -> tuple[Tensor, ...]:
+        """A random batch of rows, after drawing the fresh scenes that this batch pays for."""
+        self.owed += batch / self.reuse
+        while self.owed > 0:
+            fresh = self.draw()
+            self.owed -= len(fresh[0])
+            self._put(fresh)
+        index = torch.randint(len(self.rows[0]), (batch,), generator=self.generator).to(self.rows[0].device)
+        return tuple(row[index] for row in self.rows)
+
+    def _put(self, fresh: tuple[Tensor, ...]) -> None:
+        if len(self.rows[0]) < self.capacity:
+            self.rows = tuple(torch.cat(pair) for pair in zip(self.rows, fresh, strict=True))
+            return
+        index = (torch.arange(len(fresh[0])) + self.next) % len(self.rows[0])
+        for row, new in zip(self.rows, fresh, strict=True):
+            row[index.to(row.device)] = new
+        self.next = int(index[-1]) + 1
+
+
+def random_crops(pixels: Tensor, mask: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """One `size` crop from each picture (b c s s); every second one is centred on the object, if any."""
+    full = pixels.shape[-1]
+    corner = torch.randint(full - size + 1, (len(pixels), 2), generator=generator)
+    crops = []
+    for index, (top, left) in enumerate(corner.tolist()):
+        inside = (mask[index, 0] > 0.5).nonzero() if index % 2 else mask.new_zeros(0, 2)
+        if len(inside):
+            pick = int(torch.randint(len(inside), (1,), generator=generator))
+            top, left = ((inside[pick] - size // 2).clamp(0, full - size)).tolist()
+        crops.append(pixels[index, :, top : top + size, left : left + size])
+    return torch.stack(crops)
+
+
+def vae_loss(vae: AutoencoderKL, x: Tensor, kl_weight: float = 2e-5) -> tuple[Tensor, dict[str, float]]:
+    """L1 + gradient L1 + L1 at a quarter of the size + MSE + a tiny KL. x: (b 3 s s) in [-1, 1]."""
+    with autocast(x.device):
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
+    y = y.float()
+    error = y - x
+    slope = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    coarse = F.avg_pool2d(error, 4).abs().mean()
+    mean, var = posterior.mean.float(), posterior.var.float()
+    kl = 0.5 * (mean**2 + var - 1 - posterior.logvar.float()).mean()
+    mse = (error**2).mean()
+    loss = error.abs().mean() + 0.5 * slope + 0.5 * coarse + mse + kl_weight * kl
+    psnr = 10 * torch.log10(4 / mse).item()
+    numbers = {"psnr": psnr, "kl": kl.item(), "noise": var.sqrt().mean().item()}
+    return loss, numbers
+
+
+def train_vae(
+    world: World, vae: AutoencoderKL, settings: Settings, out: Path, worker: Worker, crop: int = 64
+) -> int:
+    """Train the VAE on crops of fresh scenes; saves EMA weights to out/vae. Returns the crops seen."""
+    vae = vae.to(world.device)
+    seed = settings.seed * 1000 + worker.rank
+    seeds = fresh_seeds(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        scenes = draw_scenes(world, 32, next(seeds))
+        return (scenes.pixels * 255).round().byte(), (scenes.mask * 255).round().byte()
+
+    pool = Pool(draw, settings.pool, settings.reuse, seed)
+
+    def compute_loss() -> tuple[Tensor, dict[str, float]]:
+        pixels, mask = pool.take(settings.batch)
+        x = random_crops(pixels, mask.float() / 255, crop, generator).float() / 127.5 - 1
+        return vae_loss(vae, x)
+
+    def on_save() -> None:
+        with torch.no_grad():
+            scenes = draw_scenes(world, 64, HELD_OUT_SEED + 7)
+            latents = vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
+        vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        vae.save_pretrained(out / "vae")
+
+    return run_training([vae], compute_loss, settings, out / "vae.pt", out / "vae.log", on_save, worker)
+
+
+# ---------------------------------------------------------------- stage 2: UNet and text encoder
+
+
+def min_snr_weights(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tensor:
+    """Weight of each timestep for eps prediction, min(SNR, gamma) / SNR (Hang et al. 2023), with mean 1."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights = snr.clamp(max=gamma) / snr
+    return weights / weights.mean()
+
+
+@dataclass
+class TextToImage:
+    """The parts that stage 2 trains (unet, text_encoder) and those that it only uses."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    vae: AutoencoderKL
+    alphas_cumprod: Tensor
+
+    def embed(self, captions: list[str]) -> Tensor:
+        """(b TOKENS d), as Stable Diffusion does it: the last hidden state of the padded prompt."""
+        tokens = self.tokenizer(
+            captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(tokens.to(self.unet.device)).last_hidden_state
+
+
+def unet_loss(
+    model: TextToImage, latents: Tensor, mask: Tensor, captions: list[str], weights: Tensor
+) -> tuple:
+    """eps MSE at stratified timesteps, min-SNR weighted, times three on the object. latents (b 4 h w)."""
+    batch, device = len(latents), latents.device
+    strata = (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
+    timesteps = (strata * len(weights)).long()
+    eps = torch.randn_like(latents)
+    alpha = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noisy = (alpha.sqrt() * latents + (1 - alpha).sqrt() * eps).contiguous(memory_format=torch.channels_last)
+    with autocast(device):
+        predicted = model.unet(noisy, timesteps, model.embed(captions)).sample
+    error = ((predicted.float() - eps) ** 2).mean(1)
+    heavy = 1 + 2 * mask[:, 0]
+    per_sample = (error * heavy).sum((1, 2)) / heavy.sum((1, 2))
+    loss = (per_sample * weights[timesteps]).mean()
+    middle = (timesteps >= 250) & (timesteps < 550)  # where DiffEdit's mask step works
+    numbers = {"mse": per_sample.mean().item(), "mse_middle": per_sample[middle].mean().item()}
+    return loss, numbers
+
+
+def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, worker: Worker) -> int:
+    """Train UNet and text encoder on latents of fresh scenes; saves EMA weights. Returns the samples seen."""
+    device = world.device
+    model.unet.to(device, memory_format=torch.channels_last)
+    model.text_encoder.to(device)
+    model.vae.to(device).requires_grad_(False)
+    model.alphas_cumprod = model.alphas_cumprod.to(device)
+    weights = min_snr_weights(model.alphas_cumprod)
+    seed = settings.seed * 1000 + worker.rank
+    seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
+    torch.manual_seed(int(rng.integers(2**31)))
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, ...]:
+        scenes: Scenes = draw_scenes(world, 32, next(seeds))
+        with autocast(device):
+            latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
+        words = torch.stack([scenes.thing, scenes.second, scenes.place], 1)
+        return latents.float() * model.vae.config.scaling_factor, latent_mask(scenes.mask), words
+
+    pool = Pool(draw, settings.pool, settings.reuse, seed)
+
+    def compute_loss() -> tuple[Tensor, dict[str, float]]:
+        latents, mask, words = pool.take(settings.batch)
+        captions = [caption(rng, *row) for row in words.tolist()]
+        return unet_loss(model, latents, mask, captions, weights)
+
+    def on_save() -> None:
+        model.unet.save_pretrained(out / "unet")
+        model.text_encoder.save_pretrained(out / "text_encoder")
+
+    parts: list[nn.Module] = [model.unet, model.text_encoder]
+    return run_training(parts, compute_loss, settings, out / "unet.pt", out / "unet.log", on_save, worker)
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass
+class Job:
+    """One stage: what to train, from which folders, with which settings. Every worker builds its own copy."""
+
+    stage: str  # "vae" or "unet"
+    data: Path  # where the sources lie
+    out: Path  # vae/, unet/, text_encoder/, checkpoints and logs are written here
+    settings: Settings
+    start: Path | None = None  # a model folder to start from, instead of random weights
+    device: str = "cpu"
+
+
+def run_job(job: Job) -> None:
+    """Run one stage in this process, or in settings.workers processes that share their gradients."""
+    workers = job.settings.workers
+    if workers == 1:
+        run_worker(0, job, None)
+        return
+    parts = load_vae(job) if job.stage == "vae" else nn.ModuleList(load_unet(job)[:2])
+    peers = Peers(workers, sum(p.numel() for p in parts.parameters()))
+    torch.multiprocessing.spawn(run_worker, (job, peers), nprocs=workers)
+
+
+def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
+    """The body of one worker process."""
+    if peers is not None:
+        torch.set_num_threads(1)
+    world = load_world(job.data).to(job.device)
+    worker = Worker(rank, peers)
+    if job.stage == "vae":
+        train_vae(world, load_vae(job), job.settings, job.out, worker)
+        return
+    unet, text_encoder, tokenizer = load_unet(job)
+    vae = AutoencoderKL.from_pretrained(job.out / "vae").float().eval()
+    model = TextToImage(unet, text_encoder, tokenizer, vae, new_scheduler().alphas_cumprod)
+    train_unet(world, model, job.settings, job.out, worker)
+
+
+def load_vae(job: Job) -> AutoencoderKL:
+    """The VAE to start from, float32."""
+    return AutoencoderKL.from_pretrained(job.start / "vae").float() if job.start else new_vae()
+
+
+def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """The UNet and text encoder to start from, float32, and the tokenizer, which is kept in out/tokenizer."""
+    if not (job.out / "tokenizer").exists():
+        if job.start is not None:
+            shutil.copytree(job.start / "tokenizer", job.out / "tokenizer")
+        else:
+            write_tokenizer(caption_words(), job.out / "tokenizer")
+    tokenizer = load_tokenizer(job.out / "tokenizer")
+    if job.start is None:
+        return new_unet(), new_text_encoder(tokenizer), tokenizer
+    unet = UNet2DConditionModel.from_pretrained(job.start / "unet").float()
+    return unet, CLIPTextModel.from_pretrained(job.start / "text_encoder").float(), tokenizer
