@@ -1,0 +1,70 @@
+"""Choose the defaults of the mask by measurement: IoU on held-out scenes over noise levels and thresholds.
+
+    python -m benchmarks.mask_defaults --count 64
+
+needs the sources (`python -m training sources`). Prints a table and appends a line to results.jsonl.
+"""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from diffedit_cli.edit import Texts
+from diffedit_cli.mask import binarise, difference_maps, grow, normalise, smooth
+from diffedit_cli.models import load_model
+from diffedit_cli.settings import EditConfig, MaskConfig
+from training.evaluate import held_out_cases, iou
+from training.scenes import latent_mask
+from training.sources import DATA
+
+LEVELS = (0.3, 0.4, 0.5, 0.6)
+MIXES = ((0.5,), (0.3,), (0.4,), (0.6,), (0.3, 0.5), (0.4, 0.6))
+THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55)
+CLIPS = (0.98, 0.99, 1.0)
+SAMPLES = 10
+RESULTS = Path(__file__).parent / "results.jsonl"
+
+
+def main(
+    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 64
+) -> None:
+    """Mean IoU of the mask, and its recall after growth, with 10 maps in all, for every mix of settings."""
+    denoiser = load_model(model)
+    totals: dict[tuple[object, ...], tuple[float, float]] = {}
+    for case in held_out_cases(data, count):
+        texts = Texts.embed(denoiser, EditConfig(ref=case.ref, query=case.query))
+        x0, true = denoiser.encode(case.scene.pixels), latent_mask(case.scene.mask) > 0.5
+        maps = {}
+        for level in LEVELS:
+            config = MaskConfig(strength=(level,), samples=SAMPLES)
+            parts = difference_maps(denoiser, x0, texts.ref, texts.query, config, [case.seed])
+            maps[level] = torch.cat(list(parts))
+        for mix, is_smooth, clip in product(MIXES, (True, False), CLIPS):
+            share = SAMPLES // len(mix)
+            mean = torch.cat([maps[level][:share] for level in mix]).mean(0)
+            heat = normalise(smooth(mean) if is_smooth else mean, clip)
+            for threshold in THRESHOLDS:
+                found = binarise(heat, MaskConfig(threshold=threshold, grow=0)) > 0.5
+                grown = grow(found.float(), 1) > 0.5
+                recall = float((grown & true).sum() / true.sum())
+                key = (mix, is_smooth, clip, threshold)
+                before = totals.get(key, (0.0, 0.0))
+                totals[key] = before[0] + iou(found, true) / count, before[1] + recall / count
+    ranked = sorted(totals.items(), key=lambda item: -item[1][0])
+    print("strength, smoothed, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
+    for key, (mean_iou, recall) in ranked:
+        print(*key, f"{mean_iou:.3f} {recall:.3f}")
+    line: dict[str, object] = {"benchmark": "mask_defaults", "model": model, "scenes": count}
+    line["iou_and_recall_grown"] = {
+        " ".join(map(str, key)): [round(value, 3) for value in values] for key, values in ranked
+    }
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
