@@ -19,7 +19,7 @@ from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import draw_noise, make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
-QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3))
+QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -318,10 +318,11 @@ def test_apg_carries_its_momentum_from_step_to_step() -> None:
 
 
 def test_adaptive_goes_on_with_one_forward_when_all_have_settled() -> None:
-    """Picture 0 settles after step 0, picture 1 after step 2."""
+    """Picture 0 settles at step 0 and stays so, though step 1 differs again; picture 1 at step 2."""
     u = torch.stack([row(1, 0)[0], row(1, 0)[0]])
     far, close = row(0, 1)[0], row(1, 0.01)[0]
-    conds = [torch.stack([close, close if step >= 2 else far]) for step in range(5)]
+    turns = [(close, far), (far, far), (far, close), (close, close), (close, close)]
+    conds = [torch.stack(pair) for pair in turns]
     levels = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     steps = Steps(torch.arange(4, -1, -1), torch.cat([levels, levels.new_ones(1)]))
 
@@ -337,8 +338,8 @@ def test_adaptive_goes_on_with_one_forward_when_all_have_settled() -> None:
         found.append(eps)
     assert [len(rows) for rows in oracle.asked] == [4, 4, 4, 2, 2]
     near(found[0], 1, 0.02, -1, 2)  # both guided
-    near(found[1], 1, 0.01, -1, 2)  # picture 0 goes on with t alone
-    near(found[2], 1, 0.01, 1, 0.02)
+    near(found[1], 0, 1, -1, 2)  # picture 0 goes on with t alone
+    near(found[2], 0, 1, 1, 0.02)
     near(found[3], 1, 0.01, 1, 0.01)
     assert forwards_per_run(GuidanceConfig(method="adaptive"), 5) == 10  # the most that it can take
 

@@ -47,7 +47,7 @@ def masks(draw_from: st.DrawFn) -> Tensor:
 @st.composite
 def heats(draw_from: st.DrawFn) -> Tensor:
     rows, columns = draw_from(st.integers(1, 6)), draw_from(st.integers(1, 6))
-    values = st.floats(0, 100, width=32) | st.sampled_from([0.0, 1.0])
+    values = st.integers(0, 800).map(lambda n: n / 8) | st.sampled_from([0.0, 1.0])
     cells = draw_from(st.lists(values, min_size=rows * columns, max_size=rows * columns))
     return torch.tensor(cells).view(1, 1, rows, columns)
 
@@ -178,7 +178,7 @@ def test_fill_holes_by_hand(before: list[str], after: list[str]) -> None:
 
 
 def test_binarise_by_hand() -> None:
-    heat = torch.tensor([[[[0.0, 0.49, 0.5, 1.0]]]])
+    heat = torch.tensor([[[[0.0, 0.39, 0.4, 1.0]]]])
     assert draw(binarise(heat, RAW)) == ["..##"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=1))) == ["...#"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=0))) == [".###"]
@@ -300,9 +300,7 @@ def feather_by_loops(mask: Tensor, width: int) -> Tensor:
 def test_smooth_and_normalise_against_loops(heat: Tensor, clip: float) -> None:
     assert torch.allclose(smooth(heat), smooth_by_loops(heat), rtol=1e-5, atol=1e-6)
     normal = normalise(heat, clip)
-    spread = float(heat.max() - heat.min())
-    if spread > 1e-3:  # below that the loops' float64 and float32 differ by rounding
-        assert torch.allclose(normal, normalise_by_loops(heat, clip), atol=2e-2 if spread < 1 else 1e-3)
+    assert torch.allclose(normal, normalise_by_loops(heat, clip), atol=1e-3)
     assert bool(((normal >= 0) & (normal <= 1)).all())
 
 

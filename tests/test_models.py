@@ -306,6 +306,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache of the test's own."""
     folder = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder))  # a copy of its own
     return folder
 
 
@@ -351,6 +352,7 @@ def test_cached_models_are_listed(cache: Path, checkpoint: Path) -> None:
     assert cached_models() == []
     put(cache, checkpoint, "someone/tiny")
     put(cache, checkpoint, "else/text-only", leave_out="unet")
+    put(cache, checkpoint, "else/half-fetched", leave_out="diffusion_pytorch_model.safetensors")
     [(name, size)] = cached_models()
     assert name == "someone/tiny"
     assert size > 100_000

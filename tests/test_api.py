@@ -1,0 +1,343 @@
+"""api.py and the package's front door: what a Python program gets."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffedit_cli
+from diffedit_cli import (
+    EditConfig,
+    GenerateConfig,
+    GuidanceConfig,
+    InterpolateConfig,
+    MaskConfig,
+    Picture,
+    edit_image,
+    generate_image,
+    interpolate_frames,
+    load_image,
+    make_mask,
+)
+from diffedit_cli.api import Meter, combine, covered, resolve_interpolation
+from diffedit_cli.errors import DiffeditError, SettingError
+from diffedit_cli.generate import count_frames
+from diffedit_cli.images import read_settings
+from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.settings import build, keys
+
+QUICK = EditConfig(ref="horse", query="zebra", steps=4, seed=7, mask=MaskConfig(samples=2))
+
+
+def picture(width: int = 45, height: int = 37, kind: str = "PNG") -> Picture:
+    small = Image.fromarray(np.random.default_rng(3).integers(0, 256, (6, 7, 3), np.uint8))
+    buffer = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind)
+    return load_image(buffer.getvalue())
+
+
+def left_half(size: tuple[int, int] = (45, 37)) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    return mask
+
+
+def differ(a: Image.Image, b: Image.Image) -> np.ndarray:
+    """Where two pictures are not the same, as booleans."""
+    return (np.asarray(a.convert("RGB")) != np.asarray(b.convert("RGB"))).any(2)
+
+
+# --------------------------------------------------------------------------------------- the front door
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in diffedit_cli.__all__:
+        assert getattr(diffedit_cli, name).__name__ == name
+    assert set(diffedit_cli.__all__) <= set(dir(diffedit_cli))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        diffedit_cli.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["EditConfig", "DiffeditError"])
+def test_settings_and_errors_alone_load_no_torch(name: str) -> None:
+    script = (
+        f"import sys\nfrom diffedit_cli import {name}\nprint({{'torch', 'PIL', 'numpy'}} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# ---------------------------------------------------------------------------------------------- an edit
+
+
+@pytest.mark.parametrize("size", [(45, 37), (8, 64), (100, 20), (32, 32), (3, 3), (1, 1)])
+def test_an_edit_stays_within_its_mask_at_any_size(model: DiffusersDenoiser, size: tuple[int, int]) -> None:
+    before = picture(*size)
+    result = edit_image(model, before, QUICK)
+    assert result.image.mode == "RGB"
+    assert result.mask.mode == "L"
+    assert result.heat is not None
+    assert result.heat.mode == "L"
+    assert result.image.size == result.mask.size == result.heat.size == size
+    mask = np.asarray(result.mask)
+    changed = differ(before.rgb, result.image)
+    assert not changed[mask == 0].any()
+    assert result.changed_outside == 0
+    assert result.coverage == pytest.approx((mask > 0).mean())
+
+
+def test_nothing_that_is_handed_in_is_changed(model: DiffusersDenoiser) -> None:
+    given, mask = picture(), left_half()
+    pixels, area = given.rgb.tobytes(), mask.tobytes()
+    result = edit_image(model, given, QUICK, mask=mask, add=mask, subtract=mask)
+    result.image.paste(0, (0, 0, 45, 37))
+    assert given.rgb.tobytes() == pixels
+    assert mask.tobytes() == area
+
+
+def test_a_mask_is_edited_as_it_is(model: DiffusersDenoiser) -> None:
+    mask = left_half()
+    mask.putpixel((44, 36), 255)  # one pixel far off is edited too
+    result = edit_image(model, picture(), QUICK, mask=mask)
+    assert result.heat is None
+    assert result.mask.tobytes() == mask.tobytes()
+    changed = differ(result.picture.rgb, result.image)
+    assert changed[36, 44]
+    assert changed[:, :22].mean() > 0.9
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_areas_are_added_then_kept_out(model: DiffusersDenoiser, own: bool) -> None:
+    left = left_half()
+    both = Image.new("L", left.size, 255)
+    found = {"mask": Image.new("L", left.size)} if own else {}
+    result = edit_image(model, picture(), QUICK, add=both, subtract=left, **found)
+    assert np.asarray(result.mask)[:, :22].max() == 0
+    assert np.asarray(result.mask)[:, 22:].min() == 255
+    changed = differ(result.picture.rgb, result.image)
+    assert not changed[:, :22].any()
+    assert changed[:, 22:].mean() > 0.9
+
+
+def test_the_mask_alone_is_that_of_the_edit(model: DiffusersDenoiser) -> None:
+    found, edited = make_mask(model, picture(), QUICK), edit_image(model, picture(), QUICK)
+    assert edited.heat is not None
+    assert found.mask.tobytes() == edited.mask.tobytes()
+    assert found.heat.tobytes() == edited.heat.tobytes()
+    assert found.coverage == edited.coverage
+    other = make_mask(model, picture(), replace(QUICK, mask=MaskConfig(samples=2, threshold=0.9)))
+    assert other.coverage < found.coverage
+
+
+def test_the_config_comes_back_with_all_that_was_chosen(model: DiffusersDenoiser) -> None:
+    config = replace(QUICK, seed=None)
+    first, second = (make_mask(model, picture(), config) for _ in range(2))
+    assert config.seed is None
+    assert first.config.seed != second.config.seed
+    assert replace(first.config, seed=None, size=None) == config
+    assert first.config.size == model.size
+    again = make_mask(model, picture(), first.config)
+    assert again.mask.tobytes() == first.mask.tobytes()
+
+
+def test_the_working_size_changes_the_work_and_not_the_result(model: DiffusersDenoiser) -> None:
+    small, large = (edit_image(model, picture(), replace(QUICK, size=side)) for side in (32, 64))
+    assert small.image.size == large.image.size == (45, 37)
+    assert differ(small.image, large.image).any()
+
+
+def test_a_result_is_saved_with_its_settings(model: DiffusersDenoiser, tmp_path: Path) -> None:
+    made = {
+        "mask": make_mask(model, picture(), QUICK),
+        "edit": edit_image(model, picture(), QUICK),
+        "generate": generate_image(model, GenerateConfig(prompt="a horse", steps=2, seed=1)),
+    }
+    for command, result in made.items():
+        path, buffer = tmp_path / f"{command}.png", io.BytesIO()
+        result.save(path)
+        result.save(buffer)
+        assert path.read_bytes() == buffer.getvalue()
+        stored = read_settings(path)
+        assert stored == result.settings() == json.loads(json.dumps(result.facts()))["settings"]
+        assert stored is not None
+        assert stored["command"] == command
+        schema = type(result.config)
+        assert build(schema, {key: stored[key] for key, *_ in keys(schema)}) == result.config
+        assert ("input_sha256" in stored) == (command != "generate")
+        with pytest.raises(DiffeditError, match="exists already"):
+            result.save(path)
+        result.save(path, overwrite=True, metadata=False)
+        assert read_settings(path) is None
+        with Image.open(path) as image:
+            assert not {"parameters", "diffedit"} & set(image.info)
+
+
+def test_other_tools_read_the_parameters(model: DiffusersDenoiser, tmp_path: Path) -> None:
+    config = GenerateConfig(prompt="a horse, wet", negative_prompt="dull", steps=3, seed=11)
+    generate_image(model, config).save(tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        prompt, negative, facts = image.info["parameters"].split("\n")
+    assert (prompt, negative) == ("a horse, wet", "Negative prompt: dull")
+    pairs = dict(fact.split(": ") for fact in facts.split(", "))
+    assert pairs | {"Model": ""} == {
+        "Steps": "3",
+        "Sampler": "DDIM",
+        "CFG scale": "7.5",
+        "Seed": "11",
+        "Size": "32x32",
+        "Model": "",
+    }
+
+
+def test_a_run_costs_what_the_network_saw(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
+    run = edit_image(model, picture(), QUICK).run
+    assert run.forwards == sum(unet_rows) == 2 * 2 + 3 + 2 * 3
+    assert 0 < run.network_seconds < run.seconds
+    meter = Meter(model)
+    assert meter.stop().forwards == 0
+
+
+def test_progress_ends_at_its_total(model: DiffusersDenoiser) -> None:
+    told: list[tuple[str, int, int]] = []
+    edit_image(model, picture(), QUICK, report=lambda *step: told.append(step))
+    assert [stage for stage, done, total in told if done == total] == ["mask", "invert", "decode"]
+    assert [stage for stage, done, _ in told if done == 0] == ["mask", "invert", "decode"]
+    for stage in ("mask", "invert", "decode"):
+        counts = [done for name, done, _ in told if name == stage]
+        assert counts == sorted(set(counts))
+
+
+def test_what_a_report_raises_ends_the_run(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "decode" and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        edit_image(model, picture(), QUICK, report=stop)
+    assert sum(unet_rows) == 2 * 2 + 3 + 2 * 1
+    assert edit_image(model, picture(), QUICK).image.tobytes()  # the model is as good as before
+
+
+@pytest.mark.parametrize("query", ["horse", "HORSE", " horse "])
+def test_texts_that_are_the_same_are_refused(model: DiffusersDenoiser, query: str) -> None:
+    for function in (edit_image, make_mask):
+        with pytest.raises(DiffeditError, match="same"):
+            function(model, picture(), replace(QUICK, query=query))
+
+
+def test_an_edit_needs_a_query_or_a_mask(model: DiffusersDenoiser) -> None:
+    with pytest.raises(SettingError, match="--query"):
+        edit_image(model, picture(), replace(QUICK, query=""))
+    edit_image(model, picture(), replace(QUICK, query=""), mask=left_half())
+
+
+@pytest.mark.parametrize(("level", "word"), [(0, "next to nothing"), (255, "beyond")])
+def test_a_mask_of_nearly_nothing_or_all_is_noted(model: DiffusersDenoiser, level: int, word: str) -> None:
+    mask = Image.new("L", (45, 37), level)
+    assert [word in notice for notice in edit_image(model, picture(), QUICK, mask=mask).notices] == [True]
+    assert edit_image(model, picture(), QUICK, mask=left_half()).notices == ()
+
+
+def test_what_was_noted_of_the_input_is_passed_on(model: DiffusersDenoiser) -> None:
+    given = replace(picture(), notices=("It is odd.",))
+    assert edit_image(model, given, QUICK, mask=left_half()).notices == ("It is odd.",)
+    assert "It is odd." in make_mask(model, given, QUICK).notices
+
+
+def test_words_beyond_the_window_are_noted(model: DiffusersDenoiser) -> None:
+    (notice,) = generate_image(model, GenerateConfig(prompt="horse " * 90, steps=1)).notices
+    assert "ignored" in notice
+
+
+def test_masks_by_hand() -> None:
+    left, none = left_half((4, 1)), Image.new("L", (4, 1))
+    grey = Image.new("L", (4, 1), 128)
+    assert list(combine(none, left, None).tobytes()) == [255, 255, 0, 0]
+    assert list(combine(grey, left, None).tobytes()) == [255, 255, 128, 128]
+    assert list(combine(grey, None, left).tobytes()) == [0, 0, 128, 128]
+    assert list(combine(none, left, left).tobytes()) == [0, 0, 0, 0]
+    assert [covered(image) for image in (none, left, grey)] == [0, 0.5, 1]
+
+
+# --------------------------------------------------------------------------------- pictures from texts
+
+
+def test_a_picture_has_the_size_that_was_asked_for(model: DiffusersDenoiser) -> None:
+    config = GenerateConfig(prompt="a horse", steps=2, seed=1)
+    assert generate_image(model, config).image.size == (32, 32)
+    result = generate_image(model, replace(config, width=48, height=36))
+    assert result.image.size == (48, 36)
+    assert (result.config.width, result.config.height) == (48, 36)
+    with pytest.raises(SettingError, match="--height 34"):
+        generate_image(model, replace(config, height=34))
+    with pytest.raises(SettingError, match="no prompt"):
+        generate_image(model, replace(config, prompt=""))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": "a zebra"}, {"seed": 2}, {"negative_prompt": "a zebra"}, {"guidance": GuidanceConfig(2)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_picture_hangs_on_its_settings(model: DiffusersDenoiser, change: dict[str, Any]) -> None:
+    config = GenerateConfig(prompt="a horse", steps=3, seed=1)
+    configs = config, config, replace(config, **change)
+    first, again, other = (generate_image(model, each).image for each in configs)
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_frames_come_one_by_one(model: DiffusersDenoiser, unet_rows: list[int], loop: bool) -> None:
+    config = InterpolateConfig(prompts=("a horse", "a zebra"), frames=9, steps=2, seed=(3,), loop=loop)
+    frames = interpolate_frames(model, config)
+    assert unet_rows == []
+    first = next(frames)
+    assert 0 < sum(unet_rows) < 9 * 2 * 2
+    rest = list(frames)
+    assert 1 + len(rest) == count_frames(config)
+    assert {(frame.mode, frame.size) for frame in [first, *rest]} == {("RGB", (32, 32))}
+    alone = generate_image(model, GenerateConfig(prompt="a horse", steps=2, seed=3)).image
+    assert np.abs(np.asarray(first, int) - np.asarray(alone)).max() <= 1
+
+
+def test_a_film_has_a_seed_for_each_prompt_and_a_size(model: DiffusersDenoiser) -> None:
+    config = InterpolateConfig(prompts=("a", "b", "c"))
+    done = resolve_interpolation(model, config)
+    assert len(done.seed) == 3
+    assert len(set(done.seed)) == 1
+    assert (done.width, done.height) == (32, 32)
+    assert resolve_interpolation(model, done) == done
+    assert resolve_interpolation(model, config).seed != done.seed
+
+
+def test_frames_are_drawn_from_an_init_of_any_size(model: DiffusersDenoiser) -> None:
+    config = InterpolateConfig(prompts=("a horse", "a zebra"), frames=2, steps=4, seed=(3,), strength=0.25)
+    plain = list(interpolate_frames(model, config))
+    drawn = list(interpolate_frames(model, config, init=picture(90, 37)))
+    assert all(frame.size == (32, 32) for frame in drawn)
+    assert all(differ(a, b).any() for a, b in zip(plain, drawn, strict=True))
+
+
+# ----------------------------------------------------------------------------------- the embedded model
+
+
+def test_the_embedded_model_turns_a_horse_into_a_zebra_and_nothing_else() -> None:
+    folder = Path(__file__).parent.parent / "examples"
+    given = load_image(folder / "horse_park.jpg")
+    config = EditConfig(ref="horse", query="zebra", steps=10, seed=0, mask=MaskConfig(samples=4))
+    result = edit_image(load_model("embedded", device="cpu"), given, config)
+    assert 0.02 < result.coverage < 0.5
+    assert result.notices == ()
+    changed = differ(given.rgb, result.image)
+    mask = np.asarray(result.mask)
+    assert not changed[mask == 0].any()
+    before, after = (np.asarray(image, float)[mask == 255] for image in (given.rgb, result.image))
+    assert np.ptp(after, axis=1).mean() < 0.6 * np.ptp(before, axis=1).mean()  # brown turns black and white
