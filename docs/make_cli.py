@@ -1,0 +1,89 @@
+"""Write docs/cli.md from the commands' own help; with --check, fail if the file is stale."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TYPER_USE_RICH"):
+    os.environ.pop(name, None)  # what the help would otherwise depend on
+os.environ |= {"TERMINAL_WIDTH": "100", "_TYPER_FORCE_DISABLE_TERMINAL": "1", "NO_COLOR": "1", "TERM": "dumb"}
+# Typer reads these when it is imported
+
+import typer  # noqa: E402
+from typer.main import get_command  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+from diffedit_cli.cli.app import app  # noqa: E402
+
+TARGET = Path(__file__).with_name("cli.md")
+
+HEAD = """\
+# Commands
+
+This page is made by `python docs/make_cli.py`; change the settings' help or that script, not this page.
+
+Results go to stdout, or to a file; progress, notes and errors go to stderr.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | It worked. |
+| 1 | It failed: a picture, a checkpoint, the texts, or numbers that are not finite. |
+| 2 | The command line is wrong: an unknown flag, a value out of range, flags that do not go together. |
+| 130 | It was interrupted with Ctrl-C. |
+
+An error is one sentence and what to do about it; `--verbose` adds the traceback.
+
+## JSON
+
+With `--json` stdout holds one JSON object on one line.
+
+| command | keys |
+|---|---|
+| `edit` | `output`, `coverage`, `changed_outside`, `seconds`, \
+`network_seconds`, `forwards`, `notices`, `settings` |
+| `edit --dry-run` | `output` (`-` is stdout), `model`, `forwards`: an object with one number a stage |
+| `mask` | as `edit`, without `changed_outside` |
+| `generate` | as `mask`, without `coverage` |
+| `interpolate` | `output`, `frames`, `forwards`, `seed` (a list); its settings are in the film |
+| `models list` | `models`: a list of `name` and `bytes`; `words`: what the embedded model knows |
+| `doctor` | one text for each thing that was looked at |
+| an error | `error`, `hint`; the exit code is as above. A flag that is unknown, \
+or whose value cannot be read, gives no JSON |
+
+`coverage` is the share of the picture, 0 to 1, that the mask touches. `changed_outside` counts the pixels
+outside the mask that differ from the input; it is 0. `forwards` counts samples through the UNet. `settings`
+holds the version, the command, the model, the input's name and SHA-256, and every setting as run.
+With `-o -` the picture goes to stdout, and no JSON is printed after it.
+"""
+
+
+def sections(command: object, name: str, depth: int = 2) -> Iterator[str]:
+    """The help of a command, then that of each command below it."""
+    result = CliRunner().invoke(app, [*name.split()[1:], "--help"], prog_name="diffedit", color=False)
+    if result.exit_code:
+        raise SystemExit(f"`{name} --help` failed: {result.output}")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    lines = "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+    yield f"{'#' * depth} {name}\n\n```text\n{lines}\n```\n"
+    for below, child in getattr(command, "commands", {}).items():
+        yield from sections(child, f"{name} {below}", depth + (depth == 2))
+
+
+def main() -> None:
+    page = "\n".join([HEAD, *sections(get_command(app), "diffedit")])
+    if sys.argv[1:] == ["--check"]:
+        if not TARGET.is_file() or TARGET.read_text("utf-8") != page:
+            raise SystemExit(
+                f"docs/cli.md is stale. Run `python docs/make_cli.py` and commit the file. "
+                f"(This is Typer {typer.__version__}; another release may lay the help out in another way.)"
+            )
+        return
+    TARGET.write_text(page, "utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
