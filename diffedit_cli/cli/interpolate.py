@@ -17,6 +17,7 @@ from .terminal import Terminal, plain_errors
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..api import Run
     from ..images import Picture
 
 
@@ -59,7 +60,7 @@ def interpolate(
 
         settings = api.resolve_interpolation(model, settings)
         meter, total = api.Meter(model), count_frames(settings)
-        film = Film(terminal, total, first)
+        film = Film(first)
         if first < total:
             with terminal.progress({"frame": 1}) as report:
                 frames = api.interpolate_frames(
@@ -70,40 +71,45 @@ def interpolate(
                     have=lambda index: load_image(video.frame_path(target, index)).rgb,
                     report=report,
                 )
+                stored = api.provenance("interpolate", model.name, settings, picture)
                 video.write_frames(
                     film.until_interrupted(frames),
                     target,
                     fps=settings.fps,
                     overwrite=overwrite,
-                    settings=None
-                    if no_metadata
-                    else api.provenance("interpolate", model.name, settings, picture),
+                    settings=None if no_metadata else stored,
                     first=first if resume else None,
                 )
-        run = meter.stop()
-        for notice in (
-            *(picture.notices if picture else ()),
-            *api.word_notices(model, *settings.prompts, settings.negative_prompt),
-        ):
+        for notice in picture.notices if picture else ():
             terminal.warn(notice)
-        if talk.verbose:
-            terminal.say(f"{run.forwards / max(film.drawn - first, 1):.0f} UNet sample-forwards a frame.")
-        terminal.result(
-            {"output": str(target), "frames": film.drawn, "forwards": run.forwards, "seed": settings.seed},
-            [
-                f"Wrote {target}: {film.drawn} of {total} frames, {film.drawn / settings.fps:.1f} s "
-                f"(seed {', '.join(map(str, dict.fromkeys(settings.seed)))})."
-            ],
-        )
+        for notice in api.word_notices(model, *settings.prompts, settings.negative_prompt):
+            terminal.warn(notice)
+        announce(terminal, film, settings, target, meter.stop())
         if film.is_interrupted:
             raise KeyboardInterrupt
+
+
+def announce(terminal: Terminal, film: "Film", settings: InterpolateConfig, target: Path, run: "Run") -> None:
+    """Where the film is, how much of it there is, and what it cost."""
+    from ..generate import count_frames
+
+    if terminal.talk.verbose:
+        drawn = max(film.drawn - film.first, 1)
+        terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} UNet forwards a frame.")
+    terminal.result(
+        {"output": str(target), "frames": film.drawn, "forwards": run.forwards, "seed": settings.seed},
+        [
+            f"Wrote {target}: {film.drawn} of {count_frames(settings)} frames, "
+            f"{film.drawn / settings.fps:.1f} s (seed {', '.join(map(str, dict.fromkeys(settings.seed)))})."
+        ],
+    )
 
 
 class Film:
     """Counts frames, and ends them at Ctrl-C, so that those that are finished are kept."""
 
-    def __init__(self, terminal: Terminal, total: int, first: int) -> None:
-        self.terminal, self.total, self.first, self.drawn = terminal, total, first, first
+    def __init__(self, first: int) -> None:
+        self.first, self.drawn = first, first
         self.is_interrupted = False
 
     def until_interrupted(self, frames: "Iterator[Image.Image]") -> "Iterator[Image.Image]":
