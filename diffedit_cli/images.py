@@ -28,7 +28,8 @@ from PIL.ExifTags import IFD, Base
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import DiffeditError, ImageError, NumericError, SettingError
+from .ddim import require_finite
+from .errors import DiffeditError, ImageError, SettingError
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 Box = tuple[int, int, int, int]
@@ -437,7 +438,7 @@ def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
 
 def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
     """A soft mask (1 1 H W) in [0, 1] on the canvas as mode L at the picture's own size, bilinear."""
-    _finite_or_raise(mask, "mask")
+    require_finite(mask, "the mask")
     values = mask.detach().float().cpu()[0, 0].clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(values.numpy()).crop(fit.box).resize(fit.size, Image.Resampling.BILINEAR)
 
@@ -453,17 +454,10 @@ def pixels_to_image(pixels: Tensor) -> Image.Image:
 
     Raises NumericError at NaN or infinity: those would become a black picture.
     """
-    _finite_or_raise(pixels, "picture")
+    require_finite(pixels, "the picture")
     values = pixels[0] if pixels.ndim == 4 else pixels
     values = values.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-
-
-def _finite_or_raise(values: Tensor, what: str) -> None:
-    if not torch.isfinite(values).all():
-        raise NumericError(
-            f"The {what} that the network returned holds NaN or infinity.", "Try --dtype float32."
-        )
 
 
 def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Image.Image:

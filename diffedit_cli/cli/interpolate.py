@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingError
-from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, keys
+from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, flatten, keys
 from .files import name_for, read_picture
 from .options import NoMetadata, Output, Overwrite, with_flags
 from .session import open_model
@@ -146,7 +146,8 @@ def resumed(
     )
     if len(wanted.seed) == 1:
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
-    differing = [key for key in known if lookup(wanted, key) != lookup(before, key)]
+    new, old = flatten(wanted), flatten(before)
+    differing = [key for key in known if new[key] != old[key]]
     if stored.get("model") != model:
         differing.append("model")
     if stored.get("input_sha256") != (init and init.sha256):
@@ -157,9 +158,3 @@ def resumed(
             "Give the same settings, or another folder.",
         )
     return wanted, first
-
-
-def lookup(config: InterpolateConfig, key: str) -> Any:
-    from ..settings import flatten
-
-    return flatten(config)[key]
