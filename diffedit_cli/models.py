@@ -4,6 +4,7 @@ A checkpoint in diffusers' Stable Diffusion layout, from the package, a folder o
 `DiffusersDenoiser`. Only safetensors are read, and no code of a checkpoint is ever run.
 """
 
+import gc
 import json
 import os
 import re
@@ -173,7 +174,8 @@ def load_model(
     where = pick_device(device)
     try:
         check_layout(str(name), folder, variant)
-        return DiffusersDenoiser(str(name), folder, where, pick_dtype(dtype, where), variant)
+        with without_garbage_collection():
+            return DiffusersDenoiser(str(name), folder, where, pick_dtype(dtype, where), variant)
     except (
         OSError,
         ValueError,
@@ -187,6 +189,18 @@ def load_model(
             f"The checkpoint {name} cannot be loaded: {first_line(error)}",
             "A file may be missing, cut short or of another kind; fetch it again.",
         ) from error
+
+
+@contextmanager
+def without_garbage_collection() -> Generator[None, None, None]:
+    """Imports and loading make a million objects that stay; each search for garbage walks all of them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def first_line(error: BaseException) -> str:

@@ -242,6 +242,29 @@ def test_the_start_is_light(code: str) -> None:
     assert done.stdout.endswith("found []\n")
 
 
+def test_an_edit_imports_no_film_and_no_pipeline(checkpoint: Path, tmp_path: Path) -> None:
+    """Imports are most of a cold start: what an edit does not need must not creep in."""
+    save(tmp_path / "photo.png")
+    script = """
+import sys
+from diffedit_cli.cli.app import app
+app(sys.argv[1:], standalone_mode=False)
+heavy = ("av", "diffedit_cli.video", "diffusers.pipelines", "transformers.pipelines", "peft",
+         "matplotlib", "pandas", "sklearn", "torchvision")
+print("found", [name for name in heavy if name in sys.modules])
+"""
+    flags = [*QUICK, "--steps", "1", "--model", str(checkpoint), "-q"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "edit", "photo.png", *WORDS, *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "found []\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 # ----------------------------------------------------------------------------------------------- an edit
 
 

@@ -1,5 +1,6 @@
 """models.py on a tiny real checkpoint: what is loaded, what is refused, and never a call to the hub."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -61,6 +62,17 @@ def test_a_checkpoint_says_what_it_is(model: DiffusersDenoiser, checkpoint: Path
 def test_the_schedule_is_the_checkpoints_own(build: Callable[..., Path]) -> None:
     schedule = load(build(timestep_spacing="trailing", set_alpha_to_one=True, steps_offset=0)).schedule
     assert (schedule.final_alpha, schedule.spacing, schedule.steps_offset) == (1.0, "trailing", 0)
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_loading_leaves_garbage_collection_as_it_was(checkpoint: Path, was_enabled: bool) -> None:
+    try:
+        if not was_enabled:
+            gc.disable()
+        load(checkpoint)
+        assert gc.isenabled() is was_enabled
+    finally:
+        gc.enable()
 
 
 def test_pixels_go_to_scaled_latents_and_back(checkpoint: Path) -> None:
