@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         make_mask,
     )
     from .errors import DiffeditError
-    from .images import Picture, load_image, load_mask
+    from .images.files import Picture, load_image, load_mask
     from .models import load_model
     from .settings import EditConfig, GenerateConfig, GuidanceConfig, InterpolateConfig, MaskConfig
 
@@ -53,7 +53,7 @@ _MODULES = {
     **dict.fromkeys(
         ["EditConfig", "GenerateConfig", "GuidanceConfig", "InterpolateConfig", "MaskConfig"], "settings"
     ),
-    **dict.fromkeys(["Picture", "load_image", "load_mask"], "images"),
+    **dict.fromkeys(["Picture", "load_image", "load_mask"], "images.files"),
     "DiffeditError": "errors",
     "load_model": "models",
 }

@@ -9,9 +9,11 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageChops
 
-from . import __version__, edit, generate, images, mask
+from . import __version__, edit, generate, mask
 from .errors import SettingError
-from .images import Fit, Picture
+from .images import canvas, files
+from .images.canvas import Fit
+from .images.files import Picture
 from .models import DiffusersDenoiser
 from .settings import MAX_SEED, EditConfig, GenerateConfig, InterpolateConfig, flatten
 from .types import Heat, Pixels, Report, silent
@@ -66,9 +68,7 @@ class MaskResult:
         return {"coverage": self.coverage, **costs(self.run, self.notices), "settings": self.settings()}
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        images.save_image(
-            path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite
-        )
+        files.save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class EditResult:
         }
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        """Write the picture with the input's alpha, colour profile, EXIF, and its settings (images.py)."""
-        images.save_image(
+        """Write the picture with the input's alpha, colour profile, EXIF, and its settings."""
+        files.save_image(
             path,
             self.image,
             picture=self.picture,
@@ -134,7 +134,7 @@ class Generated:
         return {**costs(self.run, self.notices), "settings": self.settings()}
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        images.save_image(
+        files.save_image(
             path,
             self.image,
             settings=self.settings() if metadata else None,
@@ -165,7 +165,7 @@ def make_mask(
     """
     config, fit = prepare(model, picture, config)
     meter = Meter(model)
-    x0 = model.encode(images.to_pixels(picture, fit))
+    x0 = model.encode(canvas.to_pixels(picture, fit))
     texts = edit.Texts.embed(model, config)
     heat = edit.find_heat(model, x0, texts, config, [seed_of(config)], report)
     found = paste_mask(mask.binarise(heat, config.mask), config, fit, model.factor)
@@ -207,7 +207,7 @@ def edit_image(
     meter = Meter(model)
     edited = edit.edit(
         model,
-        images.to_pixels(picture, fit).to(model.device),
+        canvas.to_pixels(picture, fit).to(model.device),
         config,
         [seed_of(config)],
         mask=cells(mask, fit, model),
@@ -217,7 +217,7 @@ def edit_image(
     )
     where = paste_mask(edited.found, config, fit, model.factor) if mask is None else mask
     where = combine(where, add, subtract)
-    image = images.paste(picture, edited.pixels.cpu(), where, fit)
+    image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
     coverage = covered(where)
     return EditResult(
         picture=picture,
@@ -225,7 +225,7 @@ def edit_image(
         mask=where,
         heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
         coverage=coverage,
-        changed_outside=images.changed_outside(picture.rgb, image, where),
+        changed_outside=canvas.changed_outside(picture.rgb, image, where),
         config=config,
         model=model.name,
         run=meter.stop(),
@@ -247,7 +247,7 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
     shape = latent_shape(model, config.width, config.height)
     pixels = generate.generate(model, config, shape, [seed_of(config)], report)
     return Generated(
-        image=images.pixels_to_image(pixels.cpu()),
+        image=canvas.pixels_to_image(pixels.cpu()),
         config=config,
         model=model.name,
         run=meter.stop(),
@@ -285,7 +285,7 @@ def interpolate_frames(
     size = shape[2] * model.factor, shape[1] * model.factor
 
     def pixels_of(image: Image.Image) -> Pixels:
-        return images.image_to_pixels(image, size).to(model.device)
+        return canvas.image_to_pixels(image, size).to(model.device)
 
     frames = generate.interpolate(
         model,
@@ -298,14 +298,14 @@ def interpolate_frames(
         report=report,
     )
     for _, pixels in frames:
-        yield images.pixels_to_image(pixels.cpu())
+        yield canvas.pixels_to_image(pixels.cpu())
 
 
 def prepare(model: DiffusersDenoiser, picture: Picture, config: EditConfig) -> tuple[EditConfig, Fit]:
     """The settings as they will be run, seed and size filled in, and how the picture lies in the canvas."""
     seed = random_seed() if config.seed is None else config.seed
     config = replace(config, seed=seed, size=config.size or model.size)
-    return config, images.fit(picture.rgb.size, config.size or model.size, model.multiple)
+    return config, canvas.fit(picture.rgb.size, config.size or model.size, model.multiple)
 
 
 def seed_of(config: EditConfig | GenerateConfig) -> int:
@@ -328,17 +328,17 @@ def latent_shape(model: DiffusersDenoiser, width: int | None, height: int | None
 
 
 def cells(where: Image.Image | None, fit: Fit, model: DiffusersDenoiser) -> Heat | None:
-    return None if where is None else images.mask_to_cells(where, fit, model.factor).to(model.device)
+    return None if where is None else canvas.mask_to_cells(where, fit, model.factor).to(model.device)
 
 
 def paste_mask(found: Heat, config: EditConfig, fit: Fit, factor: int) -> Image.Image:
     """A latent mask as the soft mask of the paste, mode L at the picture's own size."""
     soft = mask.feather(mask.enlarge(found, factor), config.mask.feather)
-    return images.mask_to_full(soft.cpu(), fit)
+    return canvas.mask_to_full(soft.cpu(), fit)
 
 
 def full_heat(heat: Heat, fit: Fit, factor: int) -> Image.Image:
-    return images.mask_to_full(mask.enlarge(heat, factor).cpu(), fit)
+    return canvas.mask_to_full(mask.enlarge(heat, factor).cpu(), fit)
 
 
 def combine(where: Image.Image, add: Image.Image | None, subtract: Image.Image | None) -> Image.Image:

@@ -15,15 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .errors import ImageError, SettingError
-from .images import (
-    atomic_path,
-    check_target,
-    load_image,
-    read_settings,
-    save_image,
-    settings_text,
-    with_comment,
-)
+from .images.files import atomic_path, check_target, load_image, read_settings, save_image
+from .images.metadata import settings_text, with_comment
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FPS = 120

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from diffedit_cli import EditConfig, MaskConfig, load_image, load_model, make_mask
-from diffedit_cli.images import heat_to_image, overlay
+from diffedit_cli.images.sheets import heat_to_image, overlay
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from diffedit_cli import (
 from diffedit_cli.api import Meter, combine, covered, resolve_interpolation
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generate import count_frames
-from diffedit_cli.images import read_settings
+from diffedit_cli.images.files import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import build, keys
 

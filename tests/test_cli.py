@@ -25,7 +25,7 @@ from diffedit_cli.api import edit_image
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.mask import UNUSED
 from diffedit_cli.cli.options import with_flags
-from diffedit_cli.images import load_image, load_mask, read_settings
+from diffedit_cli.images.files import load_image, load_mask, read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import (
     EditConfig,

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffedit_cli.api import make_mask
 from diffedit_cli.edit import Texts, count_forwards, edit, encode_source, find_heat
 from diffedit_cli.errors import DiffeditError, NumericError
-from diffedit_cli.images import load_image
+from diffedit_cli.images.files import load_image
 from diffedit_cli.mask import binarise
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import draw_noise, make_steps

@@ -88,12 +88,12 @@ def edit(
 
 def write_extras(result: "EditResult", grid: Path | None, save_mask: Path | None, *, overwrite: bool) -> None:
     """The picture of all stages and the mask, if they were asked for."""
-    from .. import images
+    from ..images import files, sheets
 
     if save_mask is not None:
-        images.save_image(save_mask, result.mask, overwrite=overwrite)
+        files.save_image(save_mask, result.mask, overwrite=overwrite)
     if grid is not None:
         columns = [("input", result.picture.rgb), ("mask", result.mask), ("result", result.image)]
         if result.heat is not None:
-            columns.insert(1, ("heat", images.heat_to_image(result.heat)))
-        images.save_image(grid, images.grid(columns), overwrite=overwrite)
+            columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
+        files.save_image(grid, sheets.grid(columns), overwrite=overwrite)

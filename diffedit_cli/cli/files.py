@@ -12,18 +12,18 @@ from ..errors import SettingError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..images import Picture
+    from ..images.files import Picture
 
 
 def read_picture(source: str) -> "Picture":
     """A picture from a file, or from stdin for `-`."""
-    from ..images import load_image
+    from ..images.files import load_image
 
     return load_image(sys.stdin.buffer if source == "-" else source)
 
 
 def read_mask(source: Path | None, picture: "Picture") -> "Image.Image | None":
-    from ..images import load_mask
+    from ..images.files import load_mask
 
     return None if source is None else load_mask(source, picture.rgb.size)
 
@@ -49,11 +49,11 @@ def target_for(output: str | None, stem: str, words: str) -> Path | None:
 
 
 def check_targets(targets: list[Path | None], *, overwrite: bool, picture: "Picture | None" = None) -> None:
-    """Refuse what cannot be written, before the long work: see images.check_target; and one name twice.
+    """Refuse what cannot be written, before the long work: see images/files.py; and one name twice.
 
     picture: whose transparency the first target will hold.
     """
-    from ..images import check_target
+    from ..images.files import check_target
 
     seen: set[Path] = set()
     for number, target in enumerate(targets):

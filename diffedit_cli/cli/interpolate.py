@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..api import Run
-    from ..images import Picture
+    from ..images.files import Picture
 
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
@@ -47,7 +47,7 @@ def interpolate(
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
         from .. import video
-        from ..images import load_image
+        from ..images.files import load_image
 
         first, picture = 0, None if init is None else read_picture(init)
         if resume:

@@ -14,7 +14,7 @@ from .session import open_model
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
-    from ..images import Picture
+    from ..images.files import Picture
 
 # What only the drawing of a change would use.
 UNUSED = (
@@ -65,18 +65,18 @@ def mask(
         add, subtract = (read_mask(file, source) for file in (mask_add, mask_subtract))
         model = open_model(model_config(), terminal)
 
-        from .. import images
         from ..api import make_mask
+        from ..images import files, sheets
 
         with terminal.progress({"mask": 1}) as report:
             result = make_mask(model, source, config, add=add, subtract=subtract, report=report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
         if heatmap is not None:
-            images.save_image(heatmap, images.heat_to_image(result.heat), overwrite=overwrite)
+            files.save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
         if overlay is not None:
-            images.save_image(overlay, images.overlay(source.rgb, result.mask), overwrite=overwrite)
+            files.save_image(overlay, sheets.overlay(source.rgb, result.mask), overwrite=overwrite)
         if cutout is not None:
-            images.save_image(cutout, images.cutout(source, result.mask), overwrite=overwrite)
+            files.save_image(cutout, sheets.cutout(source, result.mask), overwrite=overwrite)
         terminal.finish(
             result,
             target,
@@ -88,7 +88,7 @@ def check_see_through(target: Path, picture: "Picture", *, overwrite: bool) -> N
     """Refuse a format without transparency for a cutout."""
     from PIL import Image
 
-    from ..images import check_target
+    from ..images.files import check_target
 
     cut = replace(picture, alpha=Image.new("L", picture.rgb.size))
     check_target(target, overwrite=overwrite, picture=cut)

@@ -1,8 +1,7 @@
-"""Pictures in, pictures out: the one module through which every picture passes.
+"""Reading and writing picture files: the one way in and the one way out.
 
 A `Picture` keeps what the network does not need and the user does: its own size, colour space, alpha and
-EXIF. A `Fit` says how it lies in the working canvas. `to_pixels` goes in, `paste` comes back, and outside the
-mask the original pixels stay as they are, bit for bit. Writing is all or nothing (`atomic_path`).
+EXIF. Writing is all or nothing (`atomic_path`).
 
 Pictures are 8 bits a channel. Big ones (12,000 x 9,000) never become floats as a whole: loops go by strips.
 """
@@ -10,8 +9,6 @@ Pictures are 8 bits a channel. Big ones (12,000 x 9,000) never become floats as 
 import contextlib
 import hashlib
 import io
-import itertools
-import json
 import logging
 import os
 import secrets
@@ -22,14 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import torch
-from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFilter, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 from PIL.ExifTags import IFD, Base
-from torch import Tensor
-from torch.nn import functional
 
-from .ddim import require_finite
-from .errors import DiffeditError, ImageError, SettingError
+from ..errors import DiffeditError, ImageError, SettingError
+from .colour import SRGB, convert, read_profile
+from .metadata import as_dict, comment_text, png_text, settings_in, settings_text, with_comment
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 Box = tuple[int, int, int, int]
@@ -48,12 +43,8 @@ OPAQUE = ("JPEG", "BMP")
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 MAX_PIXELS = 12_000 * 9_000
 MAX_EXIF = 65_500  # bytes that fit a JPEG
-MAX_STRETCH = 4  # the long side of the working picture is at most so many times `side`
 STRIP_PIXELS = 2**21
-GREY = (128, 128, 128)
-MARK = 'diffedit: "'
 
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,26 +83,6 @@ class Picture:
     notices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a picture lies in the working canvas. All are pixels, (width, height) or (x, y).
-
-    `size` is the picture's own size; `content` is what it is scaled to; `canvas` is the content padded to
-    a multiple; `offset` is where the content begins in the canvas.
-    """
-
-    size: tuple[int, int]
-    content: tuple[int, int]
-    canvas: tuple[int, int]
-    offset: tuple[int, int]
-
-    @property
-    def box(self) -> Box:
-        """The content in the canvas: left, top, right, bottom."""
-        (x, y), (width, height) = self.offset, self.content
-        return x, y, x + width, y + height
-
-
 # ---------------------------------------------------------------------------------------------- reading
 
 
@@ -146,7 +117,7 @@ def load_mask(source: Source, size: tuple[int, int]) -> Image.Image:
     clear = picture.alpha is not None and picture.alpha.getextrema() != (255, 255)
     mask = cast(Image.Image, picture.alpha) if clear else picture.rgb.convert("L")
     if mask.getextrema() == (0, 1):
-        mask = _levels(mask, lambda value: min(value, 1) * 255)
+        mask = levels(mask, lambda value: min(value, 1) * 255)
     (width, height), (w, h) = mask.size, size
     if abs(width * h - height * w) >= max(w, h):  # more than the rounding of one pixel
         raise ImageError(
@@ -241,11 +212,11 @@ def _split(
         grey = _to_8_bits(image, name, notices)
         image.close()  # 4 bytes a pixel that are not needed any more
         image = grey
-    profile, space = _profile(icc)
+    profile, space = read_profile(icc)
     if image.mode in ("1", "LA"):
         image = image.convert("L")
     if profile and (image.mode, space) in (("L", "GRAY"), ("CMYK", "CMYK")):
-        rgb = _convert(image, profile, _SRGB)
+        rgb = convert(image, profile, SRGB)
         notices.append(f"{name} was converted from {space} to sRGB by its colour profile.")
         return rgb, alpha, None
     if image.mode in ("CMYK", "LAB"):
@@ -289,25 +260,30 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _extrema(image: Image.Image) -> tuple[float, float]:
-    parts = [_finite(np.asarray(image.crop(box))) for box in _strips(image.size)]
+    parts = [_finite(np.asarray(image.crop(box))) for box in strips(image.size)]
     return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
 
 
 def _by_strips(image: Image.Image, function: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
     """A mode L image made from the values of another one, strip by strip."""
     result = Image.new("L", image.size)
-    for box in _strips(image.size):
+    for box in strips(image.size):
         values = function(np.asarray(image.crop(box))).clip(0, 255).astype(np.uint8)
         result.paste(Image.fromarray(values), box)
     return result
 
 
-def _strips(size: tuple[int, int], box: Box | None = None) -> Iterator[Box]:
+def strips(size: tuple[int, int], box: Box | None = None) -> Iterator[Box]:
     """Boxes over the full width of `box` (default: all), of about STRIP_PIXELS each."""
     left, top, right, bottom = box or (0, 0, *size)
     rows = max(1, STRIP_PIXELS // (right - left))
     for y in range(top, bottom, rows):
         yield left, y, right, min(y + rows, bottom)
+
+
+def levels(image: Image.Image, function: Callable[[int], int]) -> Image.Image:
+    """A mode L image with each level mapped to another one."""
+    return image.point([function(level) for level in range(256)])
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -325,7 +301,7 @@ def _exif(image: Image.Image) -> bytes | None:
             new[tag] = old[tag]
         for group in (IFD.Exif, IFD.GPSInfo):
             entries = dict(old.get_ifd(group))
-            if _settings_in(_comment_text(entries.get(Base.UserComment))):
+            if settings_in(comment_text(entries.get(Base.UserComment))):
                 del entries[Base.UserComment]
             if IFD.Interop in entries:
                 entries[IFD.Interop] = dict(old.get_ifd(IFD.Interop))
@@ -336,165 +312,16 @@ def _exif(image: Image.Image) -> bytes | None:
         return None
 
 
-# ----------------------------------------------------------------------------------------------- colour
-
-
-def _profile(icc: bytes | None) -> tuple[ImageCms.ImageCmsProfile | None, str]:
-    """An ICC profile, and the colour space that it describes ('' if there is none or it is broken)."""
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc)) if icc else None
-        return profile, cast(Any, profile.profile).xcolor_space.strip() if profile else ""
-    except Exception:
-        return None, ""
-
-
-def _convert(
-    image: Image.Image, source: ImageCms.ImageCmsProfile, target: ImageCms.ImageCmsProfile
-) -> Image.Image:
-    """An L, RGB or CMYK image from one colour space to another, as RGB."""
-    transform = ImageCms.buildTransform(
-        source,
-        target,
-        image.mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
-    result = ImageCms.applyTransform(image, transform)
-    assert result is not None
-    result.info = {}
-    return result
-
-
-def _to_srgb(rgb: Image.Image, icc: bytes | None, *, back: bool = False) -> Image.Image:
-    """From the profile's space to sRGB, or back. A profile that cannot do both ways is taken for sRGB."""
-    profile, _ = _profile(icc)
-    if profile is None:
-        return rgb
-    try:
-        there, here = _convert(rgb, profile, _SRGB), _convert(rgb, _SRGB, profile)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return rgb
-    return here if back else there
-
-
-# ------------------------------------------------------------------------------------ the working canvas
-
-
-def fit(size: tuple[int, int], side: int, multiple: int) -> Fit:
-    """Lay a picture of any size in a canvas of about side * side pixels.
-
-    Scaled up or down by one factor, never squashed, then padded on all sides to multiples of `multiple`.
-    The long side is at most MAX_STRETCH * side: beyond 16:1 the picture gets less area. A side that would be
-    less than a pixel is one.
-    """
-    width, height = size
-    scale = min(side / (width * height) ** 0.5, MAX_STRETCH * side / max(size))
-    content = max(1, round(width * scale)), max(1, round(height * scale))
-    canvas = -(-content[0] // multiple) * multiple, -(-content[1] // multiple) * multiple
-    offset = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
-    return Fit(size, content, canvas, offset)
-
-
-def to_pixels(picture: Picture, fit: Fit) -> Tensor:
-    """What the network sees: float32 (1 3 H W) in [0, 1], sRGB, at the canvas' size.
-
-    Transparent areas are shown over grey, so hidden colour does not leak. The padding repeats the edge.
-    """
-    rgb = picture.rgb
-    if picture.alpha is not None and picture.alpha.getextrema() != (255, 255):
-        rgb = Image.new("RGB", rgb.size, GREY)
-        rgb.paste(picture.rgb, mask=picture.alpha)
-    small = _to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS), picture.icc)
-    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
-    left, top, right, bottom = fit.box
-    return functional.pad(pixels, (left, fit.canvas[0] - right, top, fit.canvas[1] - bottom), "replicate")
-
-
-def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
-    """A mode L mask at the picture's size as one value a cell: float32 (1 1 H/factor W/factor) in [0, 1].
-
-    Each cell is the maximum over all pixels that it touches, so that no part of the mask is left unedited.
-    Cells of padding only are 0.
-    """
-    columns, rows = (_spans(fit, axis, factor) for axis in (0, 1))
-    cells = np.zeros((len(rows), len(columns)), np.uint8)
-    for i, (top, bottom) in enumerate(rows):
-        if top < bottom:
-            line = np.asarray(mask.crop((0, top, mask.width, bottom))).max(axis=0)
-            cells[i] = [line[left:right].max(initial=0) for left, right in columns]
-    return torch.from_numpy(cells)[None, None].float() / 255
-
-
-def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
-    """First and past-the-last pixel of the picture under each cell of one axis; integers, so exact."""
-    size, content, offset = fit.size[axis], fit.content[axis], fit.offset[axis]
-    edges = [cell - offset for cell in range(0, fit.canvas[axis] + 1, factor)]
-    return [
-        (max(0, first * size // content), min(size, -(-last * size // content)))
-        for first, last in itertools.pairwise(edges)
-    ]
-
-
-def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
-    """A soft mask (1 1 H W) in [0, 1] on the canvas as mode L at the picture's own size, bilinear."""
-    require_finite(mask, "the mask")
-    values = mask.detach().float().cpu()[0, 0].clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(values.numpy()).crop(fit.box).resize(fit.size, Image.Resampling.BILINEAR)
-
-
-def image_to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture as float32 (1 3 H W) in [0, 1], scaled to fill `size` (w, h); what juts out is cut."""
-    values = np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
-    return torch.from_numpy(values).permute(2, 0, 1)[None].float() / 255
-
-
-def pixels_to_image(pixels: Tensor) -> Image.Image:
-    """(1 3 H W) or (3 H W) in [0, 1] as RGB, rounded to the nearest level; values outside are clipped.
-
-    Raises NumericError at NaN or infinity: those would become a black picture.
-    """
-    require_finite(pixels, "the picture")
-    values = pixels[0] if pixels.ndim == 4 else pixels
-    values = values.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-
-
-def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Image.Image:
-    """The picture with the edit in it, RGB in its own colour space and at its own size.
-
-    `edited` is sRGB (1 3 H W) in [0, 1] on the canvas; `mask` is mode L at the picture's size. Where the mask
-    is 0 the pixels are the picture's, bit for bit; where it is 255 they are the edit's; between, a mix. The
-    edit is scaled (Lanczos) only within the mask's bounding box, strip by strip. NumericError at NaN.
-    """
-    content = _to_srgb(pixels_to_image(edited).crop(fit.box), picture.icc, back=True)
-    result = picture.rgb.copy()
-    if (bounds := mask.getbbox()) is None:
-        return result
-    lanczos, left, right = Image.Resampling.LANCZOS, bounds[0], bounds[2]
-    across, down = content.width / fit.size[0], content.height / fit.size[1]
-    # Across first, once; then down, by strips. Left to itself Pillow chooses the order by the size of each
-    # strip, and the strips would not match at their seams.
-    span = left * across, 0, min(right * across, content.width), content.height
-    wide = content.resize((right - left, content.height), lanczos, span)
-    for box in _strips(fit.size, bounds):
-        _, top, _, bottom = box
-        rows = 0, top * down, wide.width, min(bottom * down, wide.height)
-        result.paste(wide.resize((wide.width, bottom - top), lanczos, rows), (left, top), mask.crop(box))
-    return result
-
-
-def changed_outside(before: Image.Image, after: Image.Image, mask: Image.Image) -> int:
-    """How many pixels differ where the mask is 0. All three have one size, the pictures one mode."""
-    if not before.size == after.size == mask.size or before.mode != after.mode:
-        raise ValueError("The pictures and the mask must have one size, and the pictures one mode.")
-    count = 0
-    for box in _strips(before.size):
-        differs = np.asarray(before.crop(box)) != np.asarray(after.crop(box))
-        if differs.ndim == 3:
-            differs = differs.any(axis=2)
-        count += int((differs & (np.asarray(mask.crop(box)) == 0)).sum())
-    return count
+def read_settings(source: Source) -> dict[str, Any] | None:
+    """The settings that save_image stored in a PNG, JPEG, WebP or TIFF, or None. ImageError: no picture."""
+    with _opened(source) as (image, _, _):
+        if isinstance(text := image.info.get("diffedit"), str):
+            return as_dict(text)
+        if isinstance(comment := image.info.get("comment"), bytes):  # an animated GIF's
+            return settings_in(comment.decode("utf-8", "replace"))
+        if "exif" not in image.info and image.format == "PNG":
+            return None
+        return settings_in(comment_text(image.getexif().get_ifd(IFD.Exif).get(Base.UserComment)))
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -634,7 +461,7 @@ def _encode(
     options: dict[str, Any] = {"icc_profile": picture.icc if picture and is_colour else None}
     exif = picture.exif if picture else None
     if kind == "PNG":
-        options["pnginfo"] = _png_text(settings, parameters)
+        options["pnginfo"] = png_text(settings, parameters)
     elif text := settings_text(settings, parameters):
         exif = with_comment(exif, text)
     if kind == "JPEG" and exif and len(exif) > MAX_EXIF:
@@ -652,174 +479,3 @@ def _encode(
         raise ImageError(
             f"The picture cannot be stored as {kind} ({_reason(error)}).", "Try .png."
         ) from error
-
-
-# --------------------------------------------------------------------------------------------- settings
-
-
-def settings_text(settings: Mapping[str, Any] | None, parameters: str = "") -> str:
-    """Parameters and settings as one text, the settings as a quoted last field that AUTOMATIC1111 can parse.
-
-    Commas and colons are escaped within the quotes, since simple readers split at them.
-    """
-    if settings is None:
-        return parameters
-    quoted = json.dumps(json.dumps(settings)).replace(",", "\\u002c").replace(":", "\\u003a")
-    return f"{parameters}{', ' if parameters else ''}diffedit: {quoted}"
-
-
-def _settings_in(text: str) -> dict[str, Any] | None:
-    """The settings in a text that settings_text made, or None."""
-    begin = text.rfind(MARK)
-    if begin < 0:
-        return None
-    try:
-        inner, _ = json.JSONDecoder().raw_decode(text, begin + len(MARK) - 1)
-        return _as_dict(inner)
-    except ValueError:
-        return None
-
-
-def _as_dict(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _png_text(settings: Mapping[str, Any] | None, parameters: str) -> PngImagePlugin.PngInfo:
-    chunks = PngImagePlugin.PngInfo()
-    if parameters:
-        chunks.add_text("parameters", parameters.encode("utf-8", "replace").decode())
-    if settings is not None:
-        chunks.add_itxt("diffedit", json.dumps(settings))
-    return chunks
-
-
-def with_comment(exif: bytes | None, text: str) -> bytes:
-    """EXIF with the text as its UserComment, in UTF-16 as AUTOMATIC1111 writes it."""
-    new = Image.Exif()
-    new.load(exif or b"")
-    entries = dict(new.get_ifd(IFD.Exif))
-    entries[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
-    new[IFD.Exif] = entries
-    return new.tobytes()
-
-
-def _comment_text(comment: Any) -> str:
-    if not isinstance(comment, bytes) or not comment.startswith(b"UNICODE\0"):
-        return ""
-    return comment[8:].decode("utf-16-be", "replace")
-
-
-def read_settings(source: Source) -> dict[str, Any] | None:
-    """The settings that save_image stored in a PNG, JPEG, WebP or TIFF, or None. ImageError: no picture."""
-    with _opened(source) as (image, _, _):
-        if isinstance(text := image.info.get("diffedit"), str):
-            return _as_dict(text)
-        if isinstance(comment := image.info.get("comment"), bytes):  # an animated GIF's
-            return _settings_in(comment.decode("utf-8", "replace"))
-        if "exif" not in image.info and image.format == "PNG":
-            return None
-        return _settings_in(_comment_text(image.getexif().get_ifd(IFD.Exif).get(Base.UserComment)))
-
-
-# -------------------------------------------------------------------------------------- pictures to look at
-
-_HEAT = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
-_TINT = (255, 0, 170)
-
-
-def heat_to_image(heat: Image.Image) -> Image.Image:
-    """A heat map (mode L) in colours: black, violet, red, orange, pale yellow (like 'inferno')."""
-    anchors = np.array([list(bytes.fromhex(colour)) for colour in _HEAT.split()])
-    places = np.linspace(0, 255, len(anchors))
-    palette = np.stack([np.interp(np.arange(256), places, band) for band in anchors.T], axis=1)
-    coloured = heat.copy()
-    coloured.putpalette(palette.round().astype(np.uint8).tobytes())
-    return coloured.convert("RGB")
-
-
-def overlay(rgb: Image.Image, mask: Image.Image) -> Image.Image:
-    """The mask (L) tinted over the picture, with an outline in black and white that any background shows."""
-    result = rgb.convert("RGB")
-    result.paste(_TINT, mask=_levels(mask, lambda value: value * 2 // 5))
-    inside = _levels(mask, lambda value: 255 * (value >= 128))
-    near = inside.filter(ImageFilter.BoxBlur(max(1, round(max(rgb.size) / 400))))
-    band = _levels(near, lambda value: 255 * (0 < value < 255))
-    result.paste((255, 255, 255), mask=ImageChops.multiply(band, inside))
-    result.paste((0, 0, 0), mask=ImageChops.multiply(band, ImageChops.invert(inside)))
-    return result
-
-
-def _levels(image: Image.Image, function: Callable[[int], int]) -> Image.Image:
-    """A mode L image with each level mapped to another one."""
-    return image.point([function(level) for level in range(256)])
-
-
-def cutout(picture: Picture, mask: Image.Image) -> Image.Image:
-    """RGBA at the picture's size: only what the mask covers; the rest is gone, not hidden."""
-    alpha = ImageChops.multiply(mask, picture.alpha) if picture.alpha else mask
-    result = Image.new("RGB", picture.rgb.size)
-    result.paste(picture.rgb, mask=_levels(alpha, lambda value: 255 * (value > 0)))
-    result.putalpha(alpha)
-    return result
-
-
-def grid(
-    columns: Sequence[tuple[str, Image.Image]],
-    *more: Sequence[tuple[str, Image.Image]],
-    side: int = 384,
-) -> Image.Image:
-    """Pictures beside each other on white, each under its label; each further argument is one more row.
-
-    Every picture is scaled to fit `side` x `side` pixels; all cells have the size of the largest.
-    """
-    gap, letter = max(4, side // 32), max(12, side // 20)
-    font = ImageFont.load_default(letter)
-    rows = [[(label, _shown(image, side)) for label, image in row] for row in (columns, *more)]
-    images = [image for row in rows for _, image in row]
-    width, height = max(image.width for image in images), max(image.height for image in images)
-    width = max(width, side // 2)
-    labels = [[_wrapped(label, font, width) for label, _ in row] for row in rows]
-    line = round(letter * 1.3)
-    heads = [max(len(label) for label in row) * line for row in labels]
-    total = (max(map(len, rows)) * (width + gap) + gap, sum(heads) + len(rows) * (height + 2 * gap) + gap)
-    sheet = Image.new("RGB", total, "white")
-    draw, y = ImageDraw.Draw(sheet), gap
-    for row, texts, head in zip(rows, labels, heads, strict=True):
-        for column, ((_, image), text) in enumerate(zip(row, texts, strict=True)):
-            x = gap + column * (width + gap)
-            for number, words in enumerate(text):
-                draw.text((x, y + head - (len(text) - number) * line), words, "black", font)
-            middle = x + (width - image.width) // 2, y + head + gap // 2 + (height - image.height) // 2
-            sheet.paste(image, middle)
-        y += head + height + 2 * gap
-    return sheet
-
-
-def _shown(image: Image.Image, side: int) -> Image.Image:
-    """An image as RGB, scaled to fit a square; transparency over light grey."""
-    scale = side / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    if "A" not in image.getbands():
-        return image.convert("RGB")
-    ground = Image.new("RGB", size, (225, 225, 225))
-    ground.paste(image.convert("RGB"), mask=image.getchannel("A"))
-    return ground
-
-
-def _wrapped(label: str, font: Any, width: int) -> list[str]:
-    """A label as lines that fit the width; a word that is too long is cut."""
-    lines = [""]
-    for word in label.split():
-        while len(word) > 1 and font.getlength(word) > width:
-            word = word[:-2] + "\N{HORIZONTAL ELLIPSIS}"
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines

@@ -1,0 +1,157 @@
+"""The working canvas: a picture becomes what the network sees, and the edit comes back into the picture.
+
+A `Fit` says how the picture lies in the canvas. `to_pixels` goes in, `paste` comes back, and outside the mask
+the original pixels stay as they are, bit for bit.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+
+from ..ddim import require_finite
+from .colour import to_srgb
+from .files import Box, Picture, strips
+
+MAX_STRETCH = 4  # the long side of the working picture is at most so many times `side`
+GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a picture lies in the working canvas. All are pixels, (width, height) or (x, y).
+
+    `size` is the picture's own size; `content` is what it is scaled to; `canvas` is the content padded to
+    a multiple; `offset` is where the content begins in the canvas.
+    """
+
+    size: tuple[int, int]
+    content: tuple[int, int]
+    canvas: tuple[int, int]
+    offset: tuple[int, int]
+
+    @property
+    def box(self) -> Box:
+        """The content in the canvas: left, top, right, bottom."""
+        (x, y), (width, height) = self.offset, self.content
+        return x, y, x + width, y + height
+
+
+def fit(size: tuple[int, int], side: int, multiple: int) -> Fit:
+    """Lay a picture of any size in a canvas of about side * side pixels.
+
+    Scaled up or down by one factor, never squashed, then padded on all sides to multiples of `multiple`.
+    The long side is at most MAX_STRETCH * side: beyond 16:1 the picture gets less area. A side that would be
+    less than a pixel is one.
+    """
+    width, height = size
+    scale = min(side / (width * height) ** 0.5, MAX_STRETCH * side / max(size))
+    content = max(1, round(width * scale)), max(1, round(height * scale))
+    canvas = -(-content[0] // multiple) * multiple, -(-content[1] // multiple) * multiple
+    offset = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
+    return Fit(size, content, canvas, offset)
+
+
+def to_pixels(picture: Picture, fit: Fit) -> Tensor:
+    """What the network sees: float32 (1 3 H W) in [0, 1], sRGB, at the canvas' size.
+
+    Transparent areas are shown over grey, so hidden colour does not leak. The padding repeats the edge.
+    """
+    rgb = picture.rgb
+    if picture.alpha is not None and picture.alpha.getextrema() != (255, 255):
+        rgb = Image.new("RGB", rgb.size, GREY)
+        rgb.paste(picture.rgb, mask=picture.alpha)
+    small = to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS), picture.icc)
+    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
+    left, top, right, bottom = fit.box
+    return functional.pad(pixels, (left, fit.canvas[0] - right, top, fit.canvas[1] - bottom), "replicate")
+
+
+def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
+    """A mode L mask at the picture's size as one value a cell: float32 (1 1 H/factor W/factor) in [0, 1].
+
+    Each cell is the maximum over all pixels that it touches, so that no part of the mask is left unedited.
+    Cells of padding only are 0.
+    """
+    columns, rows = (_spans(fit, axis, factor) for axis in (0, 1))
+    cells = np.zeros((len(rows), len(columns)), np.uint8)
+    for i, (top, bottom) in enumerate(rows):
+        if top < bottom:
+            line = np.asarray(mask.crop((0, top, mask.width, bottom))).max(axis=0)
+            cells[i] = [line[left:right].max(initial=0) for left, right in columns]
+    return torch.from_numpy(cells)[None, None].float() / 255
+
+
+def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
+    """First and past-the-last pixel of the picture under each cell of one axis; integers, so exact."""
+    size, content, offset = fit.size[axis], fit.content[axis], fit.offset[axis]
+    edges = [cell - offset for cell in range(0, fit.canvas[axis] + 1, factor)]
+    return [
+        (max(0, first * size // content), min(size, -(-last * size // content)))
+        for first, last in itertools.pairwise(edges)
+    ]
+
+
+def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
+    """A soft mask (1 1 H W) in [0, 1] on the canvas as mode L at the picture's own size, bilinear."""
+    require_finite(mask, "the mask")
+    values = mask.detach().float().cpu()[0, 0].clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(values.numpy()).crop(fit.box).resize(fit.size, Image.Resampling.BILINEAR)
+
+
+def image_to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A picture as float32 (1 3 H W) in [0, 1], scaled to fill `size` (w, h); what juts out is cut."""
+    values = np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
+    return torch.from_numpy(values).permute(2, 0, 1)[None].float() / 255
+
+
+def pixels_to_image(pixels: Tensor) -> Image.Image:
+    """(1 3 H W) or (3 H W) in [0, 1] as RGB, rounded to the nearest level; values outside are clipped.
+
+    Raises NumericError at NaN or infinity: those would become a black picture.
+    """
+    require_finite(pixels, "the picture")
+    values = pixels[0] if pixels.ndim == 4 else pixels
+    values = values.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Image.Image:
+    """The picture with the edit in it, RGB in its own colour space and at its own size.
+
+    `edited` is sRGB (1 3 H W) in [0, 1] on the canvas; `mask` is mode L at the picture's size. Where the mask
+    is 0 the pixels are the picture's, bit for bit; where it is 255 they are the edit's; between, a mix. The
+    edit is scaled (Lanczos) only within the mask's bounding box, strip by strip. NumericError at NaN.
+    """
+    content = to_srgb(pixels_to_image(edited).crop(fit.box), picture.icc, back=True)
+    result = picture.rgb.copy()
+    if (bounds := mask.getbbox()) is None:
+        return result
+    lanczos, left, right = Image.Resampling.LANCZOS, bounds[0], bounds[2]
+    across, down = content.width / fit.size[0], content.height / fit.size[1]
+    # Across first, once; then down, by strips. Left to itself Pillow chooses the order by the size of each
+    # strip, and the strips would not match at their seams.
+    span = left * across, 0, min(right * across, content.width), content.height
+    wide = content.resize((right - left, content.height), lanczos, span)
+    for box in strips(fit.size, bounds):
+        _, top, _, bottom = box
+        rows = 0, top * down, wide.width, min(bottom * down, wide.height)
+        result.paste(wide.resize((wide.width, bottom - top), lanczos, rows), (left, top), mask.crop(box))
+    return result
+
+
+def changed_outside(before: Image.Image, after: Image.Image, mask: Image.Image) -> int:
+    """How many pixels differ where the mask is 0. All three have one size, the pictures one mode."""
+    if not before.size == after.size == mask.size or before.mode != after.mode:
+        raise ValueError("The pictures and the mask must have one size, and the pictures one mode.")
+    count = 0
+    for box in strips(before.size):
+        differs = np.asarray(before.crop(box)) != np.asarray(after.crop(box))
+        if differs.ndim == 3:
+            differs = differs.any(axis=2)
+        count += int((differs & (np.asarray(mask.crop(box)) == 0)).sum())
+    return count

@@ -1,0 +1,61 @@
+"""Small pictures for the tests of diffedit_cli/images/."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from diffedit_cli.images.files import Picture, load_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def noise(width: int, height: int, bands: int = 3, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    return Image.fromarray(values[..., 0] if bands == 1 else values)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opened(image: Image.Image, kind: str = "PNG", **options: Any) -> Picture:
+    return load_image(encoded(image, kind, **options))
+
+
+def same(a: Image.Image | None, b: Image.Image | None) -> bool:
+    return (
+        a is not None
+        and b is not None
+        and a.mode == b.mode
+        and a.size == b.size
+        and a.tobytes() == b.tobytes()
+    )
+
+
+def box_mask(size: tuple[int, int], box: tuple[int, int, int, int], value: int = 255) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(value, box)
+    return mask
+
+
+def swapped_profile() -> bytes:
+    """sRGB with red and green exchanged: the pixel (255, 0, 0) is a green one."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+
+
+def grey_profile() -> bytes:
+    """A grey profile whose values are proportional to light."""
+    white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
+    curve = struct.pack(">4s4xI", b"curv", 0)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", 188, b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp"
+    )
+    header = (header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
+    return header + tags + white + curve
