@@ -1,5 +1,6 @@
 """Small pictures for the tests of diffedit_cli/images/."""
 
+import functools
 import io
 import struct
 from typing import Any
@@ -43,6 +44,7 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int], value: int =
     return mask
 
 
+@functools.cache  # a profile holds the second of its making
 def swapped_profile() -> bytes:
     """sRGB with red and green exchanged: the pixel (255, 0, 0) is a green one."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
