@@ -16,8 +16,11 @@ PARALLEL = 0.9995  # |cosine| above which two noises are one line, and slerp wou
 
 def lerp(a: PromptEmbeds, b: PromptEmbeds, weights: Sequence[float]) -> PromptEmbeds:
     """(1 - w) a + w b of two prompts, one row for each weight; exact at 0 and 1."""
-    w = a.tokens.new_tensor(list(weights))[:, None, None]
-    return PromptEmbeds(torch.lerp(a.tokens, b.tokens, w))
+    w = a.tokens.new_tensor(list(weights))
+    tokens = torch.lerp(a.tokens, b.tokens, w[:, None, None])
+    if a.pooled is None or b.pooled is None:
+        return PromptEmbeds(tokens)
+    return PromptEmbeds(tokens, torch.lerp(a.pooled, b.pooled, w[:, None]))
 
 
 def slerp(a: Noise, b: Noise, weights: Sequence[float]) -> Latents:

@@ -82,6 +82,11 @@ def to_eps(latents: Latents, x0: Latents, alpha: float | PerSample) -> Latents:
     return (latents - alpha**0.5 * x0) / (1 - alpha) ** 0.5
 
 
+def v_to_eps(latents: Latents, v: Latents, alpha: float | PerSample) -> Latents:
+    """eps = sqrt(abar) v + sqrt(1 - abar) x (Salimans and Ho 2022, arXiv 2202.00512, appendix D)."""
+    return alpha**0.5 * v + (1 - alpha) ** 0.5 * latents
+
+
 def append_dims(values: Num[Tensor, " b"], like: Latents) -> PerSample:
     """One value a picture, shaped (b 1 1 1) and typed so that it broadcasts against latents (b c h w)."""
     return values.to(like)[:, None, None, None]

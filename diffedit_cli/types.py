@@ -27,25 +27,33 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """Texts as the UNet takes them; one row a prompt."""
+    """Texts as the UNet takes them; one row a prompt. pooled: for XL, the whole text as one vector."""
 
     tokens: Float[Tensor, "b l d"]
+    pooled: Float[Tensor, "b p"] | None = None
 
     def expand(self, batch: int) -> "PromptEmbeds":
         """One prompt for `batch` pictures; the embeddings of `batch` prompts come back as they are."""
-        return PromptEmbeds(self.tokens.expand(batch, -1, -1))
+        return self._each(lambda x: x.expand(batch, *x.shape[1:]))
 
     def repeat(self, times: int) -> "PromptEmbeds":
         """All rows, then all rows again, `times` times."""
-        return PromptEmbeds(self.tokens.repeat(times, 1, 1))
+        return self._each(lambda x: torch.cat([x] * times))
 
     def row(self, row: int) -> "PromptEmbeds":
         """One prompt, as a batch of one."""
-        return PromptEmbeds(self.tokens[row : row + 1])
+        return self.rows(row, row + 1)
+
+    def rows(self, start: int, end: int) -> "PromptEmbeds":
+        return self._each(lambda x: x[start:end])
 
     @staticmethod
     def cat(parts: "Sequence[PromptEmbeds]") -> "PromptEmbeds":
-        return PromptEmbeds(torch.cat([part.tokens for part in parts]))
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return PromptEmbeds(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptEmbeds":
+        return PromptEmbeds(change(self.tokens), None if self.pooled is None else change(self.pooled))
 
 
 @dataclass(frozen=True)

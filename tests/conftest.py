@@ -42,65 +42,118 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", refuse)
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Write a tiny Stable Diffusion of random weights in diffusers' layout: build(**scheduler settings)."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+def tiny_tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", local_files_only=True)
+
+
+def tiny_unet(**config: Any) -> Any:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    usual = dict(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=32,
+    )
+    return UNet2DConditionModel(**{**usual, **config})
+
+
+def tiny_vae(**config: Any) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        **config,
+    )
+
+
+def tiny_text_encoder(kind: Any, tokenizer: Any, **config: Any) -> Any:
+    from transformers import CLIPTextConfig
+
+    usual = dict(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    return kind(CLIPTextConfig(**{**usual, **config}))
+
+
+def save_parts(folder: Path, parts: dict[str, Any], scheduler: dict[str, Any]) -> Path:
+    """Lay a checkpoint into a folder, with a DDIM scheduler of these settings."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.utils.logging import disable_progress_bar
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar as disable_transformers_bar
 
     disable_progress_bar()
     disable_transformers_bar()
-    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", local_files_only=True)
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    trained = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    usual = dict(steps_offset=1, set_alpha_to_one=False)
+    DDIMScheduler(**{**trained, **usual, **scheduler}).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Write a tiny Stable Diffusion of random weights in diffusers' layout: build(**scheduler settings)."""
+    from transformers import CLIPTextModel
+
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(16, 32),
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=8,
-            attention_head_dim=2,
-            cross_attention_dim=32,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=4,
-            scaling_factor=0.5,
-        )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-            )
-        )
+        parts = {
+            "unet": tiny_unet(),
+            "vae": tiny_vae(),
+            "text_encoder": tiny_text_encoder(CLIPTextModel, tokenizer),
+            "tokenizer": tokenizer,
+        }
+    return lambda **scheduler: save_parts(tmp_path_factory.mktemp("checkpoint"), parts, scheduler)
 
-    def write(**scheduler: Any) -> Path:
-        folder = tmp_path_factory.mktemp("checkpoint")
-        unet.save_pretrained(folder / "unet")
-        vae.save_pretrained(folder / "vae")
-        text_encoder.save_pretrained(folder / "text_encoder")
-        tokenizer.save_pretrained(folder / "tokenizer")
-        trained = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-        usual = dict(steps_offset=1, set_alpha_to_one=False)
-        DDIMScheduler(**{**trained, **usual, **scheduler}).save_pretrained(folder / "scheduler")
-        return folder
 
-    return write
+@pytest.fixture(scope="session")
+def build_xl(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Write a tiny SDXL of random weights in diffusers' layout: build_xl(**scheduler settings)."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wide = dict(hidden_size=40, projection_dim=24, hidden_act="gelu", num_hidden_layers=3)
+        parts = {
+            "unet": tiny_unet(
+                cross_attention_dim=32 + 40,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=24 + 6 * 8,
+                transformer_layers_per_block=(1, 2),
+                attention_head_dim=(2, 4),
+                use_linear_projection=True,
+            ),
+            "vae": tiny_vae(),
+            "text_encoder": tiny_text_encoder(CLIPTextModel, tokenizer),
+            "text_encoder_2": tiny_text_encoder(CLIPTextModelWithProjection, tokenizer, **wide),
+            "tokenizer": tokenizer,
+            "tokenizer_2": tokenizer,
+        }
+    return lambda **scheduler: save_parts(tmp_path_factory.mktemp("xl"), parts, scheduler)
 
 
 @pytest.fixture(scope="session")

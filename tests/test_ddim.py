@@ -15,7 +15,7 @@ from diffedit_cli.ddim import ddim_step, decode, finish, invert, renoise, requir
 from diffedit_cli.errors import NumericError
 from diffedit_cli.guidance import Guidance
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.schedules import add_noise, draw_noise, make_steps
+from diffedit_cli.schedules import add_noise, draw_noise, make_steps, v_to_eps
 from diffedit_cli.settings import GuidanceConfig
 from diffedit_cli.types import Latents, Schedule, Steps
 
@@ -233,6 +233,29 @@ def test_inversion_is_diffusers_ddim_inverse(spacing: str, prediction: str, to_o
         said = as_trained(wanted.sin(), wanted, start, prediction)
         wanted = scheduler.step(said, t, wanted).prev_sample
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def exact_v(x: Tensor, alpha: Tensor, std: float) -> Tensor:
+    """What a perfect network says where pictures are N(0, std^2): v = sqrt(abar) eps - sqrt(1 - abar) x0."""
+    ratio = x / (alpha * std**2 + 1 - alpha)
+    return (alpha * (1 - alpha)) ** 0.5 * (1 - std**2) * ratio
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.0])
+def test_a_v_network_comes_back_closer_than_in_diffusers(std: float) -> None:
+    """v becomes eps at the timestep that is asked. diffusers takes the level that its step starts from."""
+    x0, schedule, errors = std * noise(4), sd_schedule(), {}
+    steps = make_steps(schedule, 25, 0.8)
+    oracle = Oracle(lambda x, alpha, _: v_to_eps(x, exact_v(x, alpha, std), alpha), schedule)
+    *_, top = invert(oracle, x0, steps, text(0))
+    errors["ours"] = (decoded(oracle, top, steps)[-1] - x0).square().mean()
+    scheduler = theirs(DDIMInverseScheduler, "leading", "v_prediction", False)
+    scheduler.set_timesteps(25)
+    top = x0
+    for t in scheduler.timesteps[: len(steps)]:
+        top = scheduler.step(exact_v(top, schedule.alphas_cumprod[t], std), t, top).prev_sample
+    errors["theirs"] = (decoded(oracle, top, steps)[-1] - x0).square().mean()
+    assert errors["ours"] < 0.85 * errors["theirs"]
 
 
 def test_a_real_network_goes_up_and_down_again(model: DiffusersDenoiser) -> None:

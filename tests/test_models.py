@@ -15,16 +15,9 @@ from oracles import sd_alphas
 from safetensors.torch import load_file, save_file
 
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import (
-    EMBEDDED,
-    PARTS,
-    DiffusersDenoiser,
-    cached_models,
-    check_layout,
-    load_model,
-    pick_device,
-    pick_dtype,
-)
+from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, cached_models, load_model
+from diffedit_cli.models.hardware import pick_device, pick_dtype
+from diffedit_cli.models.layout import PARTS, check_layout
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.types import Denoiser
 
@@ -90,7 +83,7 @@ def test_pixels_go_to_scaled_latents_and_back(checkpoint: Path) -> None:
 
 
 def test_texts_become_one_row_each(model: DiffusersDenoiser) -> None:
-    window = model.tokenizer.model_max_length
+    window = model.tokenizers[0].model_max_length
     embeds = model.embed(["a horse", "", "a horse"])
     assert embeds.tokens.shape == (3, window, 32)
     assert torch.allclose(embeds.tokens[0], embeds.tokens[2], atol=1e-5)
@@ -99,7 +92,7 @@ def test_texts_become_one_row_each(model: DiffusersDenoiser) -> None:
 
 
 def test_what_the_model_does_not_hear(model: DiffusersDenoiser, capfd: pytest.CaptureFixture[str]) -> None:
-    fits, window = 0, model.tokenizer.model_max_length
+    fits, window = 0, model.tokenizers[0].model_max_length
     while not model.is_too_long("horse " * (fits + 1)):
         fits += 1
     assert 0 < fits < window
@@ -172,6 +165,20 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_float32(copy: Path) -
     for _ in range(2):
         assert (half.decode(latents) - exact.decode(latents)).abs().max() < 0.02
         assert half.vae.dtype == torch.float16
+
+
+def test_a_vae_that_overflows_in_half_precision_encodes_in_float32(copy: Path) -> None:
+    weights = read(copy / VAE)
+    for name in ("weight", "bias"):
+        weights[f"encoder.conv_in.{name}"] *= 6e4 / weights[f"encoder.conv_in.{name}"].abs().max()
+    save_file(weights, copy / VAE, metadata={"format": "pt"})
+    half, exact = load(copy, dtype="float16"), load(copy, dtype="float32")
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        raw = half.vae.encode((2 * pixels - 1).half()).latent_dist.mode()
+    assert not bool(torch.isfinite(raw).all())  # the test would show nothing otherwise
+    assert (half.encode(pixels) - exact.encode(pixels)).abs().max() < 0.02
+    assert half.vae.dtype == torch.float16
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -249,16 +256,72 @@ def test_a_spoilt_card_is_refused(copy: Path, card: str) -> None:
         load(copy)
 
 
-def test_an_inpainting_network_is_refused(copy: Path) -> None:
-    config = json.loads((copy / "unet/config.json").read_text())
-    (copy / "unet/config.json").write_text(json.dumps({**config, "in_channels": 9}))
-    with pytest.raises(ModelError, match="9 channels"):
+def configure(folder: Path, part: str, **more: Any) -> None:
+    """Change a part's config.json."""
+    path = folder / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (dict(in_channels=9), "9 channels: it is made for inpainting"),
+        (dict(in_channels=8), "8 channels: it is made for instructions"),
+        (dict(time_cond_proj_dim=256), "latent consistency"),
+        (dict(class_embed_type="projection"), r"more than a text \(class_embed_type\)"),
+        (dict(addition_embed_type="image"), r"more than a text \(addition_embed_type\)"),
+        (dict(addition_embed_type="text_time"), "lacks text_encoder_2, tokenizer_2"),
+        (dict(auto_map={"AutoModel": "net.Net"}), r"code of its own .*unet/config.json"),
+    ],
+)
+def test_networks_of_another_kind_are_refused(copy: Path, more: dict[str, Any], words: str) -> None:
+    configure(copy, "unet", **more)
+    with pytest.raises(ModelError, match=words) as caught:
+        load(copy)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "index",
+    [{"_class_name": ["pipeline", "Mine"]}, {"unet": ["my_unet", "MyUNet"]}],
+    ids=["pipeline", "unet"],
+)
+def test_a_checkpoint_that_brings_code_is_refused(copy: Path, index: dict[str, Any]) -> None:
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="code of its own"):
         load(copy)
 
 
-def test_sdxl_is_refused(copy: Path) -> None:
-    (copy / "text_encoder_2").mkdir()
-    with pytest.raises(ModelError, match="SDXL"):
+def test_the_refiner_and_transformers_are_refused(build_xl: Callable[..., Path], copy: Path) -> None:
+    folder = build_xl()
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(ModelError, match="refiner"):
+        load(folder)
+    (copy / "transformer").mkdir()
+    with pytest.raises(ModelError, match="transformer"):
+        load(copy)
+
+
+def test_xl_decodes_in_float32_beside_a_half_precision_network(build_xl: Callable[..., Path]) -> None:
+    folder = build_xl()
+    half, exact = load(folder, dtype="float16"), load(folder, dtype="float32")
+    assert (half.unet.dtype, half.vae.dtype) == (torch.float16, torch.float32)
+    assert load(folder, dtype="bfloat16").vae.dtype == torch.bfloat16  # its range is float32's
+    latents = draw_noise((4, 16, 16), [1])
+    assert torch.equal(half.decode(latents), exact.decode(latents))
+
+
+def test_weights_in_several_files(copy: Path) -> None:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    whole = load(copy).unet.state_dict()
+    network = UNet2DConditionModel.from_pretrained(copy / "unet")
+    (copy / UNET).unlink()
+    network.save_pretrained(copy / "unet", max_shard_size="200KB")
+    assert len([*(copy / "unet").glob("*-of-*.safetensors")]) > 1
+    assert all(torch.equal(values, whole[name]) for name, values in load(copy).unet.state_dict().items())
+    next((copy / "unet").glob("*-00002-of-*.safetensors")).unlink()
+    with pytest.raises(ModelError, match="has no unet/"):
         load(copy)
 
 
@@ -273,8 +336,9 @@ def test_variants(copy: Path) -> None:
     for file in (UNET, VAE, TEXT):
         (copy / file).rename((copy / file).with_suffix(".fp16.safetensors"))
     assert load(copy, variant="fp16").size == 32
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="has no unet") as caught:
         load(copy)
+    assert caught.value.hint == "Use --variant fp16."
 
 
 @pytest.mark.parametrize(
@@ -380,9 +444,9 @@ def test_the_embedded_model_knows_its_words() -> None:
     assert model.unknown_words(["a horse", "a zebra"]) == []
     assert model.unknown_words(["a gryphon"]) == ["gryphon"]
     words = [word for group in model.words.values() for word in group]
-    assert model.tokenizer.unk_token_id is not None
-    lengths = [len(model.tokenizer(word).input_ids) for word in words]
-    assert max(lengths) < model.tokenizer.model_max_length
+    assert model.tokenizers[0].unk_token_id is not None
+    lengths = [len(model.tokenizers[0](word).input_ids) for word in words]
+    assert max(lengths) < model.tokenizers[0].model_max_length
     horse, zebra = model.embed(["horse"]).tokens, model.embed(["zebra"]).tokens
     assert not torch.allclose(horse, zebra, atol=0.1)
     assert EMBEDDED.is_dir()

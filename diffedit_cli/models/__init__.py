@@ -1,0 +1,13 @@
+"""Checkpoints: the only package that imports diffusers and transformers.
+
+From the package, a folder or the hub (sources), checked before a weight is read (layout), loaded (parts),
+and run as a `DiffusersDenoiser` (denoiser). Only safetensors are read, and no code of a checkpoint is ever
+run.
+"""
+
+from .denoiser import DiffusersDenoiser
+from .load import load_model
+from .parts import known_words
+from .sources import EMBEDDED, cached_models
+
+__all__ = ["EMBEDDED", "DiffusersDenoiser", "cached_models", "known_words", "load_model"]

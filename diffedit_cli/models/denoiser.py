@@ -1,0 +1,156 @@
+"""A checkpoint as the core sees it: encode, decode, embed, and a prediction of eps."""
+
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..schedules import append_dims, v_to_eps
+from ..types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
+from .parts import Parts
+
+
+class DiffusersDenoiser:
+    """A Stable Diffusion checkpoint (1.x, 2.x or XL) as the core's Denoiser (see types.py).
+
+    name: what the user called it. size: its native side in pixels. factor: pixels to a latent cell.
+    multiple: what the sides of a picture must be multiples of. forwards, network_seconds: how many samples
+    the UNet has seen, and how long all networks have run.
+    """
+
+    def __init__(self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype):
+        self.name, self.device, self.dtype = name, device, dtype
+        self.unet, self.is_xl = parts.unet.to(device), parts.is_xl
+        self.text_encoders = [encoder.to(device) for encoder in parts.text_encoders]
+        self.tokenizers, self.words = parts.tokenizers, parts.words
+        self.has_zero_empty_prompt = parts.has_zero_empty_prompt
+        overflows = self.is_xl and parts.vae.config.force_upcast and dtype == torch.float16
+        self.vae = parts.vae.to(device, torch.float32 if overflows else dtype)
+        self.schedule = schedule_of(parts)
+        self.is_v_prediction = parts.scheduler.config.prediction_type == "v_prediction"
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.size = int(self.unet.config.sample_size) * self.factor
+        self.latent_channels = int(self.unet.config.in_channels)
+        self.forwards = 0
+        self.network_seconds = 0.0
+
+    @contextmanager
+    def _network(self) -> Generator[None, None, None]:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.network_seconds += time.perf_counter() - start
+
+    def encode(self, pixels: Pixels) -> Latents:
+        """Pixels (b 3 H W) in [0, 1] as latents (b c H/factor W/factor): the mean of the VAE's posterior.
+
+        Half precision that overflows is tried once more in float32.
+        """
+        with self._network():
+            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1)
+            return latents * self.vae.config.scaling_factor
+
+    def decode(self, latents: Latents) -> Pixels:
+        """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32."""
+        with self._network():
+            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents / self.vae.config.scaling_factor)
+            return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _vae(self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """One half of the VAE, float32 out; once more in float32 where half precision overflowed."""
+        dtype = self.vae.dtype
+        out = run(x.to(self.device, dtype)).float()
+        if dtype != torch.float32 and not bool(torch.isfinite(out).all()):
+            self.vae.float()
+            out = run(x.to(self.device, torch.float32))
+            self.vae.to(dtype)
+        return out
+
+    def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """What the text encoders make of each prompt.
+
+        1.x and 2.x: the last hidden states, normalised. XL: the last but one of both encoders side by side,
+        and the pooled output of the second; the empty prompt is all zeros if the checkpoint says so, as
+        its unconditional side was in training.
+        """
+        with self._network():
+            if not self.is_xl:
+                return PromptEmbeds(self._encoded(0, prompts).last_hidden_state)
+            first, second = (self._encoded(i, prompts, output_hidden_states=True) for i in range(2))
+            tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+            pooled = second.text_embeds
+            if self.has_zero_empty_prompt:
+                spoken = tokens.new_tensor([prompt != "" for prompt in prompts])
+                tokens, pooled = tokens * spoken[:, None, None], pooled * spoken[:, None]
+            return PromptEmbeds(tokens, pooled)
+
+    def _encoded(self, which: int, prompts: Sequence[str], **options: bool) -> Any:
+        tokenizer, encoder = self.tokenizers[which], self.text_encoders[which]
+        tokens = tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return encoder(tokens.to(self.device), **options)
+
+    def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+        """The UNet's prediction of the noise, float32, whatever it was trained to predict.
+
+        v becomes eps at the level of the timestep that the UNet is told.
+        """
+        with self._network():
+            out = self.unet(
+                latents.to(self.dtype),
+                timesteps,
+                embeds.tokens,
+                added_cond_kwargs=self._added(latents, embeds),
+            ).sample.float()
+        self.forwards += len(latents)
+        if not self.is_v_prediction:
+            return out
+        alpha = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
+        return v_to_eps(latents, out, alpha)
+
+    def _added(self, latents: Latents, embeds: PromptEmbeds) -> dict[str, torch.Tensor] | None:
+        """What XL is told beside the text: the pooled text, and height and width of the picture, the corner
+        that it was cropped from, and height and width again (Podell et al. 2023, arXiv 2307.01952)."""
+        if embeds.pooled is None:
+            return None
+        height, width = (self.factor * side for side in latents.shape[2:])
+        time_ids = latents.new_tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
+        return {"text_embeds": embeds.pooled, "time_ids": time_ids.expand(len(latents), -1)}
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """The words of these prompts that the model was never shown, if it says what it was shown."""
+        if self.words is None:
+            return []
+        known = {word for group in self.words.values() for word in group}
+        spoken = dict.fromkeys(
+            word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower())
+        )
+        return [word for word in spoken if word not in known]
+
+    def is_too_long(self, prompt: str) -> bool:
+        """Whether the end of a prompt lies beyond the text encoder's window and is not heard."""
+        tokenizer = self.tokenizers[0]
+        return len(tokenizer(prompt).input_ids) > tokenizer.model_max_length
+
+
+def schedule_of(parts: Parts) -> Schedule:
+    """The noise schedule of the checkpoint's own scheduler, as its DDIM form."""
+    scheduler = parts.scheduler
+    return Schedule(
+        # zero terminal SNR ends at 0, where eps tells nothing of x0; 1e-6 is as good as pure noise
+        alphas_cumprod=scheduler.alphas_cumprod.double().clamp_min(1e-6),
+        final_alpha=float(scheduler.final_alpha_cumprod),
+        spacing=scheduler.config.timestep_spacing,
+        steps_offset=scheduler.config.steps_offset,
+    )

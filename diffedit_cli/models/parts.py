@@ -1,0 +1,126 @@
+"""The networks of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .layout import Layout
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint consists of; the networks are frozen, on the CPU, and in evaluation mode.
+
+    vae: in float32. text_encoders, tokenizers: one each, or XL's two. scheduler: a DDIMScheduler with the
+    checkpoint's config.
+    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoders: list[Any]
+    tokenizers: list[Any]
+    scheduler: Any
+    has_zero_empty_prompt: bool = False
+    words: dict[str, list[str]] | None = None
+
+    @property
+    def is_xl(self) -> bool:
+        return len(self.text_encoders) == 2
+
+
+def load_folder(layout: Layout, dtype: torch.dtype, variant: str | None) -> Parts:
+    """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    silence()
+    name, folder = layout.name, layout.folder
+    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+
+    def load(kind: Any, part: str, dtype: torch.dtype = dtype) -> Any:
+        options = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype, variant=variant)
+        with reading(f"{name}/{part}"):
+            network, info = kind.from_pretrained(folder / part, output_loading_info=True, **options)
+        refuse_gaps(f"{name}/{part}", info["missing_keys"])  # they would be random numbers
+        return network.eval().requires_grad_(False)
+
+    def tokenizer(part: str) -> Any:
+        with reading(f"{name}/{part}"):
+            return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+
+    return Parts(
+        unet=load(UNet2DConditionModel, "unet"),
+        vae=load(AutoencoderKL, "vae", torch.float32),
+        text_encoders=[load(encoders[part], part) for part in layout.text_encoders],
+        tokenizers=[tokenizer(part) for part in layout.tokenizers],
+        scheduler=load_scheduler(name, folder),
+        has_zero_empty_prompt=layout.has_zero_empty_prompt,
+        words=known_words(folder),
+    )
+
+
+def load_scheduler(name: str, folder: Path) -> Any:
+    """The folder's scheduler, whatever its kind, as a DDIMScheduler: the same betas, spacing and target."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    with reading(f"{name}/scheduler"):
+        scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"{name} predicts {scheduler.config.prediction_type}, not the noise.",
+            "Use a checkpoint with epsilon or v_prediction.",
+        )
+    return scheduler
+
+
+def known_words(folder: Path) -> dict[str, list[str]] | None:
+    """The vocabulary that a small model declares in diffedit.json: {group: words}. None: not declared."""
+    card = folder / "diffedit.json"
+    if not card.is_file():
+        return None
+    with reading(str(card)):
+        return json.loads(card.read_text("utf-8"))["words"]
+
+
+@contextmanager
+def reading(what: str) -> Generator[None, None, None]:
+    """Whatever another library raises over a spoilt file, as one sentence that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{what} cannot be loaded: {first_line(error)}",
+            "A file may be missing, cut short or of another kind; fetch it again.",
+        ) from error
+
+
+def refuse_gaps(what: str, missing: Any) -> None:
+    if missing:
+        raise ModelError(
+            f"{what} cannot be loaded: {len(missing)} of its tensors are missing, such as {min(missing)}.",
+            "The file is incomplete or of another architecture; fetch it again.",
+        )
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+
+
+def silence() -> None:
+    """No progress bars and no remarks of other libraries: they would write over the command line's own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()

@@ -1,0 +1,121 @@
+"""Where a checkpoint is: in the package, in a folder, in the hub's cache, or on the hub."""
+
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ModelError
+from .layout import STEMS, XL_PARTS, has_weights, weight_file
+from .parts import first_line
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+
+def find_checkpoint(name: str, *, revision: str | None, variant: str | None, offline: bool) -> Path:
+    """The folder of a checkpoint; a hub id is looked for in the cache first, then fetched."""
+    if name == "embedded":
+        return EMBEDDED
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or name.endswith((".safetensors", ".ckpt", ".bin")):
+        raise ModelError(
+            f"{name} is not a folder in diffusers' layout.",
+            "Give a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id.",
+        )
+    if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
+        raise ModelError(
+            f"There is no model {name}.",
+            "Give `embedded`, a folder that exists, or a hub id such as "
+            "stable-diffusion-v1-5/stable-diffusion-v1-5.",
+        )
+    folder = find_cached(name, revision, variant)
+    if folder is not None:
+        return folder
+    if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES"):
+        raise ModelError(f"{name} is not in the hub's cache.", "Run once without --offline to fetch it.")
+    return fetch(name, revision, variant)
+
+
+def wanted_files(variant: str | None) -> list[str]:
+    """Patterns of the files that are fetched: configs, tokenizers, and the safetensors of one variant."""
+    weights = [
+        f"{part}/{file}"
+        for part, stem in STEMS.items()
+        for file in (weight_file(stem, variant), weight_file(stem, variant, "*-of-*"))
+    ]
+    return ["model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt", *weights]
+
+
+def find_cached(name: str, revision: str | None, variant: str | None) -> Path | None:
+    """The folder of a hub id in the cache, if it is there as a whole. Nothing is asked of the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    networks = [part for part in STEMS if (folder / part).is_dir()]
+    is_whole = {"unet", "vae"} <= {*networks} and all(
+        has_weights(folder / part, variant) for part in networks
+    )
+    return folder if is_whole else None
+
+
+def fetch(name: str, revision: str | None, variant: str | None) -> Path:
+    """Fetch a hub id into the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(name, revision):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted_files(variant)))
+
+
+@contextmanager
+def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
+    """What the hub answers, as one sentence and what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} asks you to accept its licence first.",
+            "Do so on its page, then log in with `hf auth login`.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"{name} has no revision {revision}.", "Leave --revision out for the newest."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub has no {name}, or not for you.", "Check its spelling; some have been withdrawn."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name} could not be fetched: {first_line(error)}",
+            "Check the network, or use `--model embedded` or a folder.",
+        ) from error
+
+
+def cached_models() -> list[tuple[str, int]]:
+    """Hub checkpoints in the local cache that have a UNet in safetensors: (id, bytes on disk)."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return sorted(
+        (repo.repo_id, repo.size_on_disk)
+        for repo in repos
+        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
+    )
