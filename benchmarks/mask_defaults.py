@@ -14,7 +14,7 @@ import torch
 import typer
 
 from diffedit_cli.edit import Texts
-from diffedit_cli.mask import binarise, difference_maps, grow, normalise, smooth
+from diffedit_cli.mask import binarise, difference_maps, grow, normalise, refine
 from diffedit_cli.models import load_model
 from diffedit_cli.settings import EditConfig, MaskConfig
 from training.evaluate import held_out_cases, iou
@@ -22,9 +22,10 @@ from training.scenes import latent_mask
 from training.sources import DATA
 
 LEVELS = (0.3, 0.4, 0.5, 0.6)
-MIXES = ((0.5,), (0.3,), (0.4,), (0.6,), (0.3, 0.5), (0.4, 0.6))
-THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55)
-CLIPS = (0.98, 0.99, 1.0)
+MIXES = ((0.5,), (0.3,), (0.4,), (0.3, 0.5), (0.4, 0.6))
+RADII = (0, 4, 6, 8)  # of the guided filter, in cells of 32
+THRESHOLDS = (0.35, 0.4, 0.45, 0.5, 0.55)
+CLIPS = (0.95, 0.97, 0.98, 0.99)
 SAMPLES = 10
 RESULTS = Path(__file__).parent / "results.jsonl"
 
@@ -43,19 +44,19 @@ def main(
             config = MaskConfig(strength=(level,), samples=SAMPLES)
             parts = difference_maps(denoiser, x0, texts.ref, texts.query, config, [case.seed])
             maps[level] = torch.cat(list(parts))
-        for mix, is_smooth, clip in product(MIXES, (True, False), CLIPS):
+        for mix, radius, clip in product(MIXES, RADII, CLIPS):
             share = SAMPLES // len(mix)
             mean = torch.cat([maps[level][:share] for level in mix]).mean(0)
-            heat = normalise(smooth(mean) if is_smooth else mean, clip)
+            heat = refine(normalise(mean, clip), case.scene.pixels, radius)
             for threshold in THRESHOLDS:
                 found = binarise(heat, MaskConfig(threshold=threshold, grow=0)) > 0.5
                 grown = grow(found.float(), 1) > 0.5
                 recall = float((grown & true).sum() / true.sum())
-                key = (mix, is_smooth, clip, threshold)
+                key = (mix, radius, clip, threshold)
                 before = totals.get(key, (0.0, 0.0))
                 totals[key] = before[0] + iou(found, true) / count, before[1] + recall / count
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
-    print("strength, smoothed, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
+    print("strength, radius, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
     for key, (mean_iou, recall) in ranked:
         print(*key, f"{mean_iou:.3f} {recall:.3f}")
     line: dict[str, object] = {"benchmark": "mask_defaults", "model": model, "scenes": count}

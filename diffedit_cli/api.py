@@ -165,9 +165,9 @@ def make_mask(
     """
     config, fit = prepare(model, picture, config)
     meter = Meter(model)
-    x0 = model.encode(canvas.to_pixels(picture, fit))
+    pixels = canvas.to_pixels(picture, fit)
     texts = edit.Texts.embed(model, config)
-    heat = edit.find_heat(model, x0, texts, config, [seed_of(config)], report)
+    heat = edit.find_heat(model, pixels, model.encode(pixels), texts, config, [seed_of(config)], report)
     found = paste_mask(mask.binarise(heat, config.mask), config, fit, model.factor)
     found = combine(found, add, subtract)
     coverage = covered(found)

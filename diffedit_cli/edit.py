@@ -10,7 +10,7 @@ import torch
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
-from .mask import binarise, combine, difference_maps, normalise, smooth
+from .mask import binarise, combine, difference_maps, normalise, refine
 from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
@@ -57,13 +57,17 @@ def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]
 
 def find_heat(
     denoiser: Denoiser,
+    pixels: Pixels,
     x0: Latents,
     texts: Texts,
     config: EditConfig,
     seeds: list[int],
     report: Report = silent,
 ) -> Heat:
-    """Step 1: where ref and query differ, (b 1 h w) in [0, 1]. DiffeditError where they differ nowhere."""
+    """Step 1: where ref and query differ, (b 1 h w) in [0, 1]. DiffeditError where they differ nowhere.
+
+    x0: the pixels, encoded.
+    """
     gap = (texts.ref.tokens - texts.query.tokens).abs().amax()  # horse and Horse are one text
     if config.ref == config.query or bool(gap <= 1e-3 * texts.ref.tokens.abs().amax()):
         raise DiffeditError(
@@ -82,7 +86,8 @@ def find_heat(
             "The model sees no difference between the reference and the query, so there is no mask.",
             "Choose other words, or give a mask of your own with --mask.",
         )
-    return normalise(smooth(heat), config.mask.clip)
+    heat = normalise(heat, config.mask.clip)
+    return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:])))
 
 
 def encode_source(
@@ -143,7 +148,7 @@ def edit(
     texts = Texts.embed(denoiser, config)
     heat = None
     if mask is None:
-        heat = find_heat(denoiser, x0, texts, config, seeds, report)
+        heat = find_heat(denoiser, pixels, x0, texts, config, seeds, report)
         mask = binarise(heat, config.mask)
     whole = combine(mask, add, subtract)
     steps = make_steps(denoiser.schedule, config.steps, config.strength)

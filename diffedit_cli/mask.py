@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .schedules import add_noise, append_dims, draw_noise, round_half_up
 from .settings import MaskConfig
-from .types import Denoiser, Heat, Latents, PromptEmbeds
+from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds
 
 MICRO_BATCH = 8  # samples in one forward: more is hardly faster, and memory grows with it
 
@@ -49,13 +49,6 @@ def difference_maps(
         yield gap.unflatten(0, (len(maps), batch))
 
 
-def smooth(heat: Heat) -> Heat:
-    """A 3x3 binomial blur (1 2 1 on each axis, edges repeated): noise in the map falls, its outline stays."""
-    heat = F.pad(heat, (1, 1, 1, 1), mode="replicate")
-    heat = (heat[:, :, :-2] + 2 * heat[:, :, 1:-1] + heat[:, :, 2:]) / 4
-    return (heat[..., :-2] + 2 * heat[..., 1:-1] + heat[..., 2:]) / 4
-
-
 def normalise(heat: Heat, clip: float) -> Heat:
     """Heat scaled to [0, 1] per picture: its minimum becomes 0, its `clip` quantile and all above it 1.
 
@@ -68,6 +61,36 @@ def normalise(heat: Heat, clip: float) -> Heat:
     high = torch.where(high > low, high, append_dims(values.amax(1), heat))
     span = high - low
     return torch.where(span > 0, ((heat - low) / torch.where(span > 0, span, 1)).clamp(0, 1), 0)
+
+
+def refine(heat: Heat, pixels: Pixels, radius: int, eps: float = 2e-4) -> Heat:
+    """Heat whose outline follows the edges of the picture: the guided filter with the picture as its guide.
+
+    In every window of (2 radius + 1)^2 cells heat is fitted as a linear function a . rgb + b of the picture
+    at the heat's size, with `eps` (in units of its variance) against steep fits. Each cell takes the mean of
+    the fits of all windows that hold it. He, Sun and Tang 2013, "Guided image filtering", IEEE TPAMI 35(6),
+    equations 19 to 21. Clamped to [0, 1]; radius 0 leaves heat as it is.
+    """
+    if radius == 0:
+        return heat
+    dtype = torch.promote_types(heat.dtype, torch.float32)  # variances of near-flat places need the digits
+    guide, rough = F.interpolate(pixels, heat.shape[-2:], mode="area").to(dtype), heat.to(dtype)
+    mean_guide, mean_heat = box_mean(guide, radius), box_mean(rough, radius)
+    covariance = box_mean(guide * rough, radius) - mean_guide * mean_heat
+    squares = box_mean((guide[:, :, None] * guide[:, None]).flatten(1, 2), radius).unflatten(1, (3, 3))
+    variance = (squares - mean_guide[:, :, None] * mean_guide[:, None]).movedim((1, 2), (-2, -1))
+    ridge = eps * torch.eye(3, dtype=guide.dtype, device=guide.device)
+    a = torch.linalg.solve(variance + ridge, covariance.movedim(1, -1)).movedim(-1, 1)
+    b = mean_heat - (a * mean_guide).sum(1, keepdim=True)
+    fitted = (box_mean(a, radius) * guide).sum(1, keepdim=True) + box_mean(b, radius)
+    return fitted.clamp(0, 1).to(heat)
+
+
+def box_mean(x: Float[Tensor, "b c h w"], radius: int) -> Float[Tensor, "b c h w"]:
+    """The mean over the square window of 2 radius + 1 cells round each cell, cut off at the border."""
+    size = 2 * radius + 1
+    rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
 
 
 def grow(mask: Heat, cells: int) -> Heat:
@@ -114,10 +137,7 @@ def feather(mask: Heat, width: float) -> Heat:
 
     Twice a box blur, less one: linear across a straight edge. The border of the picture is no edge.
     """
-    pad = round_half_up(width)
-    blurred = F.avg_pool2d(mask, (2 * pad + 1, 1), stride=1, padding=(pad, 0), count_include_pad=False)
-    blurred = F.avg_pool2d(blurred, (1, 2 * pad + 1), stride=1, padding=(0, pad), count_include_pad=False)
-    return torch.minimum((2 * blurred - 1).clamp(0, 1), mask)
+    return torch.minimum((2 * box_mean(mask, round_half_up(width)) - 1).clamp(0, 1), mask)
 
 
 def enlarge(mask: Heat, factor: int) -> Float[Tensor, "b 1 {factor}*h {factor}*w"]:

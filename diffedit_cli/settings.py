@@ -153,7 +153,7 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.4,
+        0.45,
         "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
@@ -171,9 +171,17 @@ class MaskConfig:
         10, "Noises that the map is averaged over; two forwards each.", low=1, high=1000, panel="Mask"
     )
     clip: float = setting(
-        0.98,
+        0.97,
         "Quantile of the map that counts as 1; what lies above is an outlier.",
         low=0.5,
+        high=1,
+        panel="Mask",
+    )
+    refine: float = setting(
+        0.19,
+        "Radius, as a share of the shorter side, in which the mask's outline is drawn on to the picture's "
+        "own edges; 0 leaves it as the map has it.",
+        low=0,
         high=1,
         panel="Mask",
     )

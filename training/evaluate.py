@@ -84,7 +84,7 @@ def mask_figures(
     for case in cases:
         settings = EditConfig(ref=case.ref, query=case.query, mask=config)
         x0 = model.encode(case.scene.pixels)
-        heat = find_heat(model, x0, Texts.embed(model, settings), settings, [case.seed])
+        heat = find_heat(model, case.scene.pixels, x0, Texts.embed(model, settings), settings, [case.seed])
         value = iou(binarise(heat, config) > 0.5, latent_mask(case.scene.mask) > 0.5)
         rows.append((("all", case.kind, f"{case.ref} to {case.query}"), value))
     return grouped(rows)
