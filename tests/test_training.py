@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffedit_cli.models import load_model
 from training.evaluate import evaluate, held_out_cases, iou, psnr
@@ -23,6 +24,7 @@ from training.scenes import (
     fill_holes,
     latent_mask,
     load_world,
+    paint,
     save_sheet,
     tone_mapped,
 )
@@ -36,18 +38,22 @@ from training.train import (
     learning_rate,
     min_snr_weights,
     new_scheduler,
+    new_text_encoder,
     new_unet,
     new_vae,
     random_crops,
     run_job,
+    with_words_of,
 )
 from training.words import (
+    COLOURS,
     HELD_OUT_PANORAMAS,
     NOTHING,
     PLACES,
     THINGS,
     caption,
     caption_words,
+    parse,
     with_article,
 )
 
@@ -121,6 +127,39 @@ def test_chosen_things_cycle_and_never_come_in_pairs(world: World) -> None:
     assert (scenes.second == NOTHING).all()
 
 
+def test_paint_shows_its_colour_and_keeps_light_and_dark(world: World) -> None:
+    names = ["blue car", "white car", "black car", "car"]
+    scenes = draw_scenes(world, 4, 2, size=64, things=names)
+    inside = (scenes.mask > 0.99).float()
+    blue, white, black, bare = ((scenes.pixels * inside).sum((2, 3)) / inside.sum((2, 3))).tolist()
+    assert blue[2] > blue[0] + 0.1  # the ellipses are red
+    assert bare[0] > bare[2] + 0.1
+    assert min(white) > max(black) + 0.2
+    assert scenes.colour[3] == NOTHING
+    grey = torch.tensor([0.2, 0.4]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    painted = paint(grey, torch.ones(1, 1, 1, 2), torch.tensor([list(COLOURS).index("red")]))
+    assert painted[0, 0, 0, 1] > painted[0, 0, 0, 0]
+
+
+def test_training_scenes_are_painted_where_a_thing_comes_in_colours(world: World) -> None:
+    scenes = draw_scenes(world, 256, 3, size=16)
+    known = (scenes.thing != NOTHING) & (scenes.colour != NOTHING)
+    assert known.any()
+    for thing, colour in zip(scenes.thing[known].tolist(), scenes.colour[known].tolist(), strict=True):
+        assert list(COLOURS)[colour] in THINGS[thing].colours
+    assert (draw_scenes(world, 64, 3, size=16, painted=1e-9).colour == NOTHING).all()
+
+
+def test_a_bowl_of_fruit_names_the_fruit_and_not_the_bowl(world: World) -> None:
+    scenes = draw_scenes(world, 4, 5, size=64, things=["bowl of apples"])
+    bowl = scenes.objects - scenes.mask
+    assert (bowl > -1e-6).all()
+    assert (bowl.mean((1, 2, 3)) > 0.2 * scenes.mask.mean((1, 2, 3))).all()
+    fruit = (scenes.mask > 0.99).expand(-1, 3, -1, -1)
+    redness = (scenes.pixels[:, 0] - scenes.pixels[:, 1])[:, None].expand(-1, 3, -1, -1)
+    assert redness[fruit].mean() > 0.1
+
+
 def test_held_out_worlds_have_wallpapers_and_second_photos(data: Path, world: World) -> None:
     held_out = load_world(data, held_out=True)
     assert set(held_out.wallpapers) == set(WALLPAPER_HORIZON)
@@ -171,12 +210,27 @@ def test_captions_are_made_of_known_words_and_sometimes_empty() -> None:
     captions += [caption(rng, NOTHING, NOTHING, 1) for _ in range(50)]
     assert {word for text in captions for word in text.split()} <= set(caption_words())
     assert 0.05 < sum(not text for text in captions) / len(captions) < 0.2
-    assert any(text.startswith("an apple and a horse") for text in captions)
+    assert any("an apple and a horse" in text for text in captions)
     assert with_article("apple") == "an apple"
 
 
-def test_shares_leave_room_for_empty_places() -> None:
-    assert sum(thing.share for thing in THINGS) == pytest.approx(0.96)
+def test_the_world_is_wide_and_colour_words_are_parsed() -> None:
+    assert len(THINGS) >= 50
+    assert len(PLACES) >= 10
+    horse = [thing.word for thing in THINGS].index("horse")
+    assert parse("horse") == (horse, NOTHING)
+    assert parse("black horse") == (horse, list(COLOURS).index("black"))
+    assert parse("bowl of pears") == ([thing.word for thing in THINGS].index("bowl of pears"), NOTHING)
+    with pytest.raises(ValueError, match="not in"):
+        parse("white unicorn")
+
+
+def test_a_painted_thing_is_always_called_by_its_colour() -> None:
+    rng = np.random.default_rng(1)
+    horse, white = parse("white horse")
+    captions = [caption(rng, horse, second, 0, white, drop=0) for second in [NOTHING, 1] * 50]
+    assert all("white horse" in text for text in captions)
+    assert any(text.startswith("a zebra and a white horse") for text in captions)
 
 
 def test_the_tokenizer_makes_one_token_of_each_word(tmp_path: Path) -> None:
@@ -187,6 +241,22 @@ def test_the_tokenizer_makes_one_token_of_each_word(tmp_path: Path) -> None:
     padded = tokenizer(["a unicorn"], padding="max_length").input_ids[0]  # an unknown word is spelt
     assert len(padded) == TOKENS
     assert padded[0] == tokenizer.bos_token_id
+
+
+def test_a_wider_vocabulary_keeps_what_the_old_one_knew(tmp_path: Path) -> None:
+    write_tokenizer(["a", "horse"], tmp_path / "old")
+    write_tokenizer(["a", "horse", "house", "zebra"], tmp_path / "new")
+    old_tokenizer, tokenizer = load_tokenizer(tmp_path / "old"), load_tokenizer(tmp_path / "new")
+    old = new_text_encoder(old_tokenizer)
+    new = with_words_of(tokenizer, old, old_tokenizer)
+
+    def embed(model: CLIPTextModel, tokenizer: CLIPTokenizer, text: str) -> torch.Tensor:
+        tokens = tokenizer([text], padding="max_length", return_tensors="pt").input_ids
+        return model(tokens).last_hidden_state
+
+    same = embed(old, old_tokenizer, "a horse"), embed(new, tokenizer, "a horse")
+    assert torch.allclose(*same, atol=1e-6)
+    assert not torch.allclose(same[1], embed(new, tokenizer, "a zebra"), atol=1e-2)
 
 
 # ---------------------------------------------------------------- the loop
@@ -297,7 +367,9 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     assert (out / "tokenizer/vocab.json").exists()
     description = json.loads((out / "diffedit.json").read_text())
     assert "zebra" in description["words"]["objects"]
-    assert set(caption_words()) == {word for group in description["words"].values() for word in group}
+    assert set(caption_words()) == {
+        word for group in description["words"].values() for name in group for word in name.split()
+    }
     assert description["trained_samples"] == 6
 
     figures = evaluate(out, data, count=2, log=tmp_path / "curve.jsonl", samples=6)

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel
 
 from training.tokenizer import load_tokenizer
 from training.train import new_scheduler
-from training.words import PLACES, PLAIN_WORDS, THINGS
+from training.words import COLOURS, PLACES, PLAIN_WORDS, THINGS
 
 NAME = "embedded"
 MODEL_CARD = Path(__file__).parent / "MODEL_CARD.md"
@@ -53,6 +53,7 @@ def description(trained_samples: int) -> dict[str, Any]:
     words = {
         "objects": [thing.word for thing in THINGS],
         "places": [place.word for place in PLACES],
+        "colours": list(COLOURS),
         "small words": PLAIN_WORDS,
     }
     return {"name": NAME, "words": words, "trained_samples": trained_samples}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.words import HELD_OUT_PANORAMAS, NOTHING, NOTHING_SHARE, PLACES, THINGS
+from training.words import COLOURS, HELD_OUT_PANORAMAS, NOTHING, NOTHING_SHARE, PLACES, THINGS, parse
 
 EXPOSURES = (-0.4, 0.1, 0.6)  # stops; each panorama is tone-mapped at each of them
 WRAP = 64  # columns repeated on both sides of a panorama, so that no crop sees the seam
@@ -25,10 +25,14 @@ WALLPAPER_HORIZON = {
 
 @dataclass
 class World:
-    """What scenes are made of. `cutouts`: premultiplied RGBA on square canvases; `boxes`: (width, height)."""
+    """What scenes are made of. `boxes`: the cut-outs' (width, height).
+
+    `cutouts`: premultiplied RGBA on square canvases, and in a fifth channel the alpha of what the word
+    names: the whole thing, or the fruit in a bowl.
+    """
 
     panoramas: Tensor  # (place exposure 3 h w+2*WRAP)
-    cutouts: Tensor  # (k 4 side side)
+    cutouts: Tensor  # (k 5 side side)
     boxes: Tensor  # (k 2)
     thing_of: Tensor  # (k) index into THINGS
     wallpapers: dict[str, Tensor] = field(default_factory=dict)  # name -> (3 h w)
@@ -46,13 +50,18 @@ class World:
 
 @dataclass
 class Scenes:
-    """A batch of scenes. `mask` is the first object's alpha; index NOTHING: there is no (second) object."""
+    """A batch of scenes. Index NOTHING: there is no (second) object, no colour word.
+
+    mask: the alpha of what the first object's word names. objects: the alpha of everything in the scene.
+    """
 
     pixels: Tensor  # (b 3 s s) in [0, 1]
     mask: Tensor  # (b 1 s s) in [0, 1]
-    thing: Tensor  # (b)
-    second: Tensor  # (b)
-    place: Tensor  # (b)
+    objects: Tensor  # (b 1 s s) in [0, 1]
+    thing: Tensor  # (b) into THINGS
+    second: Tensor  # (b) into THINGS
+    place: Tensor  # (b) into PLACES
+    colour: Tensor  # (b) into COLOURS: what the first object is painted in
 
 
 # ---------------------------------------------------------------- sources to tensors
@@ -67,11 +76,12 @@ def load_world(data: Path, *, held_out: bool = False, side: int = 176) -> World:
     panoramas = [tone_mapped(np.load(data / "panoramas" / f"{name}.npy")) for name in names]
     cutouts, boxes, owners = [], [], []
     for index, thing in enumerate(THINGS):
-        for photo in (thing.held_out or thing.photos) if held_out else thing.photos:
-            canvas, box = load_cutout(data / "stamps" / f"{photo}.png", side)
-            cutouts.append(canvas)
-            boxes.append(box)
-            owners.append(index)
+        photos = (thing.held_out or thing.photos) if held_out else thing.photos
+        paths = [data / "stamps" / f"{photo}.png" for photo in photos]
+        loaded = bowls(paths, side) if thing.in_bowl else [load_cutout(path, side) for path in paths]
+        cutouts += [canvas for canvas, _ in loaded]
+        boxes += [box for _, box in loaded]
+        owners += [index] * len(loaded)
     papers = {}
     if held_out:
         papers = {name: load_picture(data / "wallpapers" / f"{name}.jpg") for name in WALLPAPER_HORIZON}
@@ -88,18 +98,99 @@ def load_picture(path: Path, height: int = 400) -> Tensor:
 
 
 def load_cutout(path: Path, side: int) -> tuple[Tensor, tuple[float, float]]:
-    """One cut-out, cropped to its alpha: premultiplied (4 side+4 side+4), and its (width, height)."""
+    """One cut-out, cropped to its alpha: a World's canvas (5 side+4 side+4), and its (width, height)."""
+    pixels = load_premultiplied(path)
+    shrink = min(1.0, side / max(pixels.shape[-2:]))
+    size = [max(4, round(extent * shrink)) for extent in pixels.shape[-2:]]
+    pixels = resized(pixels, *size)
+    return on_canvas(torch.cat([pixels, pixels[3:]]), side)
+
+
+def load_premultiplied(path: Path) -> Tensor:
+    """(4 h w) in [0, 1], cropped to its alpha; premultiplied, so that resampling draws no dark fringe."""
     image = Image.open(path).convert("RGBA")
     alpha = image.getchannel("A").point(lambda value: 255 if value > 40 else 0)
-    image = image.crop(alpha.getbbox())
-    shrink = min(1.0, side / max(image.size))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    pixels[:3] *= pixels[3:]  # premultiplied, so that resampling draws no dark fringe
-    size = (max(4, round(image.height * shrink)), max(4, round(image.width * shrink)))
-    pixels = F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-    height, width = size
-    canvas = F.pad(pixels, (2, side + 2 - width, 2, side + 2 - height))
-    return canvas, (float(width), float(height))
+    pixels = torch.from_numpy(np.array(image.crop(alpha.getbbox()))).permute(2, 0, 1).float() / 255
+    pixels[:3] *= pixels[3:]
+    return pixels
+
+
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    """(c h w) at another size."""
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def on_canvas(pixels: Tensor, side: int) -> tuple[Tensor, tuple[float, float]]:
+    """Pad (5 h w) to the common square, with a margin of 2; and its (width, height)."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (2, side + 2 - width, 2, side + 2 - height)), (float(width), float(height))
+
+
+# ---------------------------------------------------------------- bowls of fruit
+
+GLAZES = ((0.86, 0.84, 0.80), (0.25, 0.38, 0.62), (0.55, 0.32, 0.18), (0.36, 0.48, 0.34))
+# Where the fruits stand in a bowl, from the back: middle and foot as shares of the bowl's width.
+FRUIT_PLACES = ((0.26, 0.26), (0.72, 0.26), (0.5, 0.24), (0.2, 0.34), (0.8, 0.34), (0.38, 0.36), (0.62, 0.36))
+
+
+def bowls(fruits: list[Path], side: int) -> list[tuple[Tensor, tuple[float, float]]]:
+    """A bowl in each of GLAZES with seven fruits in it: the fruits are photos, the bowl is drawn."""
+    generator = torch.Generator().manual_seed(len(fruits))
+    photos = [load_premultiplied(path) for path in fruits]
+    return [on_canvas(bowl_of(photos, glaze, side, generator), side) for glaze in GLAZES]
+
+
+def bowl_of(
+    photos: list[Tensor], glaze: tuple[float, float, float], width: int, generator: torch.Generator
+) -> Tensor:
+    """One bowl (5 h width): behind the fruits its inside, before them its outer wall."""
+    height = round(0.72 * width)
+    rim = 0.34 * width  # the row of the rim's middle
+    inside, wall = draw_bowl(glaze, width, height, rim)
+    picture = torch.cat([inside, torch.zeros(1, height, width)])
+    for middle, foot in FRUIT_PLACES:
+        photo = photos[int(torch.randint(len(photos), (1,), generator=generator))]
+        jitter = 1 + 0.08 * torch.randn(3, generator=generator)
+        wide = round(float(0.34 * width * jitter[0]))
+        tall = min(round(wide * photo.shape[1] / photo.shape[2]), round(0.42 * width))
+        fruit = resized(photo, tall, round(tall * photo.shape[2] / photo.shape[1]))
+        left = round(float(middle * width * (0.9 + 0.1 * jitter[1]))) - fruit.shape[2] // 2
+        top = round(float((foot + 0.14) * width * (0.9 + 0.1 * jitter[2]))) - tall
+        picture = paste(picture, torch.cat([fruit, fruit[3:]]), max(0, left), max(0, top))
+    return torch.cat([wall, torch.zeros(1, height, width)]) + picture * (1 - wall[3:])
+
+
+def paste(under: Tensor, over: Tensor, left: int, top: int) -> Tensor:
+    """Premultiplied (5 h w) over another, cut off at its edges; the fifth channel goes along."""
+    height, width = under.shape[-2:]
+    over = over[:, : height - top, : width - left]
+    over = F.pad(over, (left, width - left - over.shape[2], top, height - top - over.shape[1]))
+    return over + under * (1 - over[3:4])
+
+
+def draw_bowl(
+    glaze: tuple[float, float, float], width: int, height: int, rim: float
+) -> tuple[Tensor, Tensor]:
+    """A half ellipsoid under one lamp: its inside and its outer wall, premultiplied (4 height width) each."""
+    fine = 2
+    y, x = torch.meshgrid(
+        (torch.arange(height * fine) + 0.5) / fine, (torch.arange(width * fine) + 0.5) / fine, indexing="ij"
+    )
+    across, radius = (x - width / 2) / (width / 2 - 1), 0.13 * width
+    down = (y - rim) / (height - rim) * 0.92  # 0.92: the foot is flat
+    mouth = across**2 + ((y - rim) / radius) ** 2 < 1
+    body = (across**2 + down.clamp(min=0) ** 2 < 1) & (y < height - 1)
+    outer = body & ~mouth & (y > rim) | (
+        mouth & (across**2 + ((y - rim) / (0.93 * radius)) ** 2 > 1) & (y > rim)
+    )
+    normal_z = (1 - across**2 - down**2).clamp(min=0).sqrt()
+    light = 0.45 + 0.6 * (-0.45 * across - 0.35 * down + 0.75 * normal_z).clamp(min=0)
+    shade = torch.tensor(glaze)[:, None, None]
+    layers = []
+    for region, brightness in ((mouth, 0.45 - 0.15 * across), (outer, light)):
+        alpha = region.float()[None]
+        layers.append(F.avg_pool2d(torch.cat([(shade * brightness).clamp(0, 1) * alpha, alpha]), fine))
+    return layers[0], layers[1]
 
 
 def tone_mapped(linear: np.ndarray) -> Tensor:
@@ -180,17 +271,20 @@ def draw_scenes(
     size: int = 128,
     things: list[str] | None = None,
     backgrounds: str = "panoramas",
-    pairs: float = 0.08,
+    pairs: float = 0.2,
+    painted: float = 0.3,
     width: tuple[float, float] | None = None,
 ) -> Scenes:
     """Draw `batch` scenes of `size` pixels from `seed`.
 
-    things: words to draw from evenly, instead of the training shares (no empty place, no pair then).
+    things: words to draw from evenly, as "horse" or "white horse", instead of the training shares (then
+        without empty places, pairs and colours that are not named).
     backgrounds: "panoramas", or "wallpapers" (held-out worlds only; place is then NOTHING).
-    pairs: the share of scenes with a second object. width: overrides the objects' own range of widths.
+    pairs: the share of scenes with a second object. painted: the share of scenes in which an object that
+        comes in colours is painted in one. width: overrides the objects' own range of widths.
     """
     dice = Dice(seed, batch, world.device)
-    thing = pick_things(dice, things)
+    thing, colour = pick_things(dice, things, painted)
     if backgrounds == "panoramas":
         picture, horizon, place = panorama_crops(world, dice, size)
     else:
@@ -200,19 +294,25 @@ def draw_scenes(
     second = torch.where(is_pair & (other != thing), other, torch.full_like(other, NOTHING))
     # In a pair the objects share the width: the second stands further left or right, and behind.
     side = torch.where(dice.chance(0.5), 1.0, -1.0) * (second != NOTHING)
-    picture, _ = place_objects(world, dice, picture, horizon, second, -side, width)
-    picture, mask = place_objects(world, dice, picture, horizon, thing, side, width)
-    return Scenes(picture.clamp(0, 1), mask, thing, second, place)
+    plain = torch.full_like(colour, NOTHING)
+    picture, behind, _ = place_objects(world, dice, picture, horizon, second, plain, -side, width)
+    picture, alpha, mask = place_objects(world, dice, picture, horizon, thing, colour, side, width)
+    return Scenes(picture.clamp(0, 1), mask, torch.maximum(alpha, behind), thing, second, place, colour)
 
 
-def pick_things(dice: Dice, things: list[str] | None) -> Tensor:
-    """Indices into THINGS by share (with some NOTHING), or cycling through the words given."""
-    words = [thing.word for thing in THINGS]
+def pick_things(dice: Dice, things: list[str] | None, painted: float) -> tuple[Tensor, Tensor]:
+    """Indices into THINGS and COLOURS by share (with some NOTHING), or cycling through the words given."""
     if things is not None:
-        indices = torch.tensor([words.index(word) for word in things], device=dice.device)
-        return indices[torch.arange(dice.batch, device=dice.device) % len(things)]
+        cycle = torch.arange(dice.batch) % len(things)
+        thing, colour = torch.tensor([parse(name) for name in things])[cycle].to(dice.device).unbind(1)
+        return thing, colour
     shares = torch.tensor([NOTHING_SHARE] + [thing.share for thing in THINGS])
-    return dice.choice(shares) + NOTHING  # class 0 is NOTHING
+    thing = dice.choice(shares) + NOTHING  # class 0 is NOTHING
+    table = torch.tensor([[colour in one.colours for colour in COLOURS] for one in THINGS]).float()
+    table = torch.cat([table, torch.zeros(1, len(COLOURS))]).to(dice.device)[thing]  # NOTHING has none
+    weights = torch.cat([table.sum(1, keepdim=True) * (1 - painted) / painted + 1e-9, table], 1)
+    point = dice.uniform(0, 1)[:, None] * weights.sum(1, keepdim=True)
+    return thing, (weights.cumsum(1) < point).sum(1).clamp(max=len(COLOURS)) + NOTHING
 
 
 def panorama_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,11 +372,12 @@ def wallpaper_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor
 
 
 def place_objects(
-    world: World, dice: Dice, picture: Tensor, horizon: Tensor, thing: Tensor, side: Tensor,
+    world: World, dice: Dice, picture: Tensor, horizon: Tensor, thing: Tensor, colour: Tensor, side: Tensor,
     width: tuple[float, float] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Stand one object in each picture, with shadow and matched light; returns pictures, alpha (b 1 s s).
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Stand one object in each picture, with shadow and matched light.
 
+    Returns the pictures, the object's alpha (b 1 s s), and the alpha of what its word names.
     side: 0 anywhere; +1 or -1 keeps to that half, smaller, and leaves room for the other of a pair.
     """
     size = picture.shape[-1]
@@ -284,10 +385,20 @@ def place_objects(
     matrix, foot = object_pose(dice, world.boxes[photo], horizon, thing, side, size, width)
     pasted = warp_cutouts(world.cutouts[photo], world.boxes[photo], matrix, foot, dice, size)
     pasted = pasted * (thing != NOTHING)[:, None, None, None]
-    alpha = pasted[:, 3:]
-    colour = match_light(dice, pasted[:, :3] / alpha.clamp(min=1e-3), picture)
+    alpha = pasted[:, 3:4]
+    rgb = paint(pasted[:, :3] / alpha.clamp(min=1e-3), alpha, colour)
+    rgb = match_light(dice, rgb, picture)
     picture = picture * (1 - contact_shadow(dice, alpha, foot[:, 1]))
-    return picture * (1 - alpha) + colour * alpha, alpha
+    return picture * (1 - alpha) + rgb * alpha, alpha, pasted[:, 4:]
+
+
+def paint(rgb: Tensor, alpha: Tensor, colour: Tensor) -> Tensor:
+    """Give each object (b 3 h w) the paint of its colour word, with its light and dark; NOTHING: none."""
+    paints = torch.tensor([*COLOURS.values(), (0.0, 0.0, 0.0)], device=rgb.device)[colour][:, :, None, None]
+    grey = rgb.mean(1, keepdim=True).clamp(0, 1)
+    mean = (grey * alpha).sum((2, 3), keepdim=True) / alpha.sum((2, 3), keepdim=True).clamp(min=1e-3)
+    relief = (grey / mean.clamp(min=0.05)).clamp(0, 2.5) ** 0.8
+    return torch.where((colour == NOTHING)[:, None, None, None], rgb, (paints * relief).clamp(0, 1))
 
 
 def pick_photos(world: World, dice: Dice, thing: Tensor) -> Tensor:
@@ -326,7 +437,7 @@ def object_pose(
 
 
 def warp_cutouts(canvas: Tensor, box: Tensor, matrix: Tensor, foot: Tensor, dice: Dice, size: int) -> Tensor:
-    """Draw each cut-out (b 4 k k) with its foot at `foot`: premultiplied (b 4 s s).
+    """Draw each cut-out (b 5 k k) with its foot at `foot`: premultiplied (b 5 s s).
 
     Sampled at twice the size and averaged against aliasing; a slow random bend varies the outline.
     """

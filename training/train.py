@@ -10,7 +10,6 @@ two threads made 4.8 samples a second and two workers made 24.
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -370,7 +369,7 @@ def train_vae(
 
     def draw() -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(world, 32, next(seeds))
-        return (scenes.pixels * 255).round().byte(), (scenes.mask * 255).round().byte()
+        return (scenes.pixels * 255).round().byte(), (scenes.objects * 255).round().byte()
 
     pool = Pool(draw, settings.pool, settings.reuse, seed)
 
@@ -455,8 +454,8 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
         scenes: Scenes = draw_scenes(world, 32, next(seeds))
         with autocast(device):
             latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
-        words = torch.stack([scenes.thing, scenes.second, scenes.place], 1)
-        return latents.float() * model.vae.config.scaling_factor, latent_mask(scenes.mask), words
+        words = torch.stack([scenes.thing, scenes.second, scenes.place, scenes.colour], 1)
+        return latents.float() * model.vae.config.scaling_factor, latent_mask(scenes.objects), words
 
     pool = Pool(draw, settings.pool, settings.reuse, seed)
 
@@ -503,6 +502,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     """The body of one worker process."""
     if peers is not None:
         torch.set_num_threads(1)
+    torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
     world = load_world(job.data).to(job.device)
     worker = Worker(rank, peers)
     if job.stage == "vae":
@@ -522,12 +522,28 @@ def load_vae(job: Job) -> AutoencoderKL:
 def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
     """The UNet and text encoder to start from, float32, and the tokenizer, which is kept in out/tokenizer."""
     if not (job.out / "tokenizer").exists():
-        if job.start is not None:
-            shutil.copytree(job.start / "tokenizer", job.out / "tokenizer")
-        else:
-            write_tokenizer(caption_words(), job.out / "tokenizer")
+        write_tokenizer(caption_words(), job.out / "tokenizer")
     tokenizer = load_tokenizer(job.out / "tokenizer")
     if job.start is None:
         return new_unet(), new_text_encoder(tokenizer), tokenizer
     unet = UNet2DConditionModel.from_pretrained(job.start / "unet").float()
-    return unet, CLIPTextModel.from_pretrained(job.start / "text_encoder").float(), tokenizer
+    text_encoder = CLIPTextModel.from_pretrained(job.start / "text_encoder").float()
+    return unet, with_words_of(tokenizer, text_encoder, load_tokenizer(job.start / "tokenizer")), tokenizer
+
+
+@torch.no_grad()
+def with_words_of(
+    tokenizer: CLIPTokenizer, old: CLIPTextModel, old_tokenizer: CLIPTokenizer
+) -> CLIPTextModel:
+    """`old` for another tokenizer: tokens that both know keep their embedding, new ones start at random."""
+    new = new_text_encoder(tokenizer)
+    rows, old_rows = new.get_input_embeddings().weight, old.get_input_embeddings().weight
+    values = rows.clone()
+    old_vocab = old_tokenizer.get_vocab()
+    for token, index in tokenizer.get_vocab().items():
+        if token in old_vocab:
+            values[index] = old_rows[old_vocab[token]]
+    kept = {name: value for name, value in old.state_dict().items() if value.shape != old_rows.shape}
+    new.load_state_dict(kept, strict=False)
+    rows.copy_(values)
+    return new

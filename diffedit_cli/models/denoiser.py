@@ -132,7 +132,7 @@ class DiffusersDenoiser:
         """The words of these prompts that the model was never shown, if it says what it was shown."""
         if self.words is None:
             return []
-        known = {word for group in self.words.values() for word in group}
+        known = {word for group in self.words.values() for name in group for word in name.split()}
         spoken = dict.fromkeys(
             word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower())
         )
