@@ -331,7 +331,12 @@ class InterpolateConfig:
 class ModelConfig:
     """Which checkpoint, and what it runs on (see models.load_model)."""
 
-    model: str = setting("embedded", "embedded, a folder, or a hub id.", panel="Model", flags=("-m",))
+    model: str = setting(
+        "embedded",
+        "embedded, sd15, sd21, sdxl, a folder, a .safetensors file, or a hub id.",
+        panel="Model",
+        flags=("-m",),
+    )
     revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model")
     variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model")
     offline: bool = setting(False, "Never ask the hub.", panel="Model")

@@ -18,6 +18,7 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, cached_models, load_model
 from diffedit_cli.models.hardware import pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
+from diffedit_cli.models.presets import PRESETS
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.types import Denoiser
 
@@ -344,14 +345,14 @@ def test_variants(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sd15", "There is no model sd15"),
+        ("sd99", "There is no model sd99"),
         ("./nowhere", "There is no model"),
         ("a/b..c", "There is no model"),
         ("a/" + 100 * "b", "There is no model"),
         ("a/b/c", "There is no model"),
         ("https://hub/a/b", "There is no model"),
-        ("missing.safetensors", "not a folder"),
-        ("sub/missing.ckpt", "not a folder"),
+        ("missing.safetensors", "There is no file missing.safetensors"),
+        ("sub/missing.ckpt", "missing.ckpt is a pickle"),
     ],
 )
 def test_unknown_names_are_refused(name: str, words: str) -> None:
@@ -360,8 +361,8 @@ def test_unknown_names_are_refused(name: str, words: str) -> None:
     assert caught.value.hint
 
 
-def test_a_single_file_is_refused(copy: Path) -> None:
-    with pytest.raises(ModelError, match="not a folder in diffusers' layout"):
+def test_one_network_of_a_folder_is_refused(copy: Path) -> None:
+    with pytest.raises(ModelError, match="one network of several"):
         load(copy / UNET)
 
 
@@ -386,10 +387,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def put(cache: Path, checkpoint: Path, name: str, leave_out: str = "") -> None:
+def put(
+    cache: Path,
+    checkpoint: Path,
+    name: str,
+    leave_out: str = "",
+    commit: str = "0123456789abcdef0123456789abcdef01234567",
+) -> None:
     """Lay a checkpoint into the hub's cache as a download does."""
     repo = cache / ("models--" + name.replace("/", "--"))
-    commit = "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(checkpoint, repo / "snapshots" / commit, ignore=shutil.ignore_patterns(leave_out))
     (repo / "snapshots" / commit / "model_index.json").write_text("{}")
     (repo / "refs").mkdir()
@@ -410,6 +416,24 @@ def test_a_cached_hub_id_needs_no_network(cache: Path, checkpoint: Path, offline
     put(cache, checkpoint, "someone/tiny")
     model = load("someone/tiny", offline=offline)
     assert (model.name, model.size) == ("someone/tiny", 32)
+
+
+@pytest.mark.parametrize("variant", ["fp16", None])
+def test_a_preset_is_its_repository_at_its_revision(
+    cache: Path, checkpoint: Path, tmp_path: Path, variant: str | None
+) -> None:
+    preset, folder = PRESETS["sd15"], tmp_path / "variant"
+    shutil.copytree(checkpoint, folder)
+    for file in [*folder.rglob("*.safetensors")] if variant else []:
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with pytest.raises(ModelError, match="sd15 is not in the hub's cache"):
+        load("sd15", offline=True)
+    put(cache, folder, preset.repository, commit=preset.revision)
+    model = load("sd15", offline=True)  # the variant is found, whichever was fetched
+    assert (model.name, model.size) == ("sd15", 32)
+    assert load("sd15", offline=True, variant=variant).size == 32
+    with pytest.raises(ModelError, match="not in the hub's cache"):
+        load("sd15", offline=True, revision="0" * 40)
 
 
 def test_half_a_download_is_not_taken_for_the_whole(cache: Path, checkpoint: Path) -> None:

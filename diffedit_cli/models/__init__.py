@@ -1,8 +1,8 @@
 """Checkpoints: the only package that imports diffusers and transformers.
 
-From the package, a folder or the hub (sources), checked before a weight is read (layout), loaded (parts),
-and run as a `DiffusersDenoiser` (denoiser). Only safetensors are read, and no code of a checkpoint is ever
-run.
+From the package, a folder, a file or the hub (sources, presets), checked before a weight is read (layout,
+weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoiser). Only safetensors are read,
+and no code of a checkpoint is ever run.
 """
 
 from .denoiser import DiffusersDenoiser

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ModelError
+from .weights import ONLY_SAFE, check_weights
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -105,18 +106,17 @@ def check_part(name: str, folder: Path, variant: str | None) -> None:
             f"{name} asks for code of its own to be run ({folder.name}/config.json, auto_map).",
             "That is never done; use a checkpoint without it.",
         )
-    if has_weights(folder, variant):
+    files = weight_files(folder, variant)
+    for file in files:
+        check_weights(file)
+    if files:
         return
     others = {match[1] for file in folder.glob("*.safetensors") if (match := variant_of(stem, file.name))}
     wanted = f"{name} has no {folder.name}/{weight_file(stem, variant)}."
     if others:
         have = " or ".join(f"--variant {other}" if other else "no --variant" for other in sorted(others))
         raise ModelError(wanted, f"Use {have}.")
-    raise ModelError(
-        wanted,
-        "Weights in other formats can run code when they are opened and are not read: "
-        "get the safetensors files.",
-    )
+    raise ModelError(wanted, ONLY_SAFE)
 
 
 def weight_file(stem: str, variant: str | None, number: str = "") -> str:
@@ -125,16 +125,15 @@ def weight_file(stem: str, variant: str | None, number: str = "") -> str:
     return f"{name}-{number}.safetensors" if number else f"{name}.safetensors"
 
 
-def has_weights(folder: Path, variant: str | None) -> bool:
-    """Whether the weights of a network are there, in one file or in all of several."""
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The files with a network's weights, one or several; none if one of them is missing."""
     stem = STEMS[folder.name]
-    if (folder / weight_file(stem, variant)).is_file():
-        return True
+    single = folder / weight_file(stem, variant)
     index = folder / (f"{stem}.safetensors.index" + (f".{variant}.json" if variant else ".json"))
-    if not index.is_file():
-        return False
-    files = read_json(index).get("weight_map", {}).values()
-    return bool(files) and all((folder / str(file)).is_file() for file in files)
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    files = [folder / str(file) for file in {*read_json(index).get("weight_map", {}).values()}]
+    return files if all(file.is_file() for file in files) else []
 
 
 def variant_of(stem: str, file: str) -> re.Match[str] | None:

@@ -5,11 +5,14 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
+
 from .denoiser import DiffusersDenoiser
 from .hardware import pick_device, pick_dtype
 from .layout import check_layout
-from .parts import load_folder
-from .sources import find_checkpoint
+from .parts import Parts, load_folder
+from .single_file import load_single_file
+from .sources import Source, find_checkpoint
 
 
 def load_model(
@@ -21,9 +24,10 @@ def load_model(
     dtype: str = "auto",
     offline: bool = False,
 ) -> DiffusersDenoiser:
-    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint in diffusers' layout.
+    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint.
 
-    name: `embedded`, a folder, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.
+    name: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
+    file that holds all, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.
     revision, variant: of a hub id, and of its weight files (fp16). device: auto, cpu, cuda or mps.
     dtype: auto (float16 on cuda, else float32), float32, float16 or bfloat16.
     offline: never ask the hub; a checkpoint that is in its cache is loaded without asking in any case.
@@ -31,10 +35,15 @@ def load_model(
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    folder = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
-    layout = check_layout(str(name), folder, variant)
+    source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
     with without_garbage_collection():
-        return DiffusersDenoiser(str(name), load_folder(layout, kind, variant), where, kind)
+        return DiffusersDenoiser(str(name), load_parts(str(name), source, kind), where, kind)
+
+
+def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:
+    if source.path.is_file():
+        return load_single_file(name, source.path, dtype)
+    return load_folder(check_layout(name, source.path, source.variant), dtype, source.variant)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def reading(what: str) -> Generator[None, None, None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"{what} cannot be loaded: {first_line(error)}",
+            f"{what} cannot be loaded: {first_sentence(error)}",
             "A file may be missing, cut short or of another kind; fetch it again.",
         ) from error
 
@@ -107,13 +107,14 @@ def reading(what: str) -> Generator[None, None, None]:
 def refuse_gaps(what: str, missing: Any) -> None:
     if missing:
         raise ModelError(
-            f"{what} cannot be loaded: {len(missing)} of its tensors are missing, such as {min(missing)}.",
-            "The file is incomplete or of another architecture; fetch it again.",
+            f"{what} cannot be loaded: {len(missing)} tensors are missing or misshapen, as {min(missing)}.",
+            "The file is incomplete or of another architecture; fetch it again, or use another checkpoint.",
         )
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+def first_sentence(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.split(". ")[0].rstrip(".") + "."
 
 
 def silence() -> None:

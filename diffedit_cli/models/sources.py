@@ -1,41 +1,73 @@
-"""Where a checkpoint is: in the package, in a folder, in the hub's cache, or on the hub."""
+"""Where a checkpoint is: in the package, in a folder or a file, in the hub's cache, or on the hub."""
 
 import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
-from .layout import STEMS, XL_PARTS, has_weights, weight_file
-from .parts import first_line
+from .layout import STEMS, XL_PARTS, weight_file, weight_files
+from .parts import first_sentence
+from .presets import PRESETS
+from .weights import ONLY_SAFE, PICKLES
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
-def find_checkpoint(name: str, *, revision: str | None, variant: str | None, offline: bool) -> Path:
-    """The folder of a checkpoint; a hub id is looked for in the cache first, then fetched."""
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is: a folder, or a .safetensors file; and which variant of its weights to take."""
+
+    path: Path
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A checkpoint on the hub. variants: those that will do, the first is fetched."""
+
+    name: str
+    revision: str | None
+    variants: tuple[str | None, ...]
+
+
+def find_checkpoint(name: str, *, revision: str | None, variant: str | None, offline: bool) -> Source:
+    """Find a checkpoint by name; what is on the hub is looked for in its cache first, then fetched."""
     if name == "embedded":
-        return EMBEDDED
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or name.endswith((".safetensors", ".ckpt", ".bin")):
+        return Source(EMBEDDED)
+    if Path(name).is_dir() or (Path(name).is_file() and name.endswith(".safetensors")):
+        return Source(Path(name), variant)
+    hub_id = find_hub_id(name, revision, variant)
+    for known in hub_id.variants:
+        folder = find_cached(hub_id.name, hub_id.revision, known)
+        if folder is not None:
+            return Source(folder, known)
+    if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES"):
+        raise ModelError(f"{name} is not in the hub's cache.", "Run once without --offline to fetch it.")
+    return Source(fetch(hub_id.name, hub_id.revision, hub_id.variants[0]), hub_id.variants[0])
+
+
+def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
+    """What a preset's name or a hub id stands for. ModelError for a name that can be neither."""
+    if name in PRESETS:
+        preset = PRESETS[name]
+        variants = (variant,) if variant else (preset.variant, None)
+        return HubId(preset.repository, revision or preset.revision, variants)
+    if name.endswith(PICKLES):
+        raise ModelError(f"{name} is a pickle.", ONLY_SAFE)
+    if Path(name).is_file() or name.endswith(".safetensors"):
         raise ModelError(
-            f"{name} is not a folder in diffusers' layout.",
-            "Give a folder with unet/, vae/, text_encoder/, tokenizer/ and scheduler/, or a hub id.",
+            f"There is no file {name} of safetensors.", "Give the path of a .safetensors file that exists."
         )
     if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no model {name}.",
-            "Give `embedded`, a folder that exists, or a hub id such as "
-            "stable-diffusion-v1-5/stable-diffusion-v1-5.",
+            f"Give embedded, {', '.join(PRESETS)}, a folder or .safetensors file that exists, or a hub id "
+            f"such as {PRESETS['sd15'].repository}.",
         )
-    folder = find_cached(name, revision, variant)
-    if folder is not None:
-        return folder
-    if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES"):
-        raise ModelError(f"{name} is not in the hub's cache.", "Run once without --offline to fetch it.")
-    return fetch(name, revision, variant)
+    return HubId(name, revision, (variant,))
 
 
 def wanted_files(variant: str | None) -> list[str]:
@@ -59,7 +91,7 @@ def find_cached(name: str, revision: str | None, variant: str | None) -> Path | 
         return None
     networks = [part for part in STEMS if (folder / part).is_dir()]
     is_whole = {"unet", "vae"} <= {*networks} and all(
-        has_weights(folder / part, variant) for part in networks
+        weight_files(folder / part, variant) for part in networks
     )
     return folder if is_whole else None
 
@@ -100,7 +132,7 @@ def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{name} could not be fetched: {first_line(error)}",
+            f"{name} could not be fetched: {first_sentence(error)}",
             "Check the network, or use `--model embedded` or a folder.",
         ) from error
 
