@@ -2,10 +2,10 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image, ImageChops
 
@@ -15,10 +15,11 @@ from .images import canvas, files
 from .images.canvas import Fit
 from .images.files import Picture
 from .models import DiffusersDenoiser
-from .settings import MAX_SEED, EditConfig, GenerateConfig, InterpolateConfig, flatten
+from .settings import MAX_SEED, EditConfig, GenerateConfig, InterpolateConfig, flatten, require_query
 from .types import Heat, Pixels, Report, silent
 
 Target = str | PathLike[str] | BinaryIO
+Config = TypeVar("Config", EditConfig, GenerateConfig)
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
@@ -183,6 +184,60 @@ def make_mask(
     )
 
 
+class Editing:
+    """One picture, edited under any number of settings: what two of them share is computed once."""
+
+    def __init__(self, model: DiffusersDenoiser, picture: Picture) -> None:
+        self.model = model
+        self.picture = picture
+        self.editors: dict[Fit, edit.Editor] = {}
+
+    def edit(
+        self,
+        config: EditConfig,
+        *,
+        mask: Image.Image | None = None,
+        add: Image.Image | None = None,
+        subtract: Image.Image | None = None,
+        report: Report = silent,
+    ) -> EditResult:
+        """As `edit_image`; stages that an earlier call has done cost nothing."""
+        if mask is None:
+            require_query(config)
+        model, picture = self.model, self.picture
+        config, fit = prepare(model, picture, config)
+        if mask is not None and config.mask.invert:
+            mask = ImageChops.invert(mask)
+        meter = Meter(model)
+        if fit not in self.editors:
+            self.editors[fit] = edit.Editor(model, canvas.to_pixels(picture, fit).to(model.device))
+        edited = self.editors[fit].edit(
+            config,
+            [seed_of(config)],
+            mask=cells(mask, fit, model),
+            add=cells(add, fit, model),
+            subtract=cells(subtract, fit, model),
+            report=report,
+        )
+        where = paste_mask(edited.found, config, fit, model.factor) if mask is None else mask
+        where = combine(where, add, subtract)
+        image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
+        coverage = covered(where)
+        notices = *word_notices(model, config.ref, config.query), *mask_notices(coverage)
+        return EditResult(
+            picture=picture,
+            image=image,
+            mask=where,
+            heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
+            coverage=coverage,
+            changed_outside=canvas.changed_outside(picture.rgb, image, where),
+            config=config,
+            model=model.name,
+            run=meter.stop(),
+            notices=(*picture.notices, *notices),
+        )
+
+
 def edit_image(
     model: DiffusersDenoiser,
     picture: Picture,
@@ -199,38 +254,53 @@ def edit_image(
     All have mode L and the picture's size (`load_mask`), and white counts. report: called after each step.
     Raises DiffeditError: texts that do not differ, numbers that are not finite.
     """
-    if not config.query and mask is None:
-        raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
-    config, fit = prepare(model, picture, config)
-    if mask is not None and config.mask.invert:
-        mask = ImageChops.invert(mask)
-    meter = Meter(model)
-    edited = edit.edit(
-        model,
-        canvas.to_pixels(picture, fit).to(model.device),
-        config,
-        [seed_of(config)],
-        mask=cells(mask, fit, model),
-        add=cells(add, fit, model),
-        subtract=cells(subtract, fit, model),
-        report=report,
-    )
-    where = paste_mask(edited.found, config, fit, model.factor) if mask is None else mask
-    where = combine(where, add, subtract)
-    image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
-    coverage = covered(where)
-    return EditResult(
-        picture=picture,
-        image=image,
-        mask=where,
-        heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
-        coverage=coverage,
-        changed_outside=canvas.changed_outside(picture.rgb, image, where),
-        config=config,
-        model=model.name,
-        run=meter.stop(),
-        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
-    )
+    editing = Editing(model, picture)
+    return editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)
+
+
+def compare_edits(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    configs: Sequence[EditConfig],
+    *,
+    mask: Image.Image | None = None,
+    add: Image.Image | None = None,
+    subtract: Image.Image | None = None,
+    report: Report = silent,
+) -> Iterator[EditResult]:
+    """`edit_image` under each of several settings, in order; what they share is computed once.
+
+    Configs without a seed get one seed in common. report: called as ("compare", forwards done, in all).
+    """
+    configs = with_one_seed(configs)
+    editing, before = Editing(model, picture), model.forwards
+    expected = edit.count_shared_forwards(configs, search=mask is None)
+
+    def count(stage: str, done: int, total: int) -> None:
+        report("compare", min(model.forwards - before, expected), expected)
+
+    for config in configs:
+        yield editing.edit(config, mask=mask, add=add, subtract=subtract, report=count)
+
+
+def compare_prompts(
+    model: DiffusersDenoiser, configs: Sequence[GenerateConfig], *, report: Report = silent
+) -> Iterator[Generated]:
+    """`generate_image` under each of several settings, in order; as `compare_edits`."""
+    configs = with_one_seed(configs)
+    expected, before = sum(generate.count_forwards(config) for config in configs), model.forwards
+
+    def count(stage: str, done: int, total: int) -> None:
+        report("compare", min(model.forwards - before, expected), expected)
+
+    for config in configs:
+        yield generate_image(model, config, report=count)
+
+
+def with_one_seed(configs: Sequence[Config]) -> list[Config]:
+    """The settings with one random seed wherever none is given."""
+    seed = random_seed()
+    return [replace(config, seed=seed if config.seed is None else config.seed) for config in configs]
 
 
 def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: Report = silent) -> Generated:

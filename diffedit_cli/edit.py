@@ -3,6 +3,7 @@
 Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `api.py` puts files round it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
 from .mask import binarise, combine, difference_maps, normalise, refine
 from .schedules import draw_noise, make_steps, round_half_up
-from .settings import EditConfig, GuidanceConfig
+from .settings import EditConfig, GuidanceConfig, MaskConfig
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
@@ -127,6 +128,84 @@ def redraw(
     return finish(denoiser, run, "decode", len(steps), report)
 
 
+class Editor:
+    """A batch of pictures, edited under any number of settings: what two of them share is computed once.
+
+    The pictures are encoded once. A heat map and a trajectory are kept for all settings that ask for them.
+    """
+
+    def __init__(self, denoiser: Denoiser, pixels: Pixels) -> None:
+        self.denoiser = denoiser
+        self.pixels = pixels
+        self.x0 = denoiser.encode(pixels)
+        require_finite(self.x0, "the encoded picture")
+        self.heats: dict[object, Heat] = {}
+        self.sources: dict[object, Trajectory] = {}
+
+    def edit(
+        self,
+        config: EditConfig,
+        seeds: list[int],
+        *,
+        mask: Heat | None = None,
+        add: Heat | None = None,
+        subtract: Heat | None = None,
+        report: Report = silent,
+    ) -> Edited:
+        """Change `ref` into `query` in all b pictures; one seed each.
+
+        mask: a mask to use in place of a search, (b 1 h w) in [0, 1]; add, subtract: areas to add to the mask
+        and to keep out of it.
+        """
+        denoiser, x0, heat = self.denoiser, self.x0, None
+        texts = Texts.embed(denoiser, config)
+        if mask is None:
+            key = heat_key(config), *seeds
+            if key not in self.heats:
+                self.heats[key] = find_heat(denoiser, self.pixels, x0, texts, config, seeds, report)
+            heat = self.heats[key]
+            mask = binarise(heat, config.mask)
+        whole = combine(mask, add, subtract)
+        steps = make_steps(denoiser.schedule, config.steps, config.strength)
+        key = source_key(config), *(seeds if config.inversion == "noise" else ())
+        if key not in self.sources:
+            self.sources[key] = encode_source(denoiser, x0, steps, texts, config, seeds, report)
+        source = self.sources[key]
+        pixels = redraw(denoiser, source, steps, texts.query, texts.negative, config.guidance, whole, report)
+        return Edited(pixels, mask, heat)
+
+
+def heat_key(config: EditConfig) -> EditConfig:
+    """The settings with all that the heat map does not depend on set to one value."""
+    shape = MaskConfig(strength=config.mask.strength, samples=config.mask.samples, clip=config.mask.clip)
+    return EditConfig(ref=config.ref, query=config.query, seed=config.seed, size=config.size, mask=shape)
+
+
+def source_key(config: EditConfig) -> EditConfig:
+    """The settings with all that the source's trajectory does not depend on set to one value."""
+    return EditConfig(
+        ref=config.ref if config.inversion == "negative-prompt" else "",
+        steps=config.steps,
+        strength=config.strength,
+        seed=config.seed if config.inversion == "noise" else None,
+        inversion=config.inversion,
+        size=config.size,
+    )
+
+
+def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> int:
+    """UNet sample-forwards of edits of one picture by one Editor, the most that they can take."""
+    stages: dict[object, int] = {}
+    for number, config in enumerate(configs):
+        counts = count_forwards(config, search=search)
+        stages |= {
+            ("mask", heat_key(config)): counts["mask"],
+            ("invert", source_key(config)): counts["invert"],
+            ("decode", number): counts["decode"],
+        }
+    return sum(stages.values())
+
+
 def edit(
     denoiser: Denoiser,
     pixels: Pixels,
@@ -138,20 +217,5 @@ def edit(
     subtract: Heat | None = None,
     report: Report = silent,
 ) -> Edited:
-    """Change `ref` into `query` in b pictures; one seed each.
-
-    mask: a mask to use in place of a search, (b 1 h w) in [0, 1]; add, subtract: areas to add to the mask
-    and to keep out of it. The source is encoded once.
-    """
-    x0 = denoiser.encode(pixels)
-    require_finite(x0, "the encoded picture")
-    texts = Texts.embed(denoiser, config)
-    heat = None
-    if mask is None:
-        heat = find_heat(denoiser, pixels, x0, texts, config, seeds, report)
-        mask = binarise(heat, config.mask)
-    whole = combine(mask, add, subtract)
-    steps = make_steps(denoiser.schedule, config.steps, config.strength)
-    source = encode_source(denoiser, x0, steps, texts, config, seeds, report)
-    pixels = redraw(denoiser, source, steps, texts.query, texts.negative, config.guidance, whole, report)
-    return Edited(pixels, mask, heat)
+    """One edit of b pictures (see Editor.edit)."""
+    return Editor(denoiser, pixels).edit(config, seeds, mask=mask, add=add, subtract=subtract, report=report)

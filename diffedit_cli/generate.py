@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .ddim import decode, finish
-from .guidance import Guidance
+from .guidance import Guidance, forwards_per_run
 from .interpolate import leg_weights, lerp, slerp, spread_evenly
 from .schedules import add_noise, draw_noise, make_steps
 from .settings import GenerateConfig, GuidanceConfig, InterpolateConfig
@@ -23,6 +23,11 @@ def generate(
     noise = draw_noise(shape, seeds).to(cond.tokens.device)
     run = decode(denoiser, noise, steps, cond, uncond, Guidance(config.guidance, steps))
     return finish(denoiser, run, "generate", len(steps), report)
+
+
+def count_forwards(config: GenerateConfig) -> int:
+    """UNet sample-forwards of one picture, the most that it can take."""
+    return forwards_per_run(config.guidance, config.steps)
 
 
 @dataclass(frozen=True)

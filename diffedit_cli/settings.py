@@ -10,6 +10,7 @@ This module imports neither torch nor anything heavy: `diffedit --help` needs it
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -251,6 +252,12 @@ class EditConfig:
             )
 
 
+def require_query(config: EditConfig) -> None:
+    """SettingError if a search for the mask would have no query to search with."""
+    if not config.query:
+        raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
+
+
 @dataclass(frozen=True)
 class GenerateConfig:
     """Everything that `diffedit generate` needs to know beside the model."""
@@ -407,6 +414,38 @@ def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
             value = flat[key]
             values[item.name] = tuple(value) if isinstance(value, list) else value
     return schema(**values)
+
+
+def read_lists(schema: type, texts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Comma lists as people type them, each part as a value of its setting; equal parts count once.
+
+    `none,pred` is two values; `\\,` is a comma within a text; `0.3+0.5` is one value of a setting that is a
+    list itself. SettingError names the part that cannot be read. Ranges and choices are left to `build`.
+    """
+    kinds = {key: kind for key, kind, *_ in keys(schema)}
+    lists: dict[str, list[Any]] = {}
+    for key, text in texts.items():
+        parts = [part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text)]
+        lists[key] = list(dict.fromkeys(_read(option_name(key), part, kinds[key]) for part in parts))
+    return lists
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    """A text as a value of a setting's type."""
+    if get_origin(kind) is tuple:
+        return tuple(_read(name, part, get_args(kind)[0]) for part in text.split("+"))
+    types = get_args(kind) or (kind,)
+    try:
+        if int in types:
+            return int(text)
+        if float in types:
+            return float(text)
+        if bool in types:
+            return {"on": True, "off": False}[text.lower()]
+    except (ValueError, KeyError):
+        wanted = "a whole number" if int in types else "a number" if float in types else "on or off"
+        raise SettingError(f"{name} cannot be {text!r}.", f"Each value of its list is {wanted}.") from None
+    return text
 
 
 def validate(config: Any, prefix: str = "") -> None:

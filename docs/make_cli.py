@@ -49,6 +49,8 @@ With `--json` stdout holds one JSON object on one line.
 | `mask` | as `edit`, without `changed_outside` |
 | `generate` | as `mask`, without `coverage` |
 | `interpolate` | `output`, `frames`, `forwards`, `seed` (a list); its settings are in the film |
+| `compare` | as `mask`, without `coverage`; `tiles`: a list of `label` and the keys of `edit` or `generate` |
+| `compare --dry-run` | `output`, `tiles` (their labels), `forwards` |
 | `models list` | `models`: a list of `name` and `bytes`; `words`: what the embedded model knows |
 | `doctor` | one text for each thing that was looked at |
 | an error | `error`, `hint`; the exit code is as above. A flag that is unknown, \

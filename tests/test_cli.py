@@ -210,6 +210,7 @@ def test_each_flag_sets_its_setting_and_no_other(
         ("mask", (EditConfig, ModelConfig, TalkConfig), UNUSED),
         ("generate", (GenerateConfig, ModelConfig, TalkConfig), ("prompt",)),
         ("interpolate", (InterpolateConfig, ModelConfig, TalkConfig), ("prompts",)),
+        ("compare", (EditConfig, ModelConfig, TalkConfig), ()),
         ("doctor", (TalkConfig,), ()),
     ],
 )
@@ -225,7 +226,7 @@ def test_help_shows_every_flag(
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["models", "--help"], []])
 def test_help_names_every_command(run: Run, words: list[str]) -> None:
     shown = run(*words, model=False).output.split()
-    commands = {"edit", "mask", "generate", "interpolate", "doctor", "models"}
+    commands = {"edit", "mask", "compare", "generate", "interpolate", "doctor", "models"}
     assert ({"list"} if "models" in words else commands) <= set(shown)
 
 
@@ -973,3 +974,82 @@ print(bool(probe), seen)
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == "True []\n"  # a socket that is only made is urllib3, which tries IPv6
+
+
+# ------------------------------------------------------------------------------------------- comparisons
+
+TILES = [*WORDS, *QUICK, "--steps", "2", "--guidance-norm", "none,pred"]
+
+
+def test_a_comparison_writes_a_grid_and_a_film(run: Run, photo: Path) -> None:
+    facts = answer(good(run("compare", photo, *TILES, "-o", "grid.png", "--animate", "flip.gif", "--json")))
+    assert facts["output"] == "grid.png"
+    assert [tile["label"] for tile in facts["tiles"]] == ["norm none", "norm pred"]
+    assert {tile["changed_outside"] for tile in facts["tiles"]} == {0}
+    assert facts["forwards"] == 4 + 2 + 2 * 4
+    with Image.open("grid.png") as grid, Image.open("flip.gif") as film:
+        assert film.size == grid.size
+        assert film.info["loop"] == 0
+        assert getattr(film, "n_frames", 1) > 5
+    assert read_settings("grid.png") == read_film_settings(Path("flip.gif")) == facts["settings"]
+
+
+def test_a_comparison_is_named_after_its_input_and_can_go_to_stdout(run: Run, photo: Path) -> None:
+    done = good(run("compare", photo, *TILES, "--dry-run"))
+    assert "2 tiles: norm none; norm pred." in done.stderr
+    assert files(photo.parent).keys() == {"photo.png"}
+    good(run("compare", photo, *TILES))
+    with Image.open("photo-compare.png") as image:
+        size = image.size
+    out = good(run("compare", photo, *TILES, "-o", "-")).stdout_bytes
+    assert Image.open(io.BytesIO(out)).size == size
+
+
+def test_prompts_are_compared_without_a_picture(run: Run) -> None:
+    flags = ["--prompt", "a horse,a zebra", "--guidance-scale", "1,3", "--steps", "1", "--seed", "3"]
+    facts = answer(good(run("compare", *flags, "-o", "grid.png", "--json")))
+    labels = ["a horse, scale 1", "a horse, scale 3", "a zebra, scale 1", "a zebra, scale 3"]
+    assert [tile["label"] for tile in facts["tiles"]] == labels
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--guidance-norm", "none,foo"], "--guidance-norm foo is not a choice"),
+        (["--guidance-scale", "1,abc"], "'abc'"),
+        (["--guidance-norm", "none,diff", "--guidance-scale", "7.5"], "7.5 is too large"),
+        (["--strength", "0.5,1.5"], "--strength 1.5"),
+        (["--steps", "9"], "nothing to compare"),
+        (["--steps", "9,8", "--animate", "x.avi"], "x.avi"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_a_usage_error(
+    run: Run, photo: Path, flags: list[str], words: str
+) -> None:
+    check_refusal(run("compare", photo, *WORDS, *flags), 2, words)
+    assert files(photo.parent).keys() == {"photo.png"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--prompt", "a,b", "--ref", "c"], "--ref needs a picture"),
+        (["--prompt", "a,b", "--animate", "x.gif"], "needs a picture"),
+        (["--prompt", "a,b", "--mask", "m.png"], "needs a picture"),
+        (["--steps", "1,2"], "no prompt"),
+    ],
+)
+def test_what_needs_a_picture_or_a_prompt_says_so(run: Run, flags: list[str], words: str) -> None:
+    check_refusal(run("compare", *flags), 2, words)
+
+
+def test_a_comparison_without_a_query_is_refused_before_the_model(run: Run, photo: Path) -> None:
+    check_refusal(run("compare", photo, "--ref", "a,b", "--model", "none/there", model=False), 2, "no query")
+
+
+def test_an_interrupted_comparison_leaves_nothing(
+    run: Run, photo: Path, at_forward: Callable[[int | None], list[int]]
+) -> None:
+    at_forward(4)
+    assert run("compare", photo, *TILES, "--animate", "flip.gif").exit_code == 130
+    assert files(photo.parent).keys() == {"photo.png"}

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .compare import compare
 from .doctor import doctor
 from .edit import edit
 from .generate import generate
@@ -36,7 +37,7 @@ def root(
     """Change one thing in a picture by naming it, and leave every other pixel as it was."""
 
 
-for command in (edit, mask, generate, interpolate, doctor):
+for command in (edit, mask, compare, generate, interpolate, doctor):
     app.command()(command)
 app.add_typer(models, name="models")
 

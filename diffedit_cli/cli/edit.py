@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import SettingError
-from ..settings import EditConfig, ModelConfig, TalkConfig
+from ..settings import EditConfig, ModelConfig, TalkConfig, require_query
 from .files import check_targets, read_mask, read_picture, target_for, write_picture
-from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, PictureFile, SubtractMask, with_flags
+from .options import (
+    AddMask,
+    DryRun,
+    NoMetadata,
+    Output,
+    Overwrite,
+    PictureFile,
+    SubtractMask,
+    UseMask,
+    with_flags,
+)
 from .session import open_model
 from .terminal import Terminal, plain_errors
 
@@ -30,10 +39,7 @@ def edit(
         Path | None, typer.Option(help="Also write the mask.", rich_help_panel="Files")
     ] = None,
     no_metadata: NoMetadata = False,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Edit what is white in this picture, without a search.", rich_help_panel="Mask"),
-    ] = None,
+    mask: UseMask = None,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
     dry_run: DryRun = False,
@@ -46,8 +52,8 @@ def edit(
     talk = talk_config()
     with plain_errors(talk):
         terminal, config, checkpoint = Terminal(talk), edit_config(), model_config()
-        if not config.query and mask is None:
-            raise SettingError("There is no query.", "Say with --query what shall be there: --query zebra.")
+        if mask is None:
+            require_query(config)
         target = target_for(output, Path(picture).stem.strip("-"), config.query)
         source = read_picture(picture)
         check_targets([target, grid, save_mask], overwrite=overwrite, picture=source)

@@ -5,11 +5,11 @@ import inspect
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..settings import build, keys, option_name
+from ..settings import build, keys, option_name, read_lists
 
 Command = Callable[..., None]
 
@@ -24,6 +24,12 @@ Overwrite = Annotated[
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Store no settings in the result.", rich_help_panel="Files")
 ]
+UseMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask", help="Edit what is white in this picture, without a search.", rich_help_panel="Mask"
+    ),
+]
 AddMask = Annotated[
     Path | None,
     typer.Option("--mask-add", help="Picture whose white is added to the mask.", rich_help_panel="Mask"),
@@ -37,11 +43,14 @@ DryRun = Annotated[
 ]
 
 
-def with_flags(without: tuple[str, ...] = (), **schemas: type) -> Callable[[Command], Command]:
+def with_flags(
+    without: tuple[str, ...] = (), comma_lists: str = "", **schemas: type
+) -> Callable[[Command], Command]:
     """Give a command one flag for each setting of each schema, but for those named in `without`.
 
     The command takes, under each schema's keyword, a function that makes its config from the flags; further
-    settings can be handed to it as a mapping.
+    settings can be handed to it as a mapping. Under the keyword that `comma_lists` names, flags take comma
+    lists, and the function gives those that were used (settings.read_lists).
     """
 
     def decorate(command: Command) -> Command:
@@ -54,11 +63,17 @@ def with_flags(without: tuple[str, ...] = (), **schemas: type) -> Callable[[Comm
         def run(**arguments: Any) -> None:
             for name, items in wanted.items():
                 given = {key: arguments.pop(key) for key, *_ in items}
-                arguments[name] = functools.partial(build, schemas[name], given)
+                if name == comma_lists:
+                    given = {key: text for key, text in given.items() if text is not None}
+                read = read_lists if name == comma_lists else build
+                arguments[name] = functools.partial(read, schemas[name], given)
             command(**arguments)
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name not in schemas]
-        first, *rest = ([flag_of(*item) for item in items] for items in wanted.values())
+        first, *rest = (
+            [list_flag_of(*item) if name == comma_lists else flag_of(*item) for item in items]
+            for name, items in wanted.items()
+        )
         order = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in chain(first, own, *rest)]
         run.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in order}
@@ -83,4 +98,22 @@ def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> insp
     )
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def list_flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
+    """As `flag_of`, for a flag that takes a comma list of values, and is None if it is left out."""
+    choices = ("on", "off") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    usual = "+".join(map(str, default)) if isinstance(default, tuple) else default
+    usual = ("off", "on")[bool(default)] if kind is bool else usual
+    option = typer.Option(
+        option_name(key),
+        *metadata["flags"],
+        help=metadata["help"],
+        metavar=f"<{'|'.join(choices)}>,..." if choices else "LIST",
+        rich_help_panel=metadata["panel"],
+        show_default=False if usual in (None, "") else str(usual),
+    )
+    return inspect.Parameter(
+        key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
     )

@@ -14,9 +14,10 @@ from ..settings import TalkConfig
 
 if TYPE_CHECKING:
     from ..api import EditResult, Generated, MaskResult
+    from ..compare import Comparison
     from ..types import Report
 
-    Result = EditResult | MaskResult | Generated
+    Result = EditResult | MaskResult | Generated | Comparison
 
 STAGES = {
     "mask": "Finding the mask",
@@ -24,6 +25,7 @@ STAGES = {
     "decode": "Drawing the change",
     "generate": "Drawing",
     "frame": "Drawing frames",
+    "compare": "Drawing tiles",
 }
 
 

@@ -1,0 +1,81 @@
+"""diffedit compare"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import SettingError
+from ..settings import EditConfig, ModelConfig, TalkConfig
+from .files import check_targets, read_mask, read_picture, target_for, write_picture
+from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
+from .session import open_model
+from .terminal import Terminal, plain_errors
+
+
+@with_flags(comma_lists="lists", lists=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
+def compare(
+    picture: Annotated[
+        str | None,
+        typer.Argument(metavar="[PICTURE]", help="The picture; - is stdin. Without one, --prompt is drawn."),
+    ] = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the grid as a film between before and after (.gif, .webp, .mp4 or a folder).",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    no_metadata: NoMetadata = False,
+    mask: UseMask = None,
+    mask_add: AddMask = None,
+    mask_subtract: SubtractMask = None,
+    dry_run: DryRun = False,
+    *,
+    lists: Callable[..., dict[str, list[Any]]],
+    model_config: Callable[..., ModelConfig],
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Draw one picture, or one prompt, under several settings: a grid, each tile under its label.
+
+    Any setting takes a comma list, and every combination is drawn: one list fills the grid, of two the longer
+    runs across. Write \\, for a comma within a text, and 0.3+0.5 for one value that is a list itself.
+    """
+    talk = talk_config()
+    with plain_errors(talk):
+        terminal, checkpoint, values = Terminal(talk), model_config(), lists()
+        files = mask, mask_add, mask_subtract
+        if picture is None and any([*files, animate]):
+            raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
+
+        from .. import compare as comparison
+        from ..video import check_film, write_frames
+
+        forwards = comparison.count_forwards(values, has_picture=picture is not None, search=mask is None)
+        source = None if picture is None else read_picture(picture)
+        target = target_for(output, Path(picture or "").stem.strip("-"), "compare")
+        check_targets([target], overwrite=overwrite)
+        if animate is not None:
+            check_film(animate, fps=comparison.FPS, overwrite=overwrite)
+        if dry_run:
+            tiles = comparison.labels(values)
+            terminal.result(
+                {"output": str(target or "-"), "tiles": tiles, "forwards": forwards},
+                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{forwards} UNet sample-forwards."],
+            )
+            return
+        masks = [None if source is None else read_mask(file, source) for file in files]
+        model = open_model(checkpoint, terminal)
+        with terminal.progress({"compare": 1}) as report:
+            result = comparison.compare(
+                model, source, values, mask=masks[0], add=masks[1], subtract=masks[2], report=report
+            )
+        write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
+        if animate is not None:
+            stored = None if no_metadata else result.settings()
+            write_frames(result.frames(), animate, fps=comparison.FPS, overwrite=overwrite, settings=stored)
+        seeds = dict.fromkeys(str(tile.config.seed) for tile in result.tiles)
+        terminal.finish(result, target, f": {len(result.tiles)} tiles (seed {', '.join(seeds)}).")
