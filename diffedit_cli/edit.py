@@ -4,7 +4,7 @@ Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `api.py` pu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -177,19 +177,29 @@ class Editor:
 
 def heat_key(config: EditConfig) -> EditConfig:
     """The settings with all that the heat map does not depend on set to one value."""
-    shape = MaskConfig(strength=config.mask.strength, samples=config.mask.samples, clip=config.mask.clip)
-    return EditConfig(ref=config.ref, query=config.query, seed=config.seed, size=config.size, mask=shape)
+    found = replace(config.mask, threshold=0.0, grow=0, feather=0.0, fill_holes=True, invert=False)
+    usual = EditConfig()
+    return replace(
+        config,
+        negative_prompt="",
+        steps=usual.steps,
+        strength=usual.strength,
+        inversion=usual.inversion,
+        guidance=usual.guidance,
+        mask=found,
+    )
 
 
 def source_key(config: EditConfig) -> EditConfig:
     """The settings with all that the source's trajectory does not depend on set to one value."""
-    return EditConfig(
+    return replace(
+        config,
         ref=config.ref if config.inversion == "negative-prompt" else "",
-        steps=config.steps,
-        strength=config.strength,
+        query="",
+        negative_prompt="",
         seed=config.seed if config.inversion == "noise" else None,
-        inversion=config.inversion,
-        size=config.size,
+        guidance=GuidanceConfig(),
+        mask=MaskConfig(),
     )
 
 
