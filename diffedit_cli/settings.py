@@ -346,6 +346,14 @@ class ModelConfig:
     )
     revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model")
     variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model")
+    lora: tuple[str, ...] = setting(
+        (), "LoRA file to lay over the model, as FILE[:SCALE]; repeat it for several.", panel="Model"
+    )
+    embedding: tuple[str, ...] = setting(
+        (),
+        "Textual inversion to teach the model a word, as FILE[:WORD]; repeat it for several.",
+        panel="Model",
+    )
     offline: bool = setting(False, "Never ask the hub.", panel="Model")
     device: str = setting("auto", "auto, cpu, cuda or mps.", panel="Model")
     dtype: str = setting("auto", "auto, float32, float16 or bfloat16.", panel="Model")

@@ -20,6 +20,8 @@ def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
             config.model,
             revision=config.revision,
             variant=config.variant,
+            lora=config.lora,
+            embedding=config.embedding,
             offline=config.offline,
             device=config.device,
             dtype=config.dtype,

@@ -26,7 +26,7 @@ class DiffusersDenoiser:
         self.unet, self.is_xl = parts.unet.to(device), parts.is_xl
         self.text_encoders = [encoder.to(device) for encoder in parts.text_encoders]
         self.tokenizers, self.words = parts.tokenizers, parts.words
-        self.has_zero_empty_prompt = parts.has_zero_empty_prompt
+        self.has_zero_empty_prompt, self.phrases = parts.has_zero_empty_prompt, parts.phrases
         overflows = self.is_xl and parts.vae.config.force_upcast and dtype == torch.float16
         self.vae = parts.vae.to(device, torch.float32 if overflows else dtype)
         self.schedule = schedule_of(parts)
@@ -93,7 +93,7 @@ class DiffusersDenoiser:
     def _encoded(self, which: int, prompts: Sequence[str], **options: bool) -> Any:
         tokenizer, encoder = self.tokenizers[which], self.text_encoders[which]
         tokens = tokenizer(
-            list(prompts),
+            [self._with_phrases(prompt) for prompt in prompts],
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -141,7 +141,13 @@ class DiffusersDenoiser:
     def is_too_long(self, prompt: str) -> bool:
         """Whether the end of a prompt lies beyond the text encoder's window and is not heard."""
         tokenizer = self.tokenizers[0]
-        return len(tokenizer(prompt).input_ids) > tokenizer.model_max_length
+        return len(tokenizer(self._with_phrases(prompt)).input_ids) > tokenizer.model_max_length
+
+    def _with_phrases(self, prompt: str) -> str:
+        """The prompt with the tokens of each textual inversion in place of its word, whatever its case."""
+        for word, phrase in self.phrases.items():
+            prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", phrase, prompt, flags=re.IGNORECASE)
+        return prompt
 
 
 def schedule_of(parts: Parts) -> Schedule:

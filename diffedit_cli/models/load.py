@@ -2,11 +2,12 @@
 
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from .addons import add_all
 from .denoiser import DiffusersDenoiser
 from .hardware import pick_device, pick_dtype
 from .layout import check_layout
@@ -23,6 +24,8 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     offline: bool = False,
+    lora: Sequence[str] = (),
+    embedding: Sequence[str] = (),
 ) -> DiffusersDenoiser:
     """Load a Stable Diffusion 1.x, 2.x or XL checkpoint.
 
@@ -31,13 +34,15 @@ def load_model(
     revision, variant: of a hub id, and of its weight files (fp16). device: auto, cpu, cuda or mps.
     dtype: auto (float16 on cuda, else float32), float32, float16 or bfloat16.
     offline: never ask the hub; a checkpoint that is in its cache is loaded without asking in any case.
+    lora, embedding: files laid over it, as file[:scale] and file[:word] (addons.py).
     Raises ModelError with what to do.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
     with without_garbage_collection():
-        return DiffusersDenoiser(str(name), load_parts(str(name), source, kind), where, kind)
+        parts = add_all(load_parts(str(name), source, kind), lora, embedding)
+        return DiffusersDenoiser(str(name), parts, where, kind)
 
 
 def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:

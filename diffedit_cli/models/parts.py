@@ -3,7 +3,7 @@
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class Parts:
 
     vae: in float32. text_encoders, tokenizers: one each, or XL's two. scheduler: a DDIMScheduler with the
     checkpoint's config.
-    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`.
+    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. phrases: the tokens
+    that a learned word stands for.
     """
 
     unet: Any
@@ -29,6 +30,7 @@ class Parts:
     scheduler: Any
     has_zero_empty_prompt: bool = False
     words: dict[str, list[str]] | None = None
+    phrases: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_xl(self) -> bool:

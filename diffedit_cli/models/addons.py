@@ -1,0 +1,150 @@
+"""What is laid over a checkpoint: LoRAs, which change its weights, and textual inversions: new words."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, SettingError
+from .parts import Parts, reading
+from .weights import read_weights
+
+
+def add_all(parts: Parts, loras: Sequence[str], embeddings: Sequence[str]) -> Parts:
+    """The checkpoint with every `file[:scale]` and every `file[:word]` laid over it, in order."""
+    for given in loras:
+        file, scale = split(given)
+        add_lora(parts, Path(file), lora_scale(given, scale))
+    for given in embeddings:
+        file, word = split(given)
+        parts = add_embedding(parts, Path(file), word)
+    return parts
+
+
+def split(given: str) -> tuple[str, str]:
+    """A file's name and what follows it after a colon: ("a.safetensors", "0.8")."""
+    match = re.fullmatch(r"(.+\.safetensors)(?::(.*))?", given)
+    return (match[1], match[2] or "") if match else (given, "")
+
+
+def lora_scale(given: str, scale: str) -> float:
+    try:
+        return float(scale or 1)
+    except ValueError:
+        raise SettingError(
+            f"--lora {given} has no number after its colon.", "Give file.safetensors:0.8."
+        ) from None
+
+
+def add_lora(parts: Parts, path: Path, scale: float) -> None:
+    """Add scale * (alpha / rank) * up @ down to the weights in place (Hu et al. 2021, arXiv 2106.09685).
+
+    Files of diffusers, peft, kohya and A1111 are read. The weights are changed once, so a run costs no more.
+    ModelError if a layer of the file has no place in the checkpoint: it is made for another kind.
+    """
+    mixin, from_peft = lora_tools(parts)
+    state = read_weights(path)
+    with reading(str(path)):
+        state, alphas = mixin.lora_state_dict(state, unet_config=parts.unet.config)
+        mixin.load_lora_into_unet(state, network_alphas=alphas, unet=parts.unet)
+        for prefix, encoder in zip(("text_encoder", "text_encoder_2"), parts.text_encoders, strict=False):
+            mixin.load_lora_into_text_encoder(
+                state, network_alphas=alphas, text_encoder=encoder, prefix=prefix
+            )
+    layers = sum(key.endswith((".lora_A.weight", ".lora.down.weight", ".down.weight")) for key in state)
+    fused = sum(fuse(network, scale, from_peft) for network in (parts.unet, *parts.text_encoders))
+    if not layers or fused < layers:
+        raise ModelError(
+            f"{path} fits {fused} of {layers} layers of this checkpoint.",
+            "It is made for another kind of checkpoint (1.x, 2.x or XL), or is no LoRA.",
+        )
+
+
+def lora_tools(parts: Parts) -> tuple[Any, Any]:
+    """diffusers' reader of LoRA files for this kind of checkpoint, and peft's class of adapted layers."""
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            "A LoRA needs the package peft, which is not installed.", "pip install 'diffedit-cli[lora]'."
+        ) from error
+    from diffusers.loaders.lora_pipeline import (
+        StableDiffusionLoraLoaderMixin,
+        StableDiffusionXLLoraLoaderMixin,
+    )
+
+    mixin = StableDiffusionXLLoraLoaderMixin if parts.is_xl else StableDiffusionLoraLoaderMixin
+    return mixin, BaseTunerLayer
+
+
+def fuse(network: Any, scale: float, adapted: Any) -> int:
+    """Add the adapters to the weights and take them off; how many layers had one."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    layers = [module for module in network.modules() if isinstance(module, adapted)]
+    for layer in layers:
+        layer.scale_layer(scale)
+        layer.merge()
+    recurse_remove_peft_layers(network)
+    network.requires_grad_(False)
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+    return len(layers)
+
+
+def add_embedding(parts: Parts, path: Path, word: str) -> Parts:
+    """Teach the text encoders a word (Gal et al. 2022, arXiv 2208.01618): `word`, or the one of the file.
+
+    Files of diffusers and A1111, and those of XL with a vector for each encoder, are read. In a prompt the
+    word stands for all vectors of the file.
+    """
+    state = read_weights(path)
+    vectors = vectors_of(path, state, len(parts.text_encoders))
+    widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in parts.text_encoders]
+    if [v.shape[1] for v in vectors] != widths:
+        raise ModelError(
+            f"{path} has vectors of {' and '.join(str(v.shape[1]) for v in vectors)} numbers, and this "
+            f"checkpoint takes {' and '.join(map(str, widths))}.",
+            "It is made for another kind of checkpoint (1.x, 2.x or XL).",
+        )
+    word = word or (
+        next(iter(state)).strip("<>") if len(state) == 1 and "emb_params" not in state else path.stem
+    )
+    names = [f"<{word}:{i}>" for i in range(max(len(v) for v in vectors))]
+    for tokenizer, encoder, values in zip(parts.tokenizers, parts.text_encoders, vectors, strict=True):
+        teach(tokenizer, encoder, names, values)
+    return replace(parts, phrases={**parts.phrases, word: " ".join(names)})
+
+
+def vectors_of(path: Path, state: dict[str, Tensor], encoders: int) -> list[Tensor]:
+    """The vectors (n d) for each text encoder."""
+    if encoders == 2 and {"clip_l", "clip_g"} <= {*state}:
+        found = [state["clip_l"], state["clip_g"]]
+    elif encoders == 1 and ("emb_params" in state or len(state) == 1):
+        found = [state.get("emb_params", next(iter(state.values())))]
+    else:
+        raise ModelError(
+            f"{path} is no textual inversion for this checkpoint.",
+            "Give one that was made for its kind (1.x, 2.x or XL).",
+        )
+    found = [values[None] if values.dim() == 1 else values for values in found]
+    if any(values.dim() != 2 for values in found):
+        raise ModelError(f"{path} is no textual inversion.", "Give a file of one vector or several.")
+    return found
+
+
+def teach(tokenizer: Any, encoder: Any, names: list[str], values: Tensor) -> None:
+    """Add tokens with these vectors to a tokenizer and its encoder."""
+    tokenizer.add_tokens(names)
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        for name, vector in zip(names, values, strict=False):
+            table[tokenizer.convert_tokens_to_ids(name)] = vector.to(table)
+    encoder.requires_grad_(False)
+    text_model = getattr(encoder, "text_model", encoder)
+    text_model.eos_token_id = tokenizer.eos_token_id  # 2, of old configs, means the highest id: not any more

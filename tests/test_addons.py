@@ -1,0 +1,170 @@
+"""addons.py: LoRA files of each format against the formula, and textual inversions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffedit_cli.errors import ModelError, SettingError
+from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.addons import split
+
+TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+CONV = "down_blocks.0.resnets.0.conv1"
+TEXT_Q, TEXT_OUT = "encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.out_proj"
+RANK, ALPHA = 4, 2.0
+
+
+def load(path: Path, **options: Any) -> DiffusersDenoiser:
+    return load_model(path, device="cpu", **options)
+
+
+def factors(weight: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """down (rank in ...) and up (out rank ...) for a layer's weight."""
+    generator = torch.Generator().manual_seed(seed)
+    down = torch.randn(RANK, *weight.shape[1:], generator=generator)
+    up = torch.randn(weight.shape[0], RANK, *(1 for _ in weight.shape[2:]), generator=generator)
+    return down, up
+
+
+def added(down: Tensor, up: Tensor) -> Tensor:
+    """up @ down as one weight."""
+    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+def kohya(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def lora_file(path: Path, style: str, layers: dict[str, tuple[Tensor, Tensor]]) -> Path:
+    """Write a LoRA. layers: {unet.<module> or text_encoder.<module>: (down, up)}."""
+    state: dict[str, Tensor] = {}
+    for name, (down, up) in layers.items():
+        net, module = name.split(".", 1)
+        if style == "kohya":
+            stem = f"lora_unet_{kohya(module)}" if net == "unet" else f"lora_te_text_model_{kohya(module)}"
+            state[f"{stem}.lora_down.weight"], state[f"{stem}.lora_up.weight"] = down, up
+            state[f"{stem}.alpha"] = torch.tensor(ALPHA)
+        else:
+            state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down, up
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(("style", "alpha"), [("kohya", ALPHA / RANK), ("peft", 1.0)])
+def test_a_lora_adds_its_product_to_the_weights(
+    checkpoint: Path, tmp_path: Path, style: str, alpha: float
+) -> None:
+    plain = load(checkpoint)
+    modules = {f"unet.{TO_Q}": plain.unet.get_submodule(TO_Q), f"unet.{CONV}": plain.unet.get_submodule(CONV)}
+    for name in (TEXT_Q, TEXT_OUT):
+        modules[f"text_encoder.{name}"] = plain.text_encoders[0].get_submodule(name)
+    layers = {name: factors(module.weight, i) for i, (name, module) in enumerate(modules.items())}
+    file = lora_file(tmp_path / "style.safetensors", style, layers)
+    model = load(checkpoint, lora=[f"{file}:0.5"])
+    networks = {"unet": model.unet, "text_encoder": model.text_encoders[0]}
+    for name, module in modules.items():
+        net, key = name.split(".", 1)
+        wanted = module.weight + 0.5 * alpha * added(*layers[name])
+        assert torch.allclose(networks[net].get_submodule(key).weight, wanted, atol=1e-5)
+    before, after = plain.unet.state_dict(), model.unet.state_dict()
+    assert before.keys() == after.keys()  # no adapter is left: a run costs no more
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {f"{TO_Q}.weight", f"{CONV}.weight"}
+    assert not any(p.requires_grad for net in networks.values() for p in net.parameters())
+
+
+def test_several_loras_add_up(checkpoint: Path, tmp_path: Path) -> None:
+    weight = load(checkpoint).unet.get_submodule(TO_Q).weight
+    a, b = factors(weight, 1), factors(weight, 2)
+    files = [
+        lora_file(tmp_path / f"{i}.safetensors", "peft", {f"unet.{TO_Q}": f}) for i, f in enumerate((a, b))
+    ]
+    model = load(checkpoint, lora=[str(files[0]), f"{files[1]}:-0.3"])
+    wanted = weight + added(*a) - 0.3 * added(*b)
+    assert torch.allclose(model.unet.get_submodule(TO_Q).weight, wanted, atol=1e-4)
+
+
+def test_a_lora_for_both_encoders_of_xl(build_xl: Callable[..., Path], tmp_path: Path) -> None:
+    folder = build_xl()
+    weight = load(folder).text_encoders[1].get_submodule(f"text_model.{TEXT_Q}").weight
+    layer = factors(weight, 3)
+    file = lora_file(tmp_path / "a.safetensors", "peft", {f"text_encoder_2.text_model.{TEXT_Q}": layer})
+    model = load(folder, lora=[str(file)])
+    changed = model.text_encoders[1].get_submodule(f"text_model.{TEXT_Q}").weight
+    assert torch.allclose(changed, weight + added(*layer), atol=1e-5)
+
+
+def test_a_lora_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    wide = torch.zeros(RANK, 99), torch.zeros(99, RANK)
+    gone = torch.zeros(RANK, 8), torch.zeros(8, RANK)
+    for i, layers in enumerate([{f"unet.{TO_Q}": wide}, {"unet.down_blocks.7.attentions.0.proj_in": gone}]):
+        file = lora_file(tmp_path / f"{i}.safetensors", "peft", layers)
+        with pytest.raises(ModelError, match=rf"{i}\.safetensors") as caught:
+            load(checkpoint, lora=[str(file)])
+        assert "\n" not in str(caught.value)
+    save_file({"model.diffusion_model.x": torch.zeros(3)}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors"):
+        load(checkpoint, lora=[str(tmp_path / "checkpoint.safetensors")])
+
+
+def test_what_follows_the_colon() -> None:
+    assert split("a.safetensors") == ("a.safetensors", "")
+    assert split("C:\\b.safetensors:0.8") == ("C:\\b.safetensors", "0.8")
+    assert split("c.pt:2") == ("c.pt:2", "")
+
+
+def test_spoilt_files_and_scales_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match="is a pickle"):
+        load(checkpoint, lora=[str(tmp_path / "a.pt")])
+    with pytest.raises(ModelError, match="There is no file"):
+        load(checkpoint, embedding=[str(tmp_path / "b.safetensors")])
+    with pytest.raises(SettingError, match="no number after its colon"):
+        load(checkpoint, lora=[f"{tmp_path / 'b.safetensors'}:much"])
+
+
+@pytest.mark.parametrize("style", ["a1111", "diffusers"])
+def test_a_learned_word_stands_for_its_vectors(checkpoint: Path, tmp_path: Path, style: str) -> None:
+    plain = load(checkpoint)
+    tokenizer, table = plain.tokenizers[0], plain.text_encoders[0].get_input_embeddings().weight
+    horse, zebra = (table[tokenizer(word).input_ids[1]] for word in ("horse", "zebra"))
+    vectors = torch.stack([horse, zebra])
+    file = tmp_path / "spotty.safetensors"
+    save_file({"emb_params" if style == "a1111" else "<spotty>": vectors.clone()}, file)
+    model = load(checkpoint, embedding=[str(file)])
+    wanted = plain.embed(["a horse zebra in the park"]).tokens
+    assert torch.allclose(model.embed(["a Spotty in the park"]).tokens, wanted, atol=1e-5)
+    assert torch.allclose(model.embed(["a horse zebra in the park"]).tokens, wanted, atol=1e-5)
+    assert torch.equal(model.embed(["spottyness"]).tokens, plain.embed(["spottyness"]).tokens)
+    named = load(checkpoint, embedding=[f"{file}:my-pet"])
+    assert torch.allclose(named.embed(["a my-pet in the park"]).tokens, wanted, atol=1e-5)
+
+
+def test_a_learned_word_of_xl(build_xl: Callable[..., Path], tmp_path: Path) -> None:
+    folder = build_xl()
+    plain = load(folder)
+    ids = [tokenizer("zebra").input_ids[1] for tokenizer in plain.tokenizers]
+    tables = [encoder.get_input_embeddings().weight for encoder in plain.text_encoders]
+    vectors = [table[i][None].clone() for table, i in zip(tables, ids, strict=True)]
+    file = tmp_path / "stripy.safetensors"
+    save_file({"clip_l": vectors[0], "clip_g": vectors[1]}, file)
+    ours, wanted = load(folder, embedding=[str(file)]).embed(["a stripy"]), plain.embed(["a zebra"])
+    assert torch.allclose(ours.tokens, wanted.tokens, atol=1e-5)
+    assert torch.allclose(ours.pooled, wanted.pooled, atol=1e-5)
+
+
+def test_embeddings_of_another_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    bad = {
+        "vectors of 99 numbers": {"emb_params": torch.zeros(2, 99)},
+        "no textual inversion for this": {"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(1, 40)},
+        "is no textual inversion": {"emb_params": torch.zeros(2, 2, 32)},
+    }
+    for words, state in bad.items():
+        save_file(state, tmp_path / "bad.safetensors")
+        with pytest.raises(ModelError, match=words):
+            load(checkpoint, embedding=[str(tmp_path / "bad.safetensors")])
