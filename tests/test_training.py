@@ -28,6 +28,7 @@ from training.scenes import (
     save_sheet,
     tone_mapped,
 )
+from training.sources import pack
 from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.train import (
     Ema,
@@ -193,6 +194,15 @@ def test_examples_are_files_of_the_size_asked_for(data: Path, tmp_path: Path) ->
     assert [picture_size(path) for path in paths] == [(48, 32), (32, 32)]
     again = draw_examples(data, tmp_path / "again", (wide, place))
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+
+
+def test_what_is_packed_is_all_that_training_reads(data: Path, world: World, tmp_path: Path) -> None:
+    (data / "stamps/unused.png").write_bytes(b"x")
+    packed = load_world(pack(data, tmp_path / "packed"))
+    assert torch.equal(packed.cutouts, world.cutouts)
+    assert torch.equal(packed.panoramas, world.panoramas)
+    assert not (tmp_path / "packed/stamps/unused.png").exists()
+    load_world(tmp_path / "packed", held_out=True)
 
 
 def test_a_sheet_has_a_row_for_every_eight(tmp_path: Path) -> None:

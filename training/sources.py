@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.words import THINGS
+
 DATA = Path(__file__).parent / "data"
 DEBIAN_PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds", "plasma-workspace-wallpapers")
 NPM_PACKAGE = "@pmndrs/assets@1.7.0"
@@ -78,3 +80,15 @@ def unpack_panoramas(folder: Path, out: Path) -> None:
             )
         np.save(out / f"{name}.npy", np.asarray(rgb, np.float16))
         exr.unlink()
+
+
+def pack(data: Path, out: Path) -> Path:
+    """Copy to `out` what training reads of `data`, a few per cent of it, to carry to another machine."""
+    for folder in ("panoramas", "wallpapers"):
+        shutil.copytree(data / folder, out / folder, dirs_exist_ok=True)
+    for thing in THINGS:
+        for photo in thing.photos + thing.held_out:
+            path = out / "stamps" / f"{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / "stamps" / f"{photo}.png", path)
+    return out
