@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -370,6 +370,9 @@ class TalkConfig:
     json: bool = setting(False, "Print the result as JSON on stdout.", panel="Messages")
 
 
+SCHEMAS = (EditConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig)
+
+
 def option_name(key: str) -> str:
     return "--" + key.replace("_", "-")
 
@@ -404,11 +407,16 @@ def build(schema: type[T], *layers: Mapping[str, Any]) -> T:
     for layer in layers:
         for key, value in layer.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
-                raise SettingError(f"There is no setting {key}.", hint)
+                raise unknown_setting(key, known)
             merged[key] = value
     return _nest(schema, merged, "")
+
+
+def unknown_setting(key: str, known: Iterable[str], where: str = "") -> SettingError:
+    """What to say of a key that no config class has: the nearest one that there is."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+    return SettingError(f"There is no setting {key}{where}.", hint)
 
 
 def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
@@ -460,13 +468,16 @@ def validate(config: Any, prefix: str = "") -> None:
     """Check each field of a config against its type, its choices and its closed range."""
     hints = get_type_hints(type(config))
     for item in fields(config):
-        value, kind, name = getattr(config, item.name), hints[item.name], option_name(prefix + item.name)
-        if is_dataclass(kind):
-            continue
-        if get_origin(kind) is tuple and not isinstance(value, tuple):
-            raise SettingError(f"{name} cannot be {value!r}.", "It takes a list of values.")
-        for part in value if isinstance(value, tuple) else (value,):
-            _check(name, part, kind, item.metadata)
+        if not is_dataclass(kind := hints[item.name]):
+            check_setting(option_name(prefix + item.name), getattr(config, item.name), kind, item.metadata)
+
+
+def check_setting(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    """SettingError, which calls the setting `name`, if a value is not of its type, choices or range."""
+    if get_origin(kind) is tuple and not isinstance(value, tuple):
+        raise SettingError(f"{name} cannot be {value!r}.", "It takes a list of values.")
+    for part in value if isinstance(value, tuple) else (value,):
+        _check(name, part, kind, metadata)
 
 
 def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TYPER_USE_RICH"):
     os.environ.pop(name, None)  # what the help would otherwise depend on
+for name in [name for name in os.environ if name.startswith("DIFFEDIT_")]:
+    del os.environ[name]
+os.environ |= {"XDG_CONFIG_HOME": os.devnull}  # no configuration of whoever runs this
 os.environ |= {"TERMINAL_WIDTH": "100", "_TYPER_FORCE_DISABLE_TERMINAL": "1", "NO_COLOR": "1", "TERM": "dumb"}
 # Typer reads these when it is imported
 
@@ -37,6 +40,15 @@ Results go to stdout, or to a file; progress, notes and errors go to stderr.
 
 An error is one sentence and what to do about it; `--verbose` adds the traceback.
 
+## Settings that are kept
+
+`diffedit config set steps 50` keeps a setting in the user's `config.toml`, with `--project` in the folder's
+`diffedit.toml` (the nearest one upwards counts); `diffedit config path` says where they are. A file holds one
+`key = value` a setting; a key is the long flag without its dashes in front and with `_` for `-`:
+`mask_threshold = 0.5`. A variable is `DIFFEDIT_` and the key in capitals: `DIFFEDIT_MASK_THRESHOLD=0.5`, and
+`DIFFEDIT_MASK_STRENGTH=0.3,0.5` for several values. A setting holds for each command that has it. Unknown
+keys and values that cannot be are refused. Precedence: flag, variable, project, user, default.
+
 ## JSON
 
 With `--json` stdout holds one JSON object on one line.
@@ -52,9 +64,12 @@ With `--json` stdout holds one JSON object on one line.
 | `compare` | as `mask`, without `coverage`; `tiles`: a list of `label` and the keys of `edit` or `generate` |
 | `compare --dry-run` | `output`, `tiles` (their labels), `forwards` |
 | `models list` | `models`: a list of `name` and `bytes`; `words`: what the embedded model knows |
+| `config show` | `settings`: by key, `value` and `from` (a path or a variable) |
+| `config path` | `user` and `project`, each with `path` and `exists` |
+| `config set` | `key`, `value`, `path` |
 | `doctor` | one text for each thing that was looked at |
 | an error | `error`, `hint`; the exit code is as above. A flag that is unknown, \
-or whose value cannot be read, gives no JSON |
+or whose value cannot be read, and a wrong configuration give no JSON |
 
 `coverage` is the share of the picture, 0 to 1, that the mask touches. `changed_outside` counts the pixels
 outside the mask that differ from the input; it is 0. `forwards` counts samples through the UNet. `settings`

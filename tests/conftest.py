@@ -10,6 +10,7 @@ from typing import Any
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diffedit-hf-")  # read once, at the hub's import
 os.environ.pop("HF_HUB_OFFLINE", None)
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="diffedit-config-")  # not that of whoever runs this
 
 import pytest
 import torch
@@ -29,6 +30,12 @@ settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, d
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 Build = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("DIFFEDIT_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

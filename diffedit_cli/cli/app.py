@@ -5,13 +5,17 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..settings import TalkConfig
 from .compare import compare
+from .config import config
+from .defaults import for_commands, read_config
 from .doctor import doctor
 from .edit import edit
 from .generate import generate
 from .interpolate import interpolate
 from .mask import mask
 from .models import models
+from .terminal import plain_errors
 
 app = typer.Typer(
     name="diffedit",
@@ -30,16 +34,21 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Change one thing in a picture by naming it, and leave every other pixel as it was."""
+    if context.invoked_subcommand != "config":  # that is there to mend it
+        with plain_errors(TalkConfig()):
+            context.default_map = for_commands(context.command, read_config().values)
 
 
 for command in (edit, mask, compare, generate, interpolate, doctor):
     app.command()(command)
 app.add_typer(models, name="models")
+app.add_typer(config, name="config")
 
 
 def main() -> None:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-import typer
-
 from .. import __version__
 from ..errors import ModelError
 from ..settings import TalkConfig
@@ -37,10 +35,7 @@ def doctor(*, talk_config: Callable[..., TalkConfig]) -> None:
             )
         with terminal.console.status("Trying the embedded model"):
             facts |= devices() | trial()
-        if talk.json:
-            terminal.result(facts, [])
-        else:
-            typer.echo("\n".join(f"{name:14} {value}" for name, value in facts.items()))
+        terminal.answer(facts, [f"{name:14} {value}" for name, value in facts.items()])
 
 
 def installed(package: str) -> str:

@@ -30,7 +30,4 @@ def list_models(*, talk_config: Callable[..., TalkConfig]) -> None:
         words = known_words(EMBEDDED) or {}
         lines += [f"embedded knows {group}: {', '.join(some)}." for group, some in words.items()]
         facts = {"models": [{"name": name, "bytes": size} for name, size in found], "words": words}
-        if talk.json:
-            Terminal(talk).result(facts, [])
-        else:
-            typer.echo("\n".join(lines))
+        Terminal(talk).answer(facts, lines)

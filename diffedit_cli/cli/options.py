@@ -76,6 +76,7 @@ def with_flags(
         )
         order = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in chain(first, own, *rest)]
         run.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]
+        run.comma_lists = {key for key, *_ in wanted.get(comma_lists, [])}  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in order}
         return run
 

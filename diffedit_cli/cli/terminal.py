@@ -50,6 +50,10 @@ class Terminal:
             for line in lines:
                 self.say(line)
 
+    def answer(self, facts: Mapping[str, Any], lines: list[str]) -> None:
+        """What was asked for, on stdout: JSON if that was asked for, else lines."""
+        typer.echo(json.dumps(facts) if self.talk.json else "\n".join(lines))
+
     def finish(self, result: "Result", target: Path | None, sentence: str) -> None:
         """The outcome of a run: what to note, what it cost (--verbose), and where it is."""
         run = result.run

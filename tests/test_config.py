@@ -1,0 +1,183 @@
+"""cli/defaults.py and the config command: files, variables, and what goes before what."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from diffedit_cli.cli import defaults
+from diffedit_cli.cli.app import app
+from diffedit_cli.cli.options import with_flags
+from diffedit_cli.errors import SettingError
+from diffedit_cli.settings import EditConfig, InterpolateConfig, TalkConfig, build
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty configuration, and an empty folder to work in; the path of the user's file."""
+    monkeypatch.setattr(typer, "get_app_dir", lambda name: str(tmp_path / "home" / name))
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "deep")
+    return tmp_path / "home" / "diffedit" / "config.toml"
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def heard(schema: type, *arguments: str) -> Any:
+    """The config that a command with the flags of `schema` makes from flags and from what is configured."""
+    found: list[Any] = []
+
+    @with_flags(without=("prompts",), config=schema)
+    def probe(*, config: Callable[..., Any]) -> None:
+        found.append(config({"prompts": ["a", "b"]} if schema is InterpolateConfig else {}))
+
+    single = typer.Typer()
+    single.command()(probe)
+    command = get_command(single)
+    values = defaults.for_commands(command, defaults.read_config(os.environ).values)
+    command.main(list(arguments), default_map=values, standalone_mode=False)
+    return found[0]
+
+
+def test_flag_before_variable_before_project_before_user_before_default(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert heard(EditConfig).steps == 25
+    defaults.set_value(user, "steps", "50")
+    assert heard(EditConfig).steps == 50
+    Path("../diffedit.toml").write_text("steps = 60\n")  # of a folder above
+    assert heard(EditConfig).steps == 60
+    Path("diffedit.toml").write_text("")  # the nearest one counts alone
+    assert heard(EditConfig).steps == 50
+    Path("diffedit.toml").write_text("steps = 70\n")
+    assert heard(EditConfig).steps == 70
+    monkeypatch.setenv("DIFFEDIT_STEPS", "80")
+    assert heard(EditConfig).steps == 80
+    assert heard(EditConfig, "--steps", "90").steps == 90
+    assert heard(InterpolateConfig).steps == 80  # each command that has the setting
+
+
+def test_values_of_every_type(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, text in {
+        "mask_strength": "0.3, 0.6",
+        "mask_fill_holes": "no",
+        "guidance_norm": "pred",
+        "guidance_interval": "0.2:0.8",
+        "guidance_scale": "3",
+        "query": 'a "zebra" \\ 🦓',
+        "seed": "4",
+    }.items():
+        defaults.set_value(user, key, text)
+    wanted: dict[str, Any] = {"mask_strength": [0.3, 0.6], "mask_fill_holes": False, "guidance_norm": "pred"}
+    wanted |= {"guidance_interval": "0.2:0.8", "guidance_scale": 3, "query": 'a "zebra" \\ 🦓', "seed": 4}
+    assert heard(EditConfig) == build(EditConfig, wanted)
+    assert heard(InterpolateConfig).seed == (4,)
+    monkeypatch.setenv("DIFFEDIT_MASK_STRENGTH", "0.5")
+    monkeypatch.setenv("DIFFEDIT_MASK_FILL_HOLES", "TRUE")
+    monkeypatch.setenv("DIFFEDIT_QUERY", "")  # as if it were not set
+    wanted |= {"mask_strength": [0.5], "mask_fill_holes": True}
+    assert heard(EditConfig) == build(EditConfig, wanted)
+    assert heard(EditConfig, "--mask-strength", "0.1", "--no-mask-fill-holes") == build(
+        EditConfig, wanted, {"mask_strength": [0.1], "mask_fill_holes": False}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stesp = 3", ["no setting stesp", "Did you mean steps?"]),
+        ("[mask]\nthreshold = 0.5", ["no setting mask"]),
+        ("prompt = 'a horse'", ["no setting prompt"]),
+        ("steps = '3'", ["steps cannot be '3'", "It takes int"]),
+        ("steps = true", ["steps cannot be True"]),
+        ("steps = 0", ["steps 0 is out of range", "1 to 1000"]),
+        ("seed = [1, 2]", ["seed"]),
+        ("mask_strength = [0.5, 7]", ["mask_strength 7 is out of range"]),
+        ("guidance_norm = 'loud'", ["guidance_norm loud is not a choice", "pred"]),
+        ("steps = = 2", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(user: Path, text: str, words: list[str]) -> None:
+    Path("diffedit.toml").write_text(text)
+    result = run("edit", "no.png", "--query", "zebra")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "diffedit.toml" in result.stderr
+    assert not [word for word in words if word not in result.stderr], result.stderr
+    assert result.stdout == ""
+    assert run("config", "path").exit_code == 0  # what helps to mend it still works
+
+
+def test_wrong_variables_are_refused_by_name() -> None:
+    with pytest.raises(SettingError, match=r"DIFFEDIT_STESP\. Did you mean DIFFEDIT_STEPS\?"):
+        defaults.read_environment({"DIFFEDIT_STESP": "3"})
+    with pytest.raises(SettingError, match=r"DIFFEDIT_STEPS cannot be 'many'"):
+        defaults.read_environment({"DIFFEDIT_STEPS": "many"})
+    assert defaults.read_environment({"PATH": "x", "OTHER_DIFFEDIT_STEPS": "y"}).values == {}
+
+
+def test_show_path_and_set(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "defaults" in run("config", "show").stdout
+    project = Path("diffedit.toml").resolve()
+    assert json.loads(run("config", "path", "--json").stdout) == {
+        "user": {"path": str(user), "exists": False},
+        "project": {"path": str(project), "exists": False},
+    }
+    assert run("config", "set", "mask-threshold", "0.3").exit_code == 0
+    answer = run("config", "set", "model", "org/name", "--project", "--json")
+    assert json.loads(answer.stdout) == {"key": "model", "value": "org/name", "path": str(project)}
+    monkeypatch.setenv("DIFFEDIT_STEPS", "7")
+    assert json.loads(run("config", "show", "--json").stdout)["settings"] == {
+        "mask_threshold": {"value": 0.3, "from": str(user)},
+        "model": {"value": "org/name", "from": str(project)},
+        "steps": {"value": 7, "from": "DIFFEDIT_STEPS"},
+    }
+    assert f"model = org/name  ({project})" in run("config", "show").stdout
+    assert "[default: 0.3]" in run("mask", "--help").stdout.replace("\n", " ")
+
+
+def test_set_leaves_the_other_lines_alone(user: Path) -> None:
+    user.parent.mkdir(parents=True)
+    user.write_text("# mine\nsteps = 3 # few\n\nsize = 256\n")
+    defaults.set_value(user, "steps", "4")
+    defaults.set_value(user, "seed", "1")
+    assert user.read_text() == "# mine\nsteps = 4\n\nsize = 256\nseed = 1\n"
+    user.write_text("mask_strength = [\n  0.3,\n]\n")
+    with pytest.raises(SettingError, match="by hand"):
+        defaults.set_value(user, "mask_strength", "0.5")
+    for key, text in (("steps", "0"), ("stesp", "3"), ("prompts", "a")):
+        with pytest.raises(SettingError):
+            defaults.set_value(user, key, text)
+    assert user.read_text() == "mask_strength = [\n  0.3,\n]\n"
+    assert [path.name for path in user.parent.iterdir()] == ["config.toml"]
+
+
+def test_every_configured_talk_setting_reaches_a_command(user: Path) -> None:
+    defaults.set_value(user, "json", "true")
+    assert heard(TalkConfig).json is True
+    assert json.loads(run("models", "list").stdout)["models"]  # a command of a group
+
+
+def test_in_comma_lists_a_kept_setting_is_one_value(user: Path) -> None:
+    found: list[dict[str, Any]] = []
+
+    @with_flags(comma_lists="lists", lists=EditConfig)
+    def probe(*, lists: Callable[..., dict[str, list[Any]]]) -> None:
+        found.append(lists())
+
+    single = typer.Typer()
+    single.command()(probe)
+    command = get_command(single)
+    kept = {"query": "a horse, grey", "mask_strength": [0.3, 0.5], "mask_fill_holes": False, "steps": 9}
+    command.main([], default_map=defaults.for_commands(command, kept), standalone_mode=False)
+    assert found == [
+        {"query": ["a horse, grey"], "mask_strength": [(0.3, 0.5)], "mask_fill_holes": [False], "steps": [9]}
+    ]
