@@ -4,13 +4,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from os import PathLike
 from typing import Any, BinaryIO, TypeVar
 
+import torch
 from PIL import Image, ImageChops
 
 from . import __version__, edit, generate, mask
-from .errors import SettingError
+from .errors import DiffeditError, SettingError
 from .images import canvas, files
 from .images.canvas import Fit
 from .images.files import Picture
@@ -25,11 +27,15 @@ LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask
 
 @dataclass(frozen=True)
 class Run:
-    """What a run cost: seconds in all and in the networks, and UNet sample-forwards."""
+    """What a run cost: seconds in all and in the networks, and UNet sample-forwards.
+
+    results: how many results were made together at this cost.
+    """
 
     seconds: float
     network_seconds: float
     forwards: int
+    results: int = 1
 
 
 class Meter:
@@ -39,10 +45,10 @@ class Meter:
         self.model = model
         self.start = time.perf_counter(), model.network_seconds, model.forwards
 
-    def stop(self) -> Run:
+    def stop(self, results: int = 1) -> Run:
         now = time.perf_counter(), self.model.network_seconds, self.model.forwards
         seconds, network, forwards = (after - before for after, before in zip(now, self.start, strict=True))
-        return Run(seconds, network, int(forwards))
+        return Run(seconds, network, int(forwards), results)
 
 
 @dataclass(frozen=True)
@@ -185,12 +191,12 @@ def make_mask(
 
 
 class Editing:
-    """One picture, edited under any number of settings: what two of them share is computed once."""
+    """Pictures of one shape, edited under any number of settings: what two of them share is computed once."""
 
-    def __init__(self, model: DiffusersDenoiser, picture: Picture) -> None:
+    def __init__(self, model: DiffusersDenoiser, *pictures: Picture) -> None:
         self.model = model
-        self.picture = picture
-        self.editors: dict[Fit, edit.Editor] = {}
+        self.pictures = pictures
+        self.editors: dict[tuple[Fit, ...], edit.Editor] = {}
 
     def edit(
         self,
@@ -200,42 +206,59 @@ class Editing:
         add: Image.Image | None = None,
         subtract: Image.Image | None = None,
         report: Report = silent,
-    ) -> EditResult:
-        """As `edit_image`; stages that an earlier call has done cost nothing."""
+    ) -> list[EditResult]:
+        """As `edit_image`, one result a picture; stages that an earlier call has done cost nothing."""
         if mask is None:
             require_query(config)
-        model, picture = self.model, self.picture
-        config, fit = prepare(model, picture, config)
+        model = self.model
+        config, fit = prepare(model, self.pictures[0], config)
         if mask is not None and config.mask.invert:
             mask = ImageChops.invert(mask)
         meter = Meter(model)
-        if fit not in self.editors:
-            self.editors[fit] = edit.Editor(model, canvas.to_pixels(picture, fit).to(model.device))
-        edited = self.editors[fit].edit(
+        fits = tuple(prepare(model, picture, config)[1] for picture in self.pictures)
+        if fits not in self.editors:
+            pixels = [canvas.to_pixels(*pair) for pair in zip(self.pictures, fits, strict=True)]
+            self.editors[fits] = edit.Editor(model, torch.cat(pixels).to(model.device))
+        edited = self.editors[fits].edit(
             config,
-            [seed_of(config)],
+            [seed_of(config)] * len(fits),
             mask=cells(mask, fit, model),
             add=cells(add, fit, model),
             subtract=cells(subtract, fit, model),
             report=report,
         )
-        where = paste_mask(edited.found, config, fit, model.factor) if mask is None else mask
-        where = combine(where, add, subtract)
-        image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
-        coverage = covered(where)
-        notices = *word_notices(model, config.ref, config.query), *mask_notices(coverage)
-        return EditResult(
-            picture=picture,
-            image=image,
-            mask=where,
-            heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
-            coverage=coverage,
-            changed_outside=canvas.changed_outside(picture.rgb, image, where),
-            config=config,
-            model=model.name,
-            run=meter.stop(),
-            notices=(*picture.notices, *notices),
-        )
+        results: list[EditResult] = []
+        for row, (picture, fit) in enumerate(zip(self.pictures, fits, strict=True)):
+            where = paste_mask(edited.row(row).found, config, fit, model.factor) if mask is None else mask
+            where = combine(where, add, subtract)
+            results.append(put_back(model, picture, fit, config, edited.row(row), where))
+        run = meter.stop(len(results))
+        return [replace(result, run=run) for result in results]
+
+
+def put_back(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    fit: Fit,
+    config: EditConfig,
+    edited: edit.Edited,
+    where: Image.Image,
+) -> EditResult:
+    """One edited row pasted into its picture, at the picture's own size. Its `run` is still empty."""
+    image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
+    coverage = covered(where)
+    return EditResult(
+        picture=picture,
+        image=image,
+        mask=where,
+        heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
+        coverage=coverage,
+        changed_outside=canvas.changed_outside(picture.rgb, image, where),
+        config=config,
+        model=model.name,
+        run=Run(0, 0, 0),
+        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
+    )
 
 
 def edit_image(
@@ -255,7 +278,67 @@ def edit_image(
     Raises DiffeditError: texts that do not differ, numbers that are not finite.
     """
     editing = Editing(model, picture)
-    return editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)
+    return editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)[0]
+
+
+def edit_images(
+    model: DiffusersDenoiser,
+    pictures: Sequence[Picture],
+    config: EditConfig,
+    queries: Sequence[str] = (),
+    *,
+    mask: Image.Image | None = None,
+    add: Image.Image | None = None,
+    subtract: Image.Image | None = None,
+    report: Report = silent,
+) -> Iterator[EditResult | DiffeditError]:
+    """Change `config.ref` into each of `queries` (or `config.query`) in several pictures.
+
+    Yields, picture by picture and query by query, a result, or the error that it ended with; the others go
+    on. All have one seed. Pictures of one shape are worked on together, and the queries of a picture share
+    its encoding; up to the rounding of float32 a result is that of `edit_image`. mask, add, subtract: for a
+    single picture. report: starts anew with each group and query.
+    """
+    if len(pictures) > 1 and not mask is add is subtract is None:
+        raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
+    config = replace(config, seed=random_seed() if config.seed is None else config.seed)
+    for group in groups_of_one_shape(model, pictures, config):
+        editing = Editing(model, *group)
+        columns = [
+            edit_or_fail(editing, replace(config, query=query), mask, add, subtract, report)
+            for query in queries or [config.query]
+        ]
+        for row in zip(*columns, strict=True):
+            yield from row
+
+
+def groups_of_one_shape(
+    model: DiffusersDenoiser, pictures: Sequence[Picture], config: EditConfig
+) -> Iterator[list[Picture]]:
+    """Pictures that follow each other and have one canvas, as many as are worked on together."""
+    for (width, height), group in groupby(pictures, lambda one: prepare(model, one, config)[1].canvas):
+        members = list(group)
+        count = edit.pictures_together(height // model.factor, width // model.factor)
+        for start in range(0, len(members), count):
+            yield members[start : start + count]
+
+
+def edit_or_fail(
+    editing: Editing,
+    config: EditConfig,
+    mask: Image.Image | None,
+    add: Image.Image | None,
+    subtract: Image.Image | None,
+    report: Report,
+) -> list[EditResult | DiffeditError]:
+    """One outcome a picture: where they fail together, each is tried alone."""
+    try:
+        return [*editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)]
+    except DiffeditError as error:
+        if len(editing.pictures) == 1:
+            return [error]
+    alone = (Editing(editing.model, picture) for picture in editing.pictures)
+    return [edit_or_fail(one, config, mask, add, subtract, report)[0] for one in alone]
 
 
 def compare_edits(
@@ -280,7 +363,7 @@ def compare_edits(
         report("compare", min(model.forwards - before, expected), expected)
 
     for config in configs:
-        yield editing.edit(config, mask=mask, add=add, subtract=subtract, report=count)
+        yield editing.edit(config, mask=mask, add=add, subtract=subtract, report=count)[0]
 
 
 def compare_prompts(
@@ -465,6 +548,7 @@ def costs(run: Run, notices: tuple[str, ...]) -> dict[str, Any]:
         "seconds": round(run.seconds, 3),
         "network_seconds": round(run.network_seconds, 3),
         "forwards": run.forwards,
+        **({"made_together": run.results} if run.results > 1 else {}),
         "notices": list(notices),
     }
 

@@ -11,7 +11,7 @@ import torch
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
-from .mask import binarise, combine, difference_maps, normalise, refine
+from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine
 from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
@@ -45,6 +45,11 @@ class Edited:
     found: Heat
     heat: Heat | None
 
+    def row(self, row: int) -> "Edited":
+        """One picture's part, as a batch of one."""
+        one = slice(row, row + 1)
+        return Edited(self.pixels[one], self.found[one], None if self.heat is None else self.heat[one])
+
 
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
     """UNet sample-forwards of each stage of an edit of one picture, the most that it can take."""
@@ -54,6 +59,15 @@ def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]
         "invert": 0 if config.inversion == "noise" else steps,
         "decode": forwards_per_run(config.guidance, steps),
     }
+
+
+def pictures_together(height: int, width: int) -> int:
+    """How many pictures of so many latent rows and columns are worked on at once.
+
+    Small ones leave most of a processor idle when they come alone; from 64x64 cells on, more at once only
+    take more memory.
+    """
+    return max(1, min(MICRO_BATCH // 2, 64 * 64 // (height * width)))
 
 
 def find_heat(

@@ -36,6 +36,7 @@ Results go to stdout, or to a file; progress, notes and errors go to stderr.
 | 0 | It worked. |
 | 1 | It failed: a picture, a checkpoint, the texts, or numbers that are not finite. |
 | 2 | The command line is wrong: an unknown flag, a value out of range, flags that do not go together. |
+| 3 | Several results were asked for, and some failed; the others were written. |
 | 130 | It was interrupted with Ctrl-C. |
 
 An error is one sentence and what to do about it; `--verbose` adds the traceback.
@@ -51,13 +52,14 @@ keys and values that cannot be are refused. Precedence: flag, variable, project,
 
 ## JSON
 
-With `--json` stdout holds one JSON object on one line.
+With `--json` stdout holds one JSON object on one line; of several results, one line each.
 
 | command | keys |
 |---|---|
 | `edit` | `output`, `coverage`, `changed_outside`, `seconds`, \
-`network_seconds`, `forwards`, `notices`, `settings` |
-| `edit --dry-run` | `output` (`-` is stdout), `model`, `forwards`: an object with one number a stage |
+`network_seconds`, `forwards`, `notices`, `settings`; of several results one line each, with `made_together` |
+| `edit --dry-run` | `output` (`-` is stdout), or `outputs` of several results; `model`, \
+`forwards`: an object with one number a stage |
 | `mask` | as `edit`, without `changed_outside` |
 | `generate` | as `mask`, without `coverage` |
 | `interpolate` | `output`, `frames`, `forwards`, `seed` (a list); its settings are in the film |
@@ -68,11 +70,12 @@ With `--json` stdout holds one JSON object on one line.
 | `config path` | `user` and `project`, each with `path` and `exists` |
 | `config set` | `key`, `value`, `path` |
 | `doctor` | one text for each thing that was looked at |
-| an error | `error`, `hint`; the exit code is as above. A flag that is unknown, \
-or whose value cannot be read, and a wrong configuration give no JSON |
+| an error | `error`, `hint`, and, of several results, `input`; the exit code is as above. A flag \
+that is unknown, or whose value cannot be read, and a wrong configuration give no JSON |
 
 `coverage` is the share of the picture, 0 to 1, that the mask touches. `changed_outside` counts the pixels
-outside the mask that differ from the input; it is 0. `forwards` counts samples through the UNet. `settings`
+outside the mask that differ from the input; it is 0. `forwards` counts samples through the UNet. `seconds`,
+`network_seconds` and `forwards` are those of all results that were `made_together`. `settings`
 holds the version, the command, the model, the input's name and SHA-256, and every setting as run.
 With `-o -` the picture goes to stdout, and no JSON is printed after it.
 """

@@ -21,12 +21,13 @@ from diffedit_cli import (
     MaskConfig,
     Picture,
     edit_image,
+    edit_images,
     generate_image,
     interpolate_frames,
     load_image,
     make_mask,
 )
-from diffedit_cli.api import Meter, combine, covered, resolve_interpolation
+from diffedit_cli.api import EditResult, Meter, combine, covered, resolve_interpolation
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generate import count_frames
 from diffedit_cli.images.files import read_settings
@@ -202,6 +203,51 @@ def test_a_run_costs_what_the_network_saw(model: DiffusersDenoiser, unet_rows: l
     assert 0 < run.network_seconds < run.seconds
     meter = Meter(model)
     assert meter.stop().forwards == 0
+
+
+def test_pictures_edited_together_are_those_edited_alone(
+    model: DiffusersDenoiser, unet_rows: list[int]
+) -> None:
+    """Eight of one shape and two of another; the seed is one for all, and the batch changes nothing."""
+    pictures = [picture(45 + i, 37 + i) for i in range(8)] + [picture(30, 60), picture(30, 60)]
+    results = list(edit_images(model, pictures, replace(QUICK, seed=None), ["zebra", "donkey"]))
+    assert len(results) == 20
+    seeds = {result.config.seed for result in results if isinstance(result, EditResult)}
+    assert len(seeds) == 1
+    forwards, unet_rows[:] = len(unet_rows), []
+    for number in (0, 7, 14, 19):
+        result = results[number]
+        assert isinstance(result, EditResult)
+        assert result.picture is pictures[number // 2]
+        alone = edit_image(model, result.picture, result.config)
+        assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
+        assert result.config == alone.config
+        assert result.changed_outside == 0
+    assert forwards / 20 < len(unet_rows) / 4 / 2
+
+
+def test_queries_share_the_encoding_of_their_picture(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
+    results = list(edit_images(model, [picture()] * 2, QUICK, ["zebra", "donkey"]))
+    runs = {result.run for result in results if isinstance(result, EditResult)}
+    assert sorted((run.results, run.forwards) for run in runs) == [(2, 2 * (4 + 6)), (2, 2 * (4 + 3 + 6))]
+    assert sum(run.forwards for run in runs) == sum(unet_rows)
+
+
+def test_one_bad_edit_does_not_end_the_others(model: DiffusersDenoiser) -> None:
+    first, second = picture(), replace(picture(), name="second")
+    results = list(edit_images(model, [first, second], QUICK, ["zebra", QUICK.ref, "donkey"]))
+    assert [type(result) for result in results] == [EditResult, DiffeditError, EditResult] * 2
+    said = [result.config.query for result in results if isinstance(result, EditResult)]
+    assert said == ["zebra", "donkey"] * 2
+
+
+def test_a_mask_is_for_one_picture(model: DiffusersDenoiser) -> None:
+    both = list(edit_images(model, [picture()], QUICK, ["zebra", "donkey"], mask=left_half()))
+    for result in both:
+        assert isinstance(result, EditResult)
+        assert result.mask.tobytes() == left_half().tobytes()
+    with pytest.raises(SettingError, match="one picture"):
+        list(edit_images(model, [picture()] * 2, QUICK, mask=left_half()))
 
 
 def test_progress_ends_at_its_total(model: DiffusersDenoiser) -> None:

@@ -250,7 +250,7 @@ def test_an_edit_imports_no_film_and_no_pipeline(checkpoint: Path, tmp_path: Pat
 import sys
 from diffedit_cli.cli.app import app
 app(sys.argv[1:], standalone_mode=False)
-heavy = ("av", "diffedit_cli.video", "diffusers.pipelines", "transformers.pipelines", "peft",
+heavy = ("av", "diffedit_cli.video", "diffusers.pipelines", "transformers.pipelines",
          "matplotlib", "pandas", "sklearn", "torchvision")
 print("found", [name for name in heavy if name in sys.modules])
 """
@@ -362,13 +362,73 @@ def test_verbose_says_what_it_cost(edit: Run, at_forward: Callable[..., list[int
     assert "in the networks" in said
 
 
+# ------------------------------------------------------------------------------------- several at once
+
+
+def test_several_pictures_and_queries(run: Run, tmp_path: Path, at_forward: Any) -> None:
+    """One load and one encoding a picture; names that do not collide; one JSON line a result."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "photo.png")
+    rows = at_forward()
+    flags = ["--query", "donkey", *QUICK, "--steps", "4", "-o", "out", "--save-mask", "masks", "--json"]
+    done = good(run("edit", "a/photo.png", "b/photo.png", *WORDS, *flags))
+    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    names = ["photo-zebra.png", "photo-donkey.png", "photo-zebra-2.png", "photo-donkey-2.png"]
+    assert [fact["output"] for fact in facts] == [str(Path("out") / name) for name in names]
+    assert [fact["settings"]["query"] for fact in facts] == ["zebra", "donkey"] * 2
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(names)
+    assert {p.name for p in (tmp_path / "masks").iterdir()} == set(names)
+    assert sum(rows) == 2 * (2 * 4 + 3 + 2 * 6)
+    assert {fact["made_together"] for fact in facts} == {2}
+    planned = run("edit", "a/photo.png", "b/photo.png", *WORDS, *flags, "--dry-run")
+    told = answer(good(planned))
+    assert told["outputs"] == [fact["output"] for fact in facts]
+    assert sum(told["forwards"].values()) == sum(rows)
+
+
+def test_one_bad_file_does_not_end_a_batch(run: Run, tmp_path: Path) -> None:
+    save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/good-fox.png").write_bytes(b"mine")
+    flags = ["--query", "fox", *QUICK, "--steps", "2", "-o", "out", "--json"]
+    done = run("edit", "bad.png", "good.png", "none.png", *WORDS, *flags)
+    assert done.exit_code == 3
+    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    failed = [fact["input"] for fact in facts if "error" in fact]
+    assert failed == ["bad.png", "good.png", "none.png"]
+    assert [fact["output"] for fact in facts if "output" in fact] == [str(Path("out/good-zebra.png"))]
+    assert sum(line.startswith("Error: ") for line in done.stderr.splitlines()) == 3
+    assert "Traceback" not in done.stderr
+    assert "5 of 6 results failed" in done.stderr
+    assert (tmp_path / "out/good-fox.png").read_bytes() == b"mine"
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["-o", "-"], "stdout"),
+        (["-o", "out.png"], "out.png"),
+        (["-o", "out", "--grid", "out"], "folder"),
+        (["--mask", "photo.png"], "one picture"),
+    ],
+)
+def test_several_results_need_several_places(run: Run, photo: Path, flags: list[str], word: str) -> None:
+    before = files(photo.parent)
+    check_refusal(run("edit", photo, "other.png", *WORDS, *flags, "--model", "no/such", model=False), 2, word)
+    assert files(photo.parent) == before
+
+
 # -------------------------------------------------------------------------------- where results come and go
 
 
-def test_names_are_made_from_the_input_and_the_words(edit: Run, tmp_path: Path) -> None:
+def test_names_are_made_from_the_input_and_the_words(edit: Run, run: Run, tmp_path: Path) -> None:
     good(edit())
     (tmp_path / "folder").mkdir()
-    good(edit("-o", "folder", "--query", "A big, red zebra!"))
+    words = ["--ref", "horse", "--query", "A big, red zebra!"]
+    good(run("edit", "photo.png", *words, *QUICK, "--steps", "2", "-o", "folder"))
     assert set(files(tmp_path)) == {"photo.png", "photo-zebra.png", "folder/photo-a-big-red-zebra.png"}
 
 
@@ -547,7 +607,6 @@ def test_a_mask_of_nearly_all_or_nothing_is_noted(edit: Run, tmp_path: Path, whi
         (["--steps", "many"], "--steps"),
         (["--seed", "1.5"], "--seed"),
         (["--nope"], "--nope"),
-        (["two.png"], "two.png"),
     ],
     ids=lambda part: "".join(part),
 )

@@ -13,6 +13,21 @@ from ..settings import build, keys, option_name, read_lists
 
 Command = Callable[..., None]
 
+Queries = Annotated[
+    list[str],
+    typer.Option(
+        "--query",
+        "-p",
+        "--prompt",
+        help="What shall be there instead, e.g. zebra. Repeat it for a result of each.",
+        rich_help_panel="Text",
+        show_default=False,
+    ),
+]
+PictureFiles = Annotated[
+    list[str],
+    typer.Argument(metavar="PICTURE...", help="One picture or more; - is stdin.", show_default=False),
+]
 PictureFile = Annotated[str, typer.Argument(metavar="PICTURE", help="The picture; - is stdin.")]
 Output = Annotated[
     str | None,

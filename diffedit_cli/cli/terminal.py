@@ -54,6 +54,20 @@ class Terminal:
         """What was asked for, on stdout: JSON if that was asked for, else lines."""
         typer.echo(json.dumps(facts) if self.talk.json else "\n".join(lines))
 
+    def fail(self, error: DiffeditError, source: str = "") -> None:
+        """What went wrong, in one sentence and what to do, also under --quiet; source: the input, of several.
+
+        The traceback only under --verbose. To be called where the error is handled.
+        """
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        if self.talk.verbose:
+            console.print_exception()
+        if self.talk.json:
+            about = {"input": source} if source else {}
+            typer.echo(json.dumps({**about, "error": error.message, "hint": error.hint}))
+        text = f"Error: {source}: {error}" if source else f"Error: {error}"
+        console.print(text, style="bold red", markup=False)
+
     def finish(self, result: "Result", target: Path | None, sentence: str) -> None:
         """The outcome of a run: what to note, what it cost (--verbose), and where it is."""
         run = result.run
@@ -62,7 +76,8 @@ class Terminal:
         if self.talk.verbose:
             self.say(
                 f"{run.seconds:.2f} s, {run.network_seconds / run.seconds:.1%} of it in the networks; "
-                f"{run.forwards} UNet sample-forwards."
+                f"{run.forwards} UNet sample-forwards"
+                + (f", for {run.results} results made together." if run.results > 1 else ".")
             )
         if target is None:  # stdout is taken
             self.say(f"Wrote the picture to stdout{sentence}")
@@ -97,13 +112,7 @@ def plain_errors(talk: TalkConfig) -> Generator[None, None, None]:
     try:
         yield
     except DiffeditError as error:
-        if talk.verbose:
-            Console(stderr=True).print_exception()
-        if talk.json:
-            typer.echo(json.dumps({"error": error.message, "hint": error.hint}))
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"Error: {error}", style="bold red", markup=False
-        )
+        Terminal(talk).fail(error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; nothing half-written was left.")
