@@ -65,7 +65,12 @@ With `--json` stdout holds one JSON object on one line; of several results, one 
 | `interpolate` | `output`, `frames`, `forwards`, `seed` (a list); its settings are in the film |
 | `compare` | as `mask`, without `coverage`; `tiles`: a list of `label` and the keys of `edit` or `generate` |
 | `compare --dry-run` | `output`, `tiles` (their labels), `forwards` |
-| `models list` | `models`: a list of `name` and `bytes`; `words`: what the embedded model knows |
+| `models list` | `models`: a list of `name`, `about`, `licence`, `bytes`, `is_here`; \
+`words`: what the embedded model knows |
+| `models info` | `name`, `is_here`, `side`, `parameters`, `bytes`, `licence`; then, if it is here, `kind`, \
+`predicts`, `networks`, `path`, else `about`, `repository`, `revision`, `variant` |
+| `models pull` | `name`, `path` |
+| `models default` | `model`, `from` (a path, a variable or the package) |
 | `config show` | `settings`: by key, `value` and `from` (a path or a variable) |
 | `config path` | `user` and `project`, each with `path` and `exists` |
 | `config set` | `key`, `value`, `path` |

@@ -1,6 +1,7 @@
 """What the tests share: no network, a fixed order of random examples, and a tiny Stable Diffusion."""
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="diffedit-config-")  # n
 
 import pytest
 import torch
+from huggingface_hub import constants
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -181,3 +183,27 @@ def unet_rows(model: DiffusersDenoiser) -> Iterator[list[int]]:
     hook = model.unet.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
     yield rows
     hook.remove()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache of the test's own."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder))  # a copy of its own
+    return folder
+
+
+def put(
+    cache: Path,
+    checkpoint: Path,
+    name: str,
+    leave_out: str = "",
+    commit: str = "0123456789abcdef0123456789abcdef01234567",
+) -> None:
+    """Lay a checkpoint into the hub's cache as a download does."""
+    repo = cache / ("models--" + name.replace("/", "--"))
+    shutil.copytree(checkpoint, repo / "snapshots" / commit, ignore=shutil.ignore_patterns(leave_out))
+    (repo / "snapshots" / commit / "model_index.json").write_text("{}")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)

@@ -13,6 +13,8 @@ from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.addons import split
 
+pytest.importorskip("peft")
+
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "down_blocks.0.resnets.0.conv1"
 TEXT_Q, TEXT_OUT = "encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.out_proj"

@@ -748,6 +748,30 @@ def test_models_list(run: Run) -> None:
     assert "zebra" in shown
 
 
+def test_models_info_and_pull(run: Run) -> None:
+    facts = answer(good(run("models", "info", "embedded", "--json", model=False)))
+    assert (facts["kind"], facts["side"], facts["is_here"]) == ("Stable Diffusion 1.x", 128, True)
+    shown = good(run("models", "info", "sdxl", model=False)).stdout
+    assert "stabilityai/stable-diffusion-xl-base-1.0" in shown
+    assert "6.9 GB to fetch" in shown
+    assert answer(good(run("models", "pull", "embedded", "--json", model=False)))["path"].endswith("embedded")
+    check_refusal(run("models", "pull", "someone/gone", model=False), 1, "could not be fetched", "network")
+    check_refusal(run("models", "info", "sd99", model=False), 1, "There is no model sd99", "sd15")
+
+
+def test_models_default(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert answer(good(run("models", "default", "--json", model=False))) == {
+        "model": "embedded",
+        "from": "the package",
+    }
+    check_refusal(run("models", "default", "sd99", model=False), 1, "There is no model sd99")
+    chosen = answer(good(run("models", "default", "sd15", "--json", model=False)))
+    assert chosen == {"model": "sd15", "from": str(tmp_path / "diffedit/config.toml")}
+    monkeypatch.setenv("DIFFEDIT_MODEL", "sdxl")
+    assert "DIFFEDIT_MODEL goes before it" in good(run("models", "default", "sd21", model=False)).stdout
+
+
 def test_doctor(run: Run) -> None:
     facts = answer(good(run("doctor", "--json", model=False)))
     assert torch.__version__.startswith(facts["torch"].split("+")[0])

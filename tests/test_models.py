@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import put
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from huggingface_hub import constants
 from oracles import sd_alphas
 from safetensors.torch import load_file, save_file
 
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, cached_models, load_model
+from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.models.hardware import pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
 from diffedit_cli.models.presets import PRESETS
@@ -378,30 +378,6 @@ def test_devices_and_dtypes() -> None:
         pick_dtype("int8", torch.device("cpu"))
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache of the test's own."""
-    folder = tmp_path / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder))  # a copy of its own
-    return folder
-
-
-def put(
-    cache: Path,
-    checkpoint: Path,
-    name: str,
-    leave_out: str = "",
-    commit: str = "0123456789abcdef0123456789abcdef01234567",
-) -> None:
-    """Lay a checkpoint into the hub's cache as a download does."""
-    repo = cache / ("models--" + name.replace("/", "--"))
-    shutil.copytree(checkpoint, repo / "snapshots" / commit, ignore=shutil.ignore_patterns(leave_out))
-    (repo / "snapshots" / commit / "model_index.json").write_text("{}")
-    (repo / "refs").mkdir()
-    (repo / "refs/main").write_text(commit)
-
-
 def test_offline_a_hub_id_must_be_in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="not in the hub's cache") as caught:
         load("someone/something", offline=True)
@@ -446,16 +422,6 @@ def test_without_a_network_a_hub_id_says_so(cache: Path) -> None:
     with pytest.raises(ModelError, match="someone/something could not be fetched") as caught:
         load("someone/something")
     assert "network" in caught.value.hint
-
-
-def test_cached_models_are_listed(cache: Path, checkpoint: Path) -> None:
-    assert cached_models() == []
-    put(cache, checkpoint, "someone/tiny")
-    put(cache, checkpoint, "else/text-only", leave_out="unet")
-    put(cache, checkpoint, "else/half-fetched", leave_out="diffusion_pytorch_model.safetensors")
-    [(name, size)] = cached_models()
-    assert name == "someone/tiny"
-    assert size > 100_000
 
 
 def test_check_layout_takes_a_good_folder(checkpoint: Path) -> None:

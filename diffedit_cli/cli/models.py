@@ -1,33 +1,121 @@
 """diffedit models"""
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from ..settings import TalkConfig
+from ..settings import ModelConfig, TalkConfig
+from . import defaults
 from .options import with_flags
 from .terminal import Terminal, plain_errors
 
-models = typer.Typer(help="Which checkpoints there are.", no_args_is_help=True)
+models = typer.Typer(help="Which checkpoints there are; fetch one; choose one.", no_args_is_help=True)
+
+MODEL_HELP = "embedded, sd15, ..., a hub id, a folder or a .safetensors file."
+Name = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")]
+Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the weight files, e.g. fp16.")]
 
 
 @models.callback()
 def group() -> None:
-    """Which checkpoints there are."""
+    """Which checkpoints there are; fetch one; choose one."""
 
 
 @models.command("list")
 @with_flags(talk_config=TalkConfig)
 def list_models(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """List the checkpoints that can be used at once: the embedded one and those in the hub's cache."""
+    """List the checkpoints that have a name: the embedded one, the presets, and those in the hub's cache."""
     talk = talk_config()
     with plain_errors(talk):
-        from ..models import EMBEDDED, cached_models, known_words
+        from ..models import EMBEDDED, catalogue, known_words
 
-        size = sum(file.stat().st_size for file in EMBEDDED.rglob("*") if file.is_file())
-        found = [("embedded", size), *cached_models()]
-        lines = [f"{name:50} {size / 1e6:8.0f} MB" for name, size in found]
-        words = known_words(EMBEDDED) or {}
-        lines += [f"embedded knows {group}: {', '.join(some)}." for group, some in words.items()]
-        facts = {"models": [{"name": name, "bytes": size} for name, size in found], "words": words}
-        Terminal(talk).answer(facts, lines)
+        words, entries = known_words(EMBEDDED) or {}, catalogue()
+        lines = [
+            f"{entry.name:42} {amount(entry.bytes):>8} {'here' if entry.is_here else 'to fetch':9} "
+            f"{entry.licence:24} {entry.about}".rstrip()
+            for entry in entries
+        ]
+        lines += [f"embedded knows {kind}: {', '.join(some)}." for kind, some in words.items()]
+        Terminal(talk).answer({"models": [vars(entry) for entry in entries], "words": words}, lines)
+
+
+@models.command("info")
+@with_flags(talk_config=TalkConfig)
+def info(
+    model: Name, revision: Revision = None, variant: Variant = None, *, talk_config: Callable[..., TalkConfig]
+) -> None:
+    """Say what a checkpoint is: its kind, size, licence and memory. Nothing is fetched."""
+    talk = talk_config()
+    with plain_errors(talk):
+        from ..models import describe
+
+        facts = describe(model, revision=revision, variant=variant)
+        Terminal(talk).answer(facts, [f"{name:12} {value}" for name, value in told(facts).items()])
+
+
+def told(facts: dict[str, Any]) -> dict[str, str]:
+    """What `describe` found, for people."""
+    count = facts["parameters"]
+    own = {
+        "about": facts.get("about") or f"{facts['kind']}, predicts {facts['predicts']}",
+        "side": f"{facts['side']} pixels",
+        "size": f"{amount(facts['bytes'])} {'on disk' if facts['is_here'] else 'to fetch'}",
+        "weights": f"{count / 1e6:.0f} million; in memory {amount(2 * count)} in half precision, "
+        f"{amount(4 * count)} in float32",
+        "networks": ", ".join(
+            f"{part} {network['parameters'] / 1e6:.0f} million ({network['dtype']})"
+            for part, network in facts.get("networks", {}).items()
+        ),
+    }
+    for name in ("licence", "repository", "revision", "variant", "path"):
+        own[name] = str(facts.get(name) or "")
+    return {"name": facts["name"], **{name: value for name, value in own.items() if value}}
+
+
+@models.command("pull")
+@with_flags(talk_config=TalkConfig)
+def pull_model(
+    model: Name, revision: Revision = None, variant: Variant = None, *, talk_config: Callable[..., TalkConfig]
+) -> None:
+    """Fetch a checkpoint from the hub, so that later runs need no network."""
+    talk = talk_config()
+    with plain_errors(talk):
+        from ..models import pull
+
+        if talk.quiet:
+            from huggingface_hub.utils import disable_progress_bars
+
+            disable_progress_bars()
+        path = str(pull(model, revision=revision, variant=variant).path)
+        Terminal(talk).result({"name": model, "path": path}, [f"{model} is here: {path}"])
+
+
+@models.command("default")
+@with_flags(talk_config=TalkConfig)
+def default_model(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
+    *,
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Say which checkpoint is used without --model, or choose it, in the user's file of settings."""
+    talk = talk_config()
+    with plain_errors(talk):
+        if model is not None:
+            from ..models import check_name
+
+            check_name(model)
+            defaults.set_value(defaults.user_file(), "model", model)
+        found = defaults.read_config()
+        used = found.values.get("model", ModelConfig().model)
+        source = found.sources.get("model", "the package")
+        lines = [f"{used}  ({source})"]
+        if model not in (None, used):
+            lines.append(f"{model} is in {defaults.user_file()}, but {source} goes before it.")
+        Terminal(talk).answer({"model": used, "from": source}, lines)
+
+
+def amount(size: int) -> str:
+    """Bytes for people: 37 MB, 2.1 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -5,9 +5,19 @@ weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoise
 and no code of a checkpoint is ever run.
 """
 
+from .catalogue import catalogue, describe
 from .denoiser import DiffusersDenoiser
-from .load import load_model
+from .load import load_model, pull
 from .parts import known_words
-from .sources import EMBEDDED, cached_models
+from .sources import EMBEDDED, check_name
 
-__all__ = ["EMBEDDED", "DiffusersDenoiser", "cached_models", "known_words", "load_model"]
+__all__ = [
+    "EMBEDDED",
+    "DiffusersDenoiser",
+    "catalogue",
+    "check_name",
+    "describe",
+    "known_words",
+    "load_model",
+    "pull",
+]

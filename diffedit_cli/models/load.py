@@ -45,6 +45,17 @@ def load_model(
         return DiffusersDenoiser(str(name), parts, where, kind)
 
 
+def pull(name: str, *, revision: str | None = None, variant: str | None = None) -> Source:
+    """Fetch a preset or a hub id, unless it is in the cache as a whole, and check that it can be run.
+
+    The hub's own progress bars go to stderr. Raises ModelError with what to do.
+    """
+    source = find_checkpoint(name, revision=revision, variant=variant, offline=False)
+    if source.path.is_dir():
+        check_layout(name, source.path, source.variant)
+    return source
+
+
 def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:
     if source.path.is_file():
         return load_single_file(name, source.path, dtype)

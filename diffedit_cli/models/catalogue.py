@@ -1,0 +1,151 @@
+"""Which checkpoints there are, and what one of them is. Nothing here loads a network or asks the hub."""
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from .layout import Layout, check_layout, read_json, weight_files
+from .parts import load_scheduler
+from .presets import PRESETS, Preset
+from .single_file import CONFIGS, predicts_v, recognise
+from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
+from .weights import read_weights
+
+EMBEDDED_LICENCE = "Apache-2.0"
+KINDS = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint that can be named. bytes: on disk, or to fetch if it is not there yet."""
+
+    name: str
+    about: str
+    licence: str
+    bytes: int
+    is_here: bool
+
+
+def catalogue() -> list[Entry]:
+    """The embedded model, the presets, and whatever else is in the hub's cache."""
+    cached = dict(cached_models())
+    entries = [Entry("embedded", "comes with the package", EMBEDDED_LICENCE, folder_bytes(EMBEDDED), True)]
+    for name, preset in PRESETS.items():
+        is_here = find_in_cache(find_hub_id(name, None, None)) is not None
+        on_disk = cached.pop(preset.repository, preset.bytes) if is_here else preset.bytes
+        entries.append(Entry(name, f"{preset.about}, {preset.side} pixels", preset.licence, on_disk, is_here))
+    for name, on_disk in cached.items():
+        source = find_in_cache(find_hub_id(name, None, None))
+        entries.append(Entry(name, "", licence_of(source.path) if source else "", on_disk, True))
+    return entries
+
+
+def cached_models() -> list[tuple[str, int]]:
+    """Hub checkpoints in the local cache that have a UNet in safetensors: (id, bytes on disk)."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return sorted(
+        (repo.repo_id, repo.size_on_disk)
+        for repo in repos
+        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
+    )
+
+
+def describe(name: str, *, revision: str | None = None, variant: str | None = None) -> dict[str, Any]:
+    """What a checkpoint is, in plain values, from its small files and the heads of its weight files.
+
+    A preset that is not fetched yet is told from its table. Raises ModelError as `load_model` does.
+    """
+    preset = PRESETS.get(name)
+    if preset and find_in_cache(find_hub_id(name, revision, variant)) is None:
+        return {"name": name, "is_here": False, **describe_preset(preset)}
+    source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
+    if source.path.is_file():
+        own = describe_file(name, source.path)
+    else:
+        own = describe_folder(check_layout(name, source.path, source.variant), source.variant)
+    licence = preset.licence if preset else licence_of(source.path)
+    return {"name": name, "is_here": True, **own, "licence": licence, "path": str(source.path)}
+
+
+def describe_preset(preset: Preset) -> dict[str, Any]:
+    return {
+        "about": preset.about,
+        "side": preset.side,
+        "parameters": preset.parameters,
+        "bytes": preset.bytes,
+        "licence": preset.licence,
+        "repository": preset.repository,
+        "revision": preset.revision,
+        "variant": preset.variant,
+    }
+
+
+def describe_folder(layout: Layout, variant: str | None) -> dict[str, Any]:
+    """Kind, target, side in pixels, and the parameters and dtypes of each network."""
+    unet = read_json(layout.folder / "unet/config.json")
+    levels = len(read_json(layout.folder / "vae/config.json").get("block_out_channels", [0]))
+    kind = "sdxl" if layout.is_xl else "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
+    files = {part: weight_files(layout.folder / part, variant) for part in layout.networks}
+    counts = {part: count_tensors(paths) for part, paths in files.items()}
+    return {
+        "kind": KINDS[kind],
+        "predicts": load_scheduler(layout.name, layout.folder).config.prediction_type,
+        "side": unet.get("sample_size", 64) * 2 ** (levels - 1),
+        "parameters": sum(count for count, _ in counts.values()),
+        "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
+        "bytes": sum(path.stat().st_size for paths in files.values() for path in paths),
+    }
+
+
+def describe_file(name: str, path: Path) -> dict[str, Any]:
+    """The same of a checkpoint in one file."""
+    state = read_weights(path)
+    kind = recognise(name, state)
+    is_v = predicts_v(state, kind)
+    count, dtype = count_tensors([path])
+    cells = read_json(CONFIGS / kind / "unet/config.json")["sample_size"]
+    return {
+        "kind": KINDS[kind],
+        "predicts": "v_prediction" if is_v else "epsilon",
+        "side": 8 * (96 if kind == "sd2" and is_v else cells),
+        "parameters": count,
+        "networks": {"all": {"parameters": count, "dtype": dtype}},
+        "bytes": path.stat().st_size,
+    }
+
+
+def count_tensors(paths: list[Path]) -> tuple[int, str]:
+    """How many numbers these files hold, and the dtype of most of them."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 it is no mapping
+                part = file.get_slice(name)
+                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + prod(part.get_shape())
+    return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype], default="")
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def licence_of(path: Path) -> str:
+    """What the model card in a folder says, empty if there is none."""
+    if path == EMBEDDED:
+        return EMBEDDED_LICENCE
+    card = path / "README.md"
+    if not card.is_file():
+        return ""
+    head = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*(.+)$", head[1] if head else "", re.MULTILINE)
+    return found[1].strip().strip("'\"") if found else ""
