@@ -1,0 +1,156 @@
+"""A small classifier of the things that a model knows: what judges whether an edit succeeded.
+
+    python -m benchmarks.classifier --minutes 8
+
+trains it on scenes whose seeds no other benchmark uses, half of them passed through the VAE, since every
+edit is, and prints its accuracy on held-out scenes. It sees a square round the object, which the scene's
+exact mask gives it, and never the mask itself.
+"""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from diffedit_cli.models import load_model
+from training.scenes import Scenes, World, draw_scenes, load_world
+from training.sources import DATA
+from training.train import HELD_OUT_SEED, Pool, fresh_seeds
+from training.words import THINGS
+
+VIEW = 64  # pixels a side of what the classifier sees
+WEIGHTS = DATA / "classifier.pt"
+
+
+class Classifier(nn.Module):
+    """Strided convolutions, the maximum over the picture, and one linear layer over `words`."""
+
+    def __init__(self, words: list[str], width: int = 48):
+        super().__init__()
+        self.words = words
+        layers: list[nn.Module] = []
+        for index, (a, b) in enumerate(itertools.pairwise([3, width, 2 * width, 3 * width, 4 * width])):
+            layers += [nn.Conv2d(a, b, 5 if index == 0 else 3, 2, 1), nn.GroupNorm(8, b), nn.GELU()]
+            layers += [nn.Conv2d(b, b, 3, 1, 1), nn.GroupNorm(8, b), nn.GELU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(4 * width, len(words))
+
+    def forward(self, views: Tensor) -> Tensor:
+        """views (b 3 VIEW VIEW) in [0, 1]; logits (b words)."""
+        return self.head(self.body(views * 2 - 1).amax((2, 3)))
+
+
+def views_of(pixels: Tensor, mask: Tensor, shift: Tensor | None = None, margin: float = 1.25) -> Tensor:
+    """The square round each mask, `margin` times its longer side, as (b 3 VIEW VIEW).
+
+    shift: (b 3), moves of the square along x and y, and of its size, as shares of its side.
+    """
+    size = pixels.shape[-1]
+    axis = torch.arange(size, dtype=torch.float32)
+    inside = mask[:, 0] > 0.5
+    boxes = []
+    for lines in (inside.any(1), inside.any(2)):  # columns, then rows
+        low = torch.where(lines, axis, torch.inf).amin(1)
+        high = torch.where(lines, axis, -torch.inf).amax(1)
+        boxes.append((low, high + 1))
+    (left, right), (top, bottom) = boxes
+    half = margin * torch.maximum(right - left, bottom - top) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    if shift is not None:
+        x, y, half = x + shift[:, 0] * half, y + shift[:, 1] * half, half * (1 + shift[:, 2])
+    step = (torch.arange(VIEW) + 0.5) / VIEW * 2 - 1
+    grid = torch.stack(
+        [
+            (x[:, None, None] + half[:, None, None] * step[None, None, :]).expand(-1, VIEW, -1),
+            (y[:, None, None] + half[:, None, None] * step[None, :, None]).expand(-1, -1, VIEW),
+        ],
+        -1,
+    )
+    return F.grid_sample(pixels, grid / size * 2 - 1, padding_mode="border", align_corners=False)
+
+
+@torch.no_grad()
+def through_vae(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Encode and decode (b 3 s s) in [0, 1]."""
+    latents = vae.encode(pixels * 2 - 1).latent_dist.mean
+    return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+
+def train(world: World, vae: AutoencoderKL, words: list[str], minutes: float, batch: int = 48) -> Classifier:
+    """Train on fresh scenes for some minutes."""
+    torch.manual_seed(0)
+    seeds, model = fresh_seeds(0), Classifier(words)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-2)
+
+    def draw() -> tuple[Tensor, ...]:
+        truth = torch.randint(len(words), (32,))
+        scenes = draw_scenes(world, 32, next(seeds), things=[words[index] for index in truth.tolist()])
+        pixels = torch.cat([through_vae(vae, scenes.pixels[:16]), scenes.pixels[16:]])
+        shift = torch.cat([torch.randn(32, 2) * 0.08, torch.randn(32, 1) * 0.1], 1)
+        return (views_of(pixels, scenes.mask, shift) * 255).byte(), truth
+
+    pool = Pool(draw, 12000, 24, 0)
+    start = time.monotonic()
+    while (done := (time.monotonic() - start) / 60 / minutes) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, 2 * (1 - done))
+        views, truth = pool.take(batch)
+        loss = F.cross_entropy(model(views.float() / 255), truth, label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def judge(model: Classifier, pixels: Tensor, mask: Tensor) -> dict[str, float]:
+    """The probability of each word for the object under `mask`; pixels (1 3 s s) in [0, 1]."""
+    probabilities = model(views_of(pixels.clamp(0, 1), mask)).softmax(1)[0]
+    return dict(zip(model.words, probabilities.tolist(), strict=True))
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, world: World, vae: AutoencoderKL, scenes: int = 600) -> dict[str, float]:
+    """Shares of held-out scenes, as they are and through the VAE, whose thing is told right."""
+    hits: dict[str, list[float]] = {"scenes": [], "through the VAE": []}
+    for start in range(0, scenes, 60):
+        names = [model.words[index % len(model.words)] for index in range(start, start + 60)]
+        drawn: Scenes = draw_scenes(world, 60, HELD_OUT_SEED + 50_000 + start, things=names)
+        truth = torch.tensor([model.words.index(name) for name in names])
+        for kind, pixels in (("scenes", drawn.pixels), ("through the VAE", through_vae(vae, drawn.pixels))):
+            told = model(views_of(pixels, drawn.mask)).argmax(1)
+            hits[kind] += (told == truth).float().tolist()
+    return {name: round(sum(values) / len(values), 4) for name, values in hits.items()}
+
+
+def load_classifier(path: Path = WEIGHTS) -> tuple[Classifier, dict[str, float]]:
+    """The trained classifier and its held-out accuracy."""
+    content = torch.load(path, weights_only=True)
+    model = Classifier(content["words"])
+    model.load_state_dict(content["model"])
+    return model.eval(), content["accuracy"]
+
+
+def main(
+    model: Annotated[str, typer.Option("-m", "--model", help="Whose words and VAE.")] = "embedded",
+    minutes: float = 8, data: Path = DATA, out: Path = WEIGHTS,
+) -> None:  # fmt: skip
+    """Train, measure and save."""
+    denoiser = load_model(model)
+    words = [thing.word for thing in THINGS if thing.word in (denoiser.words or {})["objects"]]
+    world = load_world(data)
+    classifier = train(world, denoiser.vae, words, minutes)
+    figures = accuracy(classifier, world, denoiser.vae)
+    torch.save({"words": words, "model": classifier.state_dict(), "accuracy": figures}, out)
+    typer.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    typer.run(main)

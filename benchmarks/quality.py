@@ -1,0 +1,343 @@
+"""Edits of held-out scenes with exact masks, side by side on the same weights.
+
+    python -m benchmarks.quality --count 208
+
+Ours, ours with the true mask (the ceiling), the same redrawing without a mask (SDEdit), and diffusers'
+deprecated DiffEdit pipeline at its defaults and at our number of steps. Needs the sources
+(`python -m training sources`) and the judge (`python -m benchmarks.classifier`). Writes one line to
+results.jsonl and the README's table.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from benchmarks.classifier import Classifier, judge, load_classifier
+from diffedit_cli.edit import Texts, edit, encode_source, find_heat, redraw
+from diffedit_cli.mask import binarise, enlarge, feather
+from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
+from diffedit_cli.schedules import make_steps
+from diffedit_cli.settings import EditConfig, GuidanceConfig
+from training.evaluate import Case, grouped, iou, psnr
+from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
+from training.sources import DATA
+from training.train import HELD_OUT_SEED
+from training.words import PLACES
+
+PAIRS = (
+    ("horse", "zebra"), ("zebra", "horse"), ("dog", "fox"), ("fox", "dog"), ("apple", "pear"),
+    ("pear", "apple"), ("cow", "zebra"), ("horse", "donkey"), ("sheep", "cow"), ("lion", "tiger"),
+    ("tiger", "lion"), ("bear", "elephant"), ("apple", "orange"),
+)  # fmt: skip
+KINDS = ("known place", "unseen photo", "known place", "unseen cut-out")
+RESULTS = Path(__file__).parent / "results.jsonl"
+README = Path(__file__).parent.parent / "README.md"
+SEED = HELD_OUT_SEED + 70_000
+
+
+@dataclass
+class Attempt:
+    """Its picture before any paste (1 3 s s), and the latent mask that it edited in."""
+
+    pixels: Tensor
+    mask: Tensor | None
+
+
+Contender = Callable[[Case], Attempt]
+
+
+# ---------------------------------------------------------------- scenes
+
+
+def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Case]:
+    """`count` cases over PAIRS. Each four of a pair: two in known places, one on a wallpaper, and one with a
+    photo and a panorama that no training saw, where the thing has a second photo."""
+    world, held_out = load_world(data), load_world(data, held_out=True)
+    known = [index for index, place in enumerate(PLACES) if place.word in words["places"]]
+    world = replace(world, panoramas=world.panoramas[known])
+    worlds: dict[str, tuple[World, str]] = {
+        "known place": (world, "panoramas"),
+        "unseen photo": (replace(world, wallpapers=held_out.wallpapers), "wallpapers"),
+        "unseen cut-out": (held_out, "panoramas"),
+    }
+    cases = []
+    for index in range(count):
+        ref, query = PAIRS[index % len(PAIRS)]
+        kind = KINDS[index // len(PAIRS) % len(KINDS)]
+        source, backgrounds = worlds[kind]
+        scene = draw_scenes(source, 1, SEED + index, things=[ref], backgrounds=backgrounds)
+        cases.append(Case(scene, ref, query, kind, SEED + index))
+    return cases
+
+
+# ---------------------------------------------------------------- contenders
+
+
+def ours(model: DiffusersDenoiser, config: EditConfig | None = None, *, true_mask: bool = False) -> Contender:
+    """`edit` at its defaults, or with the scene's own mask, grown as a found one is."""
+    base = config or EditConfig()
+
+    def run(case: Case) -> Attempt:
+        settings = replace(base, ref=case.ref, query=case.query)
+        given = (
+            binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5)) if true_mask else None
+        )
+        result = edit(model, case.scene.pixels, settings, [case.seed], mask=given)
+        return Attempt(result.pixels, result.found)
+
+    return run
+
+
+def sdedit(model: DiffusersDenoiser) -> Contender:
+    """Noised to the same level and redrawn everywhere (Meng et al. 2021): no mask, no inversion."""
+
+    def run(case: Case) -> Attempt:
+        config = EditConfig(ref=case.ref, query=case.query, inversion="noise")
+        everywhere = torch.ones_like(latent_mask(case.scene.mask))
+        return Attempt(edit(model, case.scene.pixels, config, [case.seed], mask=everywhere).pixels, None)
+
+    return run
+
+
+def round_trip(model: DiffusersDenoiser) -> Contender:
+    """Inversion and decoding with no text, no guidance and no mask: what the encoding alone keeps."""
+
+    def run(case: Case) -> Attempt:
+        config = EditConfig(ref="", query="", guidance=GuidanceConfig(scale=1))
+        texts, x0 = Texts.embed(model, config), model.encode(case.scene.pixels)
+        steps = make_steps(model.schedule, config.steps, config.strength)
+        source = encode_source(model, x0, steps, texts, config, [case.seed])
+        everywhere = torch.ones_like(latent_mask(case.scene.mask))
+        pixels = redraw(model, source, steps, texts.query, texts.negative, config.guidance, everywhere)
+        return Attempt(pixels, None)
+
+    return run
+
+
+def diffusers_pipeline(model: DiffusersDenoiser, **settings: Any) -> Contender:
+    """StableDiffusionDiffEditPipeline on the same parts, called as its documentation does."""
+    config = dict(DDIMScheduler.from_pretrained(EMBEDDED / "scheduler").config)
+    nothing: Any = None  # the pipeline takes it, its signature does not say so
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it is deprecated
+        pipeline: Any = StableDiffusionDiffEditPipeline(
+            vae=model.vae, text_encoder=model.text_encoders[0], tokenizer=model.tokenizers[0],
+            unet=model.unet, scheduler=DDIMScheduler.from_config(config),
+            inverse_scheduler=DDIMInverseScheduler.from_config(config),
+            safety_checker=None, feature_extractor=nothing, requires_safety_checker=False,
+        )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+
+    def run(case: Case) -> Attempt:
+        image, noise = case.scene.pixels * 2 - 1, torch.Generator().manual_seed(case.seed)
+        mask = pipeline.generate_mask(
+            image, target_prompt=case.query, source_prompt=case.ref, generator=noise, **settings
+        )
+        latents = pipeline.invert(case.ref, image, generator=noise, **settings).latents
+        pixels = pipeline(
+            case.query, mask, latents, negative_prompt=case.ref, generator=noise, output_type="pt", **settings
+        ).images
+        return Attempt(pixels.float(), torch.from_numpy(mask).float()[:, None])
+
+    return run
+
+
+def contenders(model: DiffusersDenoiser) -> dict[str, Contender]:
+    """All of them, by the name that the table prints."""
+    defaults = EditConfig()
+    return {
+        "diffedit": ours(model),
+        "diffedit, true mask": ours(model, true_mask=True),
+        "SDEdit": sdedit(model),
+        "diffusers, its defaults": diffusers_pipeline(model),
+        f"diffusers, {defaults.steps} steps": diffusers_pipeline(model, num_inference_steps=defaults.steps),
+        "invert and decode": round_trip(model),
+    }
+
+
+# ---------------------------------------------------------------- figures
+
+
+def ssim(picture: Tensor, reference: Tensor, weight: Tensor) -> float:
+    """Mean of the structural similarity map over `weight` (1 1 s s)."""
+    _, full = structural_similarity_index_measure(picture, reference, data_range=1.0, return_full_image=True)  # type: ignore[misc]
+    return float((full.mean(1, keepdim=True) * weight).sum() / weight.sum())
+
+
+def pasted(case: Case, attempt: Attempt, factor: int) -> Tensor:
+    """The edit laid over the source as the command does it: nothing changes where the mask is 0."""
+    if attempt.mask is None:
+        return attempt.pixels
+    soft = feather(enlarge(attempt.mask, factor), EditConfig().mask.feather)
+    return torch.lerp(case.scene.pixels, attempt.pixels, soft)
+
+
+def figures_of(
+    case: Case, attempt: Attempt, model: DiffusersDenoiser, classifier: Classifier
+) -> dict[str, float]:
+    """Every figure of one edit. Outside: what neither the object nor its soft edge covers."""
+    scene: Scenes = case.scene
+    outside = (F.max_pool2d(scene.mask, 9, 1, 4) < 0.01).float()
+    told = judge(classifier, attempt.pixels, scene.mask)
+    decoded, final = model.decode(model.encode(scene.pixels)), pasted(case, attempt, model.factor)
+    figures = {
+        "success": float(max(told, key=lambda word: told[word]) == case.query),
+        "query over ref": float(told[case.query] > told[case.ref]),
+        "psnr outside": psnr(attempt.pixels, scene.pixels, outside),
+        "psnr outside, against the VAE": psnr(attempt.pixels, decoded, outside),
+        "ssim outside": ssim(attempt.pixels, scene.pixels, outside),
+        "psnr whole": psnr(attempt.pixels, scene.pixels),
+        "changed outside": float(
+            ((final != scene.pixels).any(1, keepdim=True) * outside).sum() / outside.sum()
+        ),
+    }
+    if attempt.mask is not None:
+        found, true = attempt.mask > 0.5, latent_mask(scene.mask) > 0.5
+        both = float((found & true).sum())
+        figures["iou"] = iou(found, true)
+        figures["precision"] = both / max(1.0, float(found.sum()))
+        figures["recall"] = both / float(true.sum())
+    return figures
+
+
+def run_case(
+    case: Case, runs: dict[str, Contender], model: DiffusersDenoiser, classifier: Classifier
+) -> dict[str, dict[str, float]]:
+    """All contenders on one case, in a random order, with seconds and UNet sample-forwards."""
+    counted = [0]
+    hook = model.unet.register_forward_pre_hook(
+        lambda _, args: counted.__setitem__(0, counted[0] + len(args[0]))
+    )
+    rows = {}
+    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(case.seed)).tolist()
+    for name, run in [list(runs.items())[index] for index in order]:
+        counted[0], start = 0, time.perf_counter()
+        with torch.no_grad():
+            attempt = run(case)
+        seconds = time.perf_counter() - start
+        rows[name] = figures_of(case, attempt, model, classifier)
+        rows[name] |= {"seconds": seconds, "forwards": float(counted[0])}
+    hook.remove()
+    if "diffedit" in rows:  # its mask before it is grown
+        config = EditConfig(ref=case.ref, query=case.query)
+        pixels = case.scene.pixels
+        heat = find_heat(model, pixels, model.encode(pixels), Texts.embed(model, config), config, [case.seed])
+        found = binarise(heat, replace(config.mask, grow=0)) > 0.5
+        rows["diffedit"]["iou before growth"] = iou(found, latent_mask(case.scene.mask) > 0.5)
+    return rows
+
+
+Row = tuple[str, str, dict[str, dict[str, float]]]  # kind, pair, {contender: figures}
+Make = Callable[[DiffusersDenoiser], dict[str, Contender]]
+
+
+def work(rank: int, workers: int, model_name: str, data: Path, count: int, make: Make, queue: Any) -> None:
+    """One process, single-threaded: every `workers`-th case."""
+    torch.set_num_threads(1)
+    model = load_model(model_name)
+    classifier, _ = load_classifier()
+    cases = cases_of(data, model.words or {}, count)
+    runs = make(model)
+    for case in cases[rank::workers]:
+        queue.put((case.kind, f"{case.ref} to {case.query}", run_case(case, runs, model, classifier)))
+
+
+def measure(model: str, data: Path, count: int, workers: int, make: Make) -> list[Row]:
+    """All contenders that `make` gives on `count` cases, over some processes."""
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=work, args=(rank, workers, model, data, count, make, queue))
+        for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    rows = []
+    while len(rows) < count:
+        rows.append(queue.get(timeout=900))
+        if len(rows) % len(PAIRS) == 0:
+            typer.echo(f"{len(rows)} of {count}", err=True)
+    for process in processes:
+        process.join()
+    return rows
+
+
+def summary(rows: list[Row], names: list[str]) -> dict[str, dict[str, Any]]:
+    """{contender: {figure: mean}}, and under "success by pair" and "by kind" the means of the groups."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        keys = rows[0][2][name]
+        means = {key: sum(row[2][name][key] for row in rows) / len(rows) for key in keys}
+        found[name] = {key: round(value, 4) for key, value in means.items()}
+        found[name]["success by pair"] = grouped([((pair,), row[name]["success"]) for _, pair, row in rows])
+        found[name]["success by kind"] = grouped([((kind,), row[name]["success"]) for kind, _, row in rows])
+        if "iou" in keys:
+            found[name]["iou by kind"] = grouped([((kind,), row[name]["iou"]) for kind, _, row in rows])
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The README's table."""
+    columns = {
+        "success": "success", "query over ref": "query over ref", "iou": "mask IoU", "precision": "precision",
+        "recall": "recall", "psnr outside": "PSNR outside", "ssim outside": "SSIM outside",
+        "forwards": "forwards", "seconds": "seconds",
+    }  # fmt: skip
+    percent = {"success", "query over ref"}
+    decimals = {"psnr outside": 1, "forwards": 0, "seconds": 1}
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in found.items():
+        cells = []
+        for key in columns:
+            value = figures.get(key)
+            if value is None or (name == "invert and decode" and key in percent):
+                cells.append("")
+            elif key in percent:
+                cells.append(f"{100 * value:.0f} %")
+            else:
+                cells.append(f"{value:.{decimals.get(key, 2)}f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->`."""
+    content = path.read_text()
+    before, rest = content.split(f"<!-- {name} -->")
+    _, after = rest.split(f"<!-- /{name} -->")
+    path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
+
+
+def main(
+    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 208,
+    workers: Annotated[int, typer.Option(help="Single-threaded processes.")] = 2, readme: bool = True,
+) -> None:  # fmt: skip
+    """Run every contender on every case; print the table, record the figures."""
+    rows = measure(model, data, count, workers, contenders)
+    found = summary(rows, list(contenders(load_model(model))))
+    record("quality", model, count, found)
+    typer.echo(table(found))
+    if readme:
+        write_block(README, "quality", table(found))
+
+
+def record(benchmark: str, model: str, count: int, found: dict[str, dict[str, Any]]) -> None:
+    """Append a line to results.jsonl, with what the judge is worth."""
+    line = {"benchmark": benchmark, "model": model, "edits": count, "judge": load_classifier()[1]}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line | {"figures": found}) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,58 @@
+"""benchmarks/: the figures that they report, by hand, and the tables that they write."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.classifier import VIEW, Classifier, judge, views_of
+from benchmarks.quality import ssim, summary, table, write_block
+
+
+def test_a_view_is_the_square_round_the_object() -> None:
+    pixels = torch.zeros(1, 3, 128, 128)
+    pixels[..., 40:60, 30:70] = 1  # 40 wide, 20 high
+    view = views_of(pixels, pixels[:, :1])[0, 0] > 0.5
+    assert view.shape == (VIEW, VIEW)
+    columns, rows = view.any(0).nonzero().flatten(), view.any(1).nonzero().flatten()
+    assert columns[[0, -1]].tolist() == pytest.approx(
+        [0.1 * VIEW, 0.9 * VIEW - 1], abs=1
+    )  # 1.25 of its width
+    assert rows[[0, -1]].tolist() == pytest.approx([0.3 * VIEW, 0.7 * VIEW - 1], abs=1)
+
+
+def test_the_judge_gives_every_word_a_probability() -> None:
+    told = judge(
+        Classifier(["horse", "zebra"]).eval(), torch.rand(1, 3, 128, 128), torch.ones(1, 1, 128, 128)
+    )
+    assert set(told) == {"horse", "zebra"}
+    assert sum(told.values()) == pytest.approx(1)
+
+
+def test_similarity_is_that_of_the_region_alone() -> None:
+    picture, region = torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
+    region[..., 32:] = 1
+    other = picture.clone()
+    other[..., :16] = 0
+    assert ssim(other, picture, region) == pytest.approx(1)
+    assert ssim(other, picture, 1 - region) < 0.8
+
+
+def test_means_are_taken_over_all_edits_and_by_group() -> None:
+    rows = [
+        ("known", "a to b", {"x": {"success": 1.0, "iou": 0.5}, "y": {"success": 0.0}}),
+        ("new", "a to c", {"x": {"success": 0.0, "iou": 0.7}, "y": {"success": 0.0}}),
+    ]
+    found = summary(rows, ["y", "x"])
+    assert list(found) == ["y", "x"]
+    assert found["x"]["iou"] == pytest.approx(0.6)
+    assert found["x"]["success by pair"] == {"a to b": 1.0, "a to c": 0.0}
+    assert found["x"]["iou by kind"] == {"known": 0.5, "new": 0.7}
+    assert "| x | 50 % |  | 0.60 |" in table(found)
+
+
+def test_a_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
+    write_block(page, "t", "new")
+    assert page.read_text() == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n"
