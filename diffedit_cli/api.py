@@ -12,12 +12,21 @@ import torch
 from PIL import Image, ImageChops
 
 from . import __version__, edit, generate, mask
+from .edit import MorphFrame
 from .errors import DiffeditError, SettingError
-from .images import canvas, files
+from .images import canvas, colour, files, sheets
 from .images.canvas import Fit
 from .images.files import Picture
 from .models import DiffusersDenoiser
-from .settings import MAX_SEED, EditConfig, GenerateConfig, InterpolateConfig, flatten, require_query
+from .settings import (
+    MAX_SEED,
+    EditConfig,
+    GenerateConfig,
+    InterpolateConfig,
+    flatten,
+    require_query,
+    require_way_back,
+)
 from .types import Heat, Pixels, Report, silent
 
 Target = str | PathLike[str] | BinaryIO
@@ -234,6 +243,58 @@ class Editing:
             results.append(put_back(model, picture, fit, config, edited.row(row), where))
         run = meter.stop(len(results))
         return [replace(result, run=run) for result in results]
+
+
+def animate_edit(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    config: EditConfig,
+    frames: int,
+    *,
+    mask: Image.Image | None = None,
+    add: Image.Image | None = None,
+    subtract: Image.Image | None = None,
+    report: Report = silent,
+) -> tuple[EditResult, Iterator[Image.Image]]:
+    """An edit as `edit_image` makes it, and its film: `frames` RGB pictures, 2 or more.
+
+    The first frame is the picture and the last the edit; neighbours look about equally different, and outside
+    the mask every frame is the picture, bit for bit. All are drawn when the first is asked for (stage "frame"
+    of `report`). After Ctrl-C the iterator gives those that there are, in order, and raises KeyboardInterrupt.
+    """
+    require_way_back(config)
+    editing = Editing(model, picture)
+    (result,) = editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)
+    ((fits, editor),) = editing.editors.items()
+    softened = canvas.paste(picture, editor.pixels.cpu(), result.mask, fits[0])
+    drawn = in_order(editor.morph(frames, report))
+    return result, (film_frame(result, fits[0], softened, frame) for frame in drawn)
+
+
+def film_frame(result: EditResult, fit: Fit, softened: Image.Image, frame: MorphFrame) -> Image.Image:
+    """A frame in the picture, as a film shows it: in sRGB, and over grey where it is see-through.
+
+    softened: the picture with what is inside the mask scaled to the working size and back.
+    """
+    picture = result.picture
+    image = canvas.paste(picture, frame.pixels.cpu(), result.mask, fit)
+    keep = canvas.mask_to_full(frame.keep.cpu(), fit)
+    image = canvas.add_difference(image, picture.rgb, softened, keep)
+    return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
+
+
+def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[MorphFrame]:
+    """Frames that are drawn in no order, by weight; after Ctrl-C those that there are, and then Ctrl-C."""
+    found: list[tuple[float, MorphFrame]] = []
+    is_interrupted = False
+    try:
+        for frame in frames:
+            found.append(frame)
+    except KeyboardInterrupt:
+        is_interrupted = True
+    yield from (drawn for _, drawn in sorted(found, key=lambda frame: frame[0]))
+    if is_interrupted:
+        raise KeyboardInterrupt
 
 
 def put_back(
@@ -543,7 +604,7 @@ def provenance(command: str, model: str, config: Any, picture: Picture | None = 
     return {"diffedit": __version__, "command": command, "model": model, **source, **flatten(config)}
 
 
-def costs(run: Run, notices: tuple[str, ...]) -> dict[str, Any]:
+def costs(run: Run, notices: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "seconds": round(run.seconds, 3),
         "network_seconds": round(run.network_seconds, 3),

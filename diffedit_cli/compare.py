@@ -64,8 +64,9 @@ class Comparison:
 
         share: 0 shows the source in every tile, 1 the results, and between them both are mixed.
         """
-        shown = [tile.image for tile in self.tiles]
-        before = None if self.picture is None else self.picture.rgb
+        alpha = self.picture and self.picture.alpha
+        shown = [sheets.flat(tile.image, alpha) for tile in self.tiles]
+        before = None if self.picture is None else sheets.flat(self.picture.rgb, alpha)
         if before is not None and share < 1:
             shown = [Image.blend(before, image, share) for image in shown]
         named = list(zip(labels(self.lists), shown, strict=True))

@@ -7,7 +7,7 @@ import torch
 from .errors import NumericError
 from .guidance import Guidance, GuidanceState
 from .schedules import add_noise, to_x0
-from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
+from .types import Denoiser, Heat, Latents, PerSample, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
 def ddim_step(latents: Latents, eps: Latents, alpha: float, alpha_next: float) -> Latents:
@@ -49,16 +49,17 @@ def decode(
     mask: Heat | None = None,
     source: Trajectory | None = None,
     region: Heat | None = None,
+    share: PerSample | None = None,
 ) -> Iterator[Latents]:
     """DDIM decoding with guidance: yields the latents after each step, the last ones clean.
 
     With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
     reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
-    `region`: where the norms of the guidance are taken.
+    `region`: where the norms of the guidance are taken; `share`: how much of it each picture gets.
     """
     state, alphas = GuidanceState(), steps.alphas.tolist()
     for i in range(len(steps)):
-        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, region, state)
+        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, region, state, share)
         latents = ddim_step(latents, eps, alphas[i], alphas[i + 1])
         if mask is not None and source is not None:
             latents = torch.lerp(source.latents[i + 1], latents, mask)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from .ddim import decode, finish
 from .guidance import Guidance, forwards_per_run
-from .interpolate import leg_weights, lerp, slerp, spread_evenly
+from .interpolate import FRAMES_AT_ONCE, leg_weights, lerp, mean_gap, slerp, spread_evenly
 from .schedules import add_noise, draw_noise, make_steps
 from .settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 from .types import Denoiser, Latents, Pixels, PromptEmbeds, Report, Steps, silent
 
-FRAMES_AT_ONCE = 4  # in one batch: more is hardly faster, and memory grows with it
 Shape = tuple[int, int, int]  # c h w of the latents
 
 
@@ -123,7 +122,8 @@ def leg_frames(
 ) -> Iterator[tuple[int, Pixels]]:
     """The frames of one leg at these places, 0 to config.frames - 1: (place, pixels (1 3 H W))."""
     if config.spacing == "even":
-        spread = spread_evenly(render, config.frames, FRAMES_AT_ONCE)
+        drawn = spread_evenly(render, config.frames, FRAMES_AT_ONCE, mean_gap)
+        spread = sorted(drawn, key=lambda frame: frame[0])
         yield from ((place, spread[place][1]) for place in places)
         return
     weights = leg_weights(config.frames, config.ease)

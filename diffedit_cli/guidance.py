@@ -180,8 +180,12 @@ class Guidance:
         uncond: PromptEmbeds,
         region: Heat | None = None,
         state: GuidanceState = GuidanceState(),
+        share: PerSample | None = None,
     ) -> tuple[Latents, GuidanceState]:
-        """The guided eps (b c h w) of one step, and the state for the next."""
+        """The guided eps (b c h w) of one step, and the state for the next.
+
+        share: how much of the guidance each picture gets, 0 (u) to 1.
+        """
         batch = len(latents)
         timestep = self.steps.timesteps[step : step + 1].to(latents.device)
         settled = state.settled is not None and bool(state.settled.all())
@@ -190,7 +194,8 @@ class Guidance:
         embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
         both = denoiser.predict_eps(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
         u, t = both.chunk(2)
-        return self.combine(u, t, latents, step, region, state)
+        p, state = self.combine(u, t, latents, step, region, state)
+        return (p if share is None else torch.lerp(u, p, share)), state
 
     def combine(
         self,

@@ -1,7 +1,8 @@
 """Between two prompts: interpolation of embeddings and of noise, easing, and where the frames lie."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,8 @@ from .settings import Easing
 from .types import Latents, Pixels, PromptEmbeds
 
 Noise = Float[Tensor, "1 c h w"]
+FRAMES_AT_ONCE = 4  # in one batch: more is hardly faster, and memory grows with it
+Frame = TypeVar("Frame")
 PARALLEL = 0.9995  # |cosine| above which two noises are one line, and slerp would divide by nearly 0
 
 
@@ -55,18 +58,40 @@ def leg_weights(frames: int, kind: Easing) -> list[float]:
     return [ease(kind, i / (frames - 1)) for i in range(frames)]
 
 
-def spread_evenly(
-    render: Callable[[list[float]], list[Pixels]], frames: int, at_once: int
-) -> list[tuple[float, Pixels]]:
-    """`frames` rendered weights from 0 to 1, chosen so that neighbours look about equally different.
+def mean_gap(a: Pixels, b: Pixels) -> float:
+    """How different two pictures look: the mean absolute difference of their pixels."""
+    return float((b - a).abs().mean())
 
-    The largest visible gap between neighbours (mean absolute difference of the pixels) is halved until
-    there are enough; up to `at_once` gaps in one call of `render`. Every rendered frame is kept.
+
+def spread_evenly(
+    render: Callable[[list[float]], list[Frame]],
+    frames: int,
+    at_once: int,
+    gap: Callable[[Frame, Frame], float],
+) -> Iterator[tuple[float, Frame]]:
+    """`frames` rendered weights from 0 to 1, so chosen that neighbours look about equally different.
+
+    Yields (weight, frame) as they are drawn: both ends, then up to `at_once` in one call of `render`. These
+    cut the widest gaps into equal parts, so that the widest part would be as small as can be if pictures
+    changed evenly within a gap. Every rendered frame is kept.
     """
-    found = list(zip([0.0, 1.0], render([0.0, 1.0]), strict=True))
-    while len(found) < frames:
-        gaps = [(float((b[1] - a[1]).abs().mean()), (a[0] + b[0]) / 2) for a, b in pairwise(found)]
-        widest = [middle for _, middle in sorted(gaps, reverse=True)[: min(at_once, frames - len(found))]]
-        found += zip(widest, render(widest), strict=True)
-        found.sort(key=lambda pair: pair[0])
-    return found
+    found: list[tuple[float, Frame]] = []
+    weights = [0.0, 1.0]
+    while weights:
+        fresh = list(zip(weights, render(weights), strict=True))
+        yield from fresh
+        found = sorted([*found, *fresh], key=lambda pair: pair[0])
+        gaps = [gap(a[1], b[1]) for a, b in pairwise(found)]
+        cuts = [(a[0], b[0]) for a, b in pairwise(found)]
+        left = frames - len(found)
+        parts = share_out(gaps, min(at_once, (left + 1) // 2))  # half, so that the last cuts know most
+        weights = [a + (b - a) * k / n for (a, b), n in zip(cuts, parts, strict=True) for k in range(1, n)]
+
+
+def share_out(gaps: Sequence[float], cuts: int) -> list[int]:
+    """Into how many parts to cut each gap, with so many cuts, for the widest part to be the smallest."""
+    parts = [1] * len(gaps)
+    for _ in range(cuts):
+        widest = max(range(len(gaps)), key=lambda i: gaps[i] / parts[i])
+        parts[widest] += 1
+    return parts

@@ -258,6 +258,15 @@ def require_query(config: EditConfig) -> None:
         raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
 
 
+def require_way_back(config: EditConfig) -> None:
+    """SettingError if an inversion does not lead back to the picture, where a film of the edit begins."""
+    if config.inversion == "noise":
+        raise SettingError(
+            "A film cannot be made with --inversion noise.",
+            "Plain noise does not lead back to the picture; use ddim or negative-prompt.",
+        )
+
+
 @dataclass(frozen=True)
 class GenerateConfig:
     """Everything that `diffedit generate` needs to know beside the model."""
@@ -332,6 +341,24 @@ class InterpolateConfig:
                 "--loop cannot be used with --chain.",
                 "A chain drifts away from its first picture, so it cannot end there; choose one.",
             )
+
+
+@dataclass(frozen=True)
+class FilmConfig:
+    """The film of an edit (`diffedit edit --animate`)."""
+
+    frames: int = setting(
+        24,
+        "With --animate: frames from the picture to its edit, both included.",
+        low=2,
+        high=10000,
+        panel="Film",
+    )
+    fps: int = setting(12, "With --animate: frames a second.", low=1, high=120, panel="Film")
+    loop: bool = setting(False, "With --animate: there and back again.", panel="Film")
+
+    def __post_init__(self) -> None:
+        validate(self)
 
 
 @dataclass(frozen=True)

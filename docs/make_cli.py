@@ -58,11 +58,13 @@ With `--json` stdout holds one JSON object on one line; of several results, one 
 |---|---|
 | `edit` | `output`, `coverage`, `changed_outside`, `seconds`, \
 `network_seconds`, `forwards`, `notices`, `settings`; of several results one line each, with `made_together` |
+| `edit --animate` | also `animation` (the film's path) and `frames`; `forwards` is without the film |
 | `edit --dry-run` | `output` (`-` is stdout), or `outputs` of several results; `model`, \
 `forwards`: an object with one number a stage |
 | `mask` | as `edit`, without `changed_outside` |
 | `generate` | as `mask`, without `coverage` |
-| `interpolate` | `output`, `frames`, `forwards`, `seed` (a list); its settings are in the film |
+| `interpolate` | `output`, `frames`, `seed` (a list), `seconds`, `network_seconds`, `forwards`, `notices`; \
+its settings are in the film |
 | `compare` | as `mask`, without `coverage`; `tiles`: a list of `label` and the keys of `edit` or `generate` |
 | `compare --dry-run` | `output`, `tiles` (their labels), `forwards` |
 | `models list` | `models`: a list of `name`, `about`, `licence`, `bytes`, `is_here`; \

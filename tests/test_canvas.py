@@ -11,6 +11,7 @@ from PIL import Image
 from diffedit_cli.errors import NumericError
 from diffedit_cli.images import canvas, files
 from diffedit_cli.images.canvas import (
+    add_difference,
     changed_outside,
     fit,
     mask_to_cells,
@@ -221,3 +222,12 @@ def test_a_grey_profile_is_applied_and_a_broken_or_alien_one_dropped():
     assert (alien.icc, alien.rgb.getpixel((0, 0))) == (None, (9, 9, 9))
     broken = opened(Image.new("RGB", (4, 4), (9, 9, 9)), icc_profile=b"no profile at all" * 9)
     assert (broken.icc, broken.rgb.getpixel((0, 0))) == (None, (9, 9, 9))
+
+
+def test_a_difference_is_added_back_by_share():
+    base, before, after = (Image.new("RGB", (3, 1), (n, n, n)) for n in (100, 90, 50))
+    share = Image.new("L", (3, 1))
+    share.putdata([0, 51, 255])
+    got = np.asarray(add_difference(base, before, after, share))
+    assert got[0, :, 0].tolist() == [100, 108, 140]
+    assert add_difference(after, before, after, Image.new("L", (3, 1), 255)).tobytes() == before.tobytes()

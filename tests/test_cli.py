@@ -29,6 +29,7 @@ from diffedit_cli.images.files import load_image, load_mask, read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import (
     EditConfig,
+    FilmConfig,
     GenerateConfig,
     InterpolateConfig,
     ModelConfig,
@@ -172,7 +173,7 @@ def another(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> Any:
     return int(low) + 33 if int in (kind, *get_args(kind)) else low + (metadata["high"] - low) / 64
 
 
-SCHEMAS = (EditConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig)
+SCHEMAS = (EditConfig, FilmConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig)
 FLAGS = [(schema, *item) for schema in SCHEMAS for item in keys(schema) if item[0] != "prompts"]
 
 
@@ -206,7 +207,7 @@ def test_each_flag_sets_its_setting_and_no_other(
 @pytest.mark.parametrize(
     ("command", "schemas", "without"),
     [
-        ("edit", (EditConfig, ModelConfig, TalkConfig), ()),
+        ("edit", (EditConfig, FilmConfig, ModelConfig, TalkConfig), ()),
         ("mask", (EditConfig, ModelConfig, TalkConfig), UNUSED),
         ("generate", (GenerateConfig, ModelConfig, TalkConfig), ("prompt",)),
         ("interpolate", (InterpolateConfig, ModelConfig, TalkConfig), ("prompts",)),
@@ -866,7 +867,8 @@ def length(name: str, fps: int) -> int:
 def test_a_film_of_each_kind(run: Run, name: str, at_forward: Callable[..., list[int]]) -> None:
     rows = at_forward()
     facts = answer(good(run("interpolate", *FILM, "--fps", "10", "-o", name, "--json")))
-    assert {"output": name, "frames": 9, "forwards": sum(rows)}.items() <= facts.items()
+    assert {"output": name, "frames": 9, "forwards": sum(rows), "notices": []}.items() <= facts.items()
+    assert facts["seconds"] >= facts["network_seconds"] > 0
     if name.endswith(".mp4"):
         with av.open(name) as film:
             stream = film.streams.video[0]
@@ -1135,4 +1137,83 @@ def test_an_interrupted_comparison_leaves_nothing(
 ) -> None:
     at_forward(4)
     assert run("compare", photo, *TILES, "--animate", "flip.gif").exit_code == 130
+    assert files(photo.parent).keys() == {"photo.png"}
+
+
+# -------------------------------------------------------------------------------------- the film of an edit
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_the_film_of_an_edit(
+    edit: Run, photo: Path, at_forward: Callable[..., list[int]], loop: bool
+) -> None:
+    rows = at_forward()
+    flags = ["--animate", "film", "--frames", "6", "--fps", "4", "--json", *(["--loop"] if loop else [])]
+    facts = answer(good(edit("-o", "out.png", "--save-mask", "m.png", *flags)))
+    frames = frames_of("film")
+    assert (facts["animation"], facts["frames"]) == ("film", 10 if loop else 6)
+    assert len(frames) == (10 if loop else 6)
+    source = Image.new("RGB", (45, 37), (225, 225, 225))  # what a film shows of a see-through picture
+    source.paste(Image.open(photo).convert("RGB"), mask=Image.open(photo).getchannel("A"))
+    outside = array("m.png", "L") == 0
+    assert outside.any()
+    assert (frames[0] == np.asarray(source)).all()
+    for frame in frames:
+        assert (frame[outside] == np.asarray(source)[outside]).all()
+    end = Image.new("RGB", (45, 37), (225, 225, 225))
+    end.paste(Image.open("out.png").convert("RGB"), mask=Image.open(photo).getchannel("A"))
+    assert (frames[5] == np.asarray(end)).all()
+    if loop:
+        assert all((a == b).all() for a, b in zip(frames[6:], frames[4:0:-1], strict=True))
+    stored = read_film_settings(Path("film"))
+    assert stored is not None
+    assert (stored["query"], stored["frames"], stored["fps"], stored["loop"]) == ("zebra", 6, 4, loop)
+    assert sum(rows) == facts["forwards"] + 5 * 6  # 3 steps, two forwards each; the last frame is there
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif", "film.webp"])
+def test_the_film_of_an_edit_in_each_format(edit: Run, name: str) -> None:
+    done = good(edit("-o", "out.png", "--animate", name, "--frames", "4", "--fps", "2"))
+    assert f"Wrote {name}: 4 frames, 2.0 s; 6 UNet sample-forwards" in done.stderr
+    assert length(name, fps=2) == 4
+
+
+def test_a_dry_run_counts_the_film(edit: Run, at_forward: Callable[..., list[int]]) -> None:
+    flags = ["-o", "out.png", "--animate", "film", "--frames", "5"]
+    told = answer(good(edit(*flags, "--dry-run", "--json")))
+    rows = at_forward()
+    good(edit(*flags))
+    assert sum(told["forwards"].values()) == sum(rows)
+    assert told["forwards"]["frame"] == 4 * 6
+
+
+def test_an_interrupted_film_of_an_edit_keeps_the_edit_and_the_frames(
+    edit: Run, photo: Path, at_forward: Callable[..., list[int]]
+) -> None:
+    good(edit("-o", "whole.png"))
+    at_forward(1 + 3 + 3 + 3 + 3 + 2)  # mask, inversion, edit, first frame, four more, and then
+    done = edit("-o", "out.png", "--animate", "film", "--frames", "12")
+    assert done.exit_code == 130
+    assert "Wrote film: 6 frames" in done.stderr
+    assert (array("out.png") == array("whole.png")).all()
+    frames = frames_of("film")
+    assert len(frames) == 6
+    away = [np.abs(frame.astype(int) - frames[0]).sum() for frame in frames]
+    assert away[0] == 0
+    assert away[-1] == max(away)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--animate", "film.avi"], 2, "film.avi"),
+        (["--animate", "film", "--frames", "1"], 2, "--frames 1"),
+        (["--animate", "film", "--inversion", "noise"], 2, "--inversion noise"),
+        (["--animate", "no/film.mp4"], 1, "does not exist"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_refused_first(
+    edit: Run, photo: Path, flags: list[str], code: int, words: str
+) -> None:
+    check_refusal(edit("-o", "out.png", *flags), code, words)
     assert files(photo.parent).keys() == {"photo.png"}

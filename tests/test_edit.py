@@ -11,7 +11,18 @@ from oracles import Oracle, sd_schedule
 from torch import Tensor
 
 from diffedit_cli.api import make_mask
-from diffedit_cli.edit import Texts, count_forwards, edit, encode_source, find_heat
+from diffedit_cli.edit import (
+    Editor,
+    MorphFrame,
+    Texts,
+    count_forwards,
+    edit,
+    encode_source,
+    find_heat,
+    morph,
+    redraw,
+    unchanged,
+)
 from diffedit_cli.errors import DiffeditError, NumericError
 from diffedit_cli.images.files import load_image
 from diffedit_cli.mask import binarise
@@ -346,3 +357,76 @@ def test_the_embedded_models_mask_lies_on_the_horse() -> None:
     inside = sum(found.crop((30, 70, 190, 190)).tobytes())
     assert inside > 0.7 * sum(found.tobytes())
     assert inside > 0.2 * 255 * 160 * 120
+
+
+# ------------------------------------------------------------------------------------------------- morph
+
+
+def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any) -> list[MorphFrame]:
+    """The film of an edit of the first picture, in order."""
+    one, config = pixels[:1], replace(QUICK, **settings)
+    plan = Editor(model, one).plan(config, [3])
+    drawn = morph(model, one, plan, redraw(model, plan), frames)
+    return [frame for _, frame in sorted(drawn, key=lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        GuidanceConfig(),
+        GuidanceConfig(norm="diff"),
+        GuidanceConfig(norm="both", norm_region="latent"),
+        GuidanceConfig(method="apg"),
+        GuidanceConfig(method="cfg++"),
+        GuidanceConfig(interval="0.2:0.8"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt"])
+def test_a_film_leads_from_the_source_to_the_edit(
+    model: DiffusersDenoiser, pixels: Tensor, guidance: GuidanceConfig, inversion: Inversion
+) -> None:
+    shown = film(model, pixels, 6, guidance=guidance, inversion=inversion)
+    config = replace(QUICK, guidance=guidance, inversion=inversion)
+    assert torch.equal(shown[0].pixels, pixels[:1])
+    assert torch.equal(shown[-1].pixels, edit(model, pixels[:1], config, [3]).pixels)
+    assert (float(shown[0].keep.amin()), float(shown[-1].keep.amax())) == (1, 0)
+    keeps = [float(frame.keep.mean()) for frame in shown]
+    assert keeps == sorted(keeps, reverse=True)
+
+
+def test_a_film_starts_without_a_jump(model: DiffusersDenoiser, pixels: Tensor) -> None:
+    """Near weight 0 a frame is the source, even for norms that give every update the same length."""
+    one = pixels[:1]
+    for norm in ("none", "diff", "both"):
+        plan = Editor(model, one).plan(replace(QUICK, guidance=GuidanceConfig(norm=norm)), [3])
+        seen: dict[float, Tensor] = {}
+        for weight, frame in morph(model, one, plan, redraw(model, plan), 12):
+            seen[weight] = frame.pixels
+        nearest = min(weight for weight in seen if weight > 0)
+        far = float((seen[1.0] - one).abs().mean())
+        assert float((seen[nearest] - one).abs().mean()) < 0.5 * far
+
+
+def test_a_film_costs_one_run_less_than_it_has_frames(
+    model: DiffusersDenoiser, pixels: Tensor, unet_rows: list[int]
+) -> None:
+    plan = Editor(model, pixels[:1]).plan(QUICK, [3])
+    edited = redraw(model, plan)
+    unet_rows.clear()
+    seen: list[tuple[str, int, int]] = []
+    list(morph(model, pixels[:1], plan, edited, 7, lambda *step: seen.append(step)))
+    assert sum(unet_rows) == 6 * count_forwards(QUICK)["decode"]
+    assert {(stage, total) for stage, _, total in seen} == {("frame", 6 * len(plan.steps))}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == 6 * len(plan.steps)
+
+
+def test_detail_is_kept_where_nothing_has_changed() -> None:
+    base = torch.zeros(1, 3, 4, 4)
+    frames = base.repeat(2, 1, 1, 1)
+    frames[1, :, :, 2:] = 0.5
+    keep = unchanged(frames, base, [0.0, 0.6], factor=1)
+    assert torch.equal(keep[0], torch.ones(1, 4, 4))
+    assert torch.allclose(keep[1, 0, :, :2], torch.tensor(1 - 0.6**2))
+    assert float(keep[1, 0, :, 2:].amax()) < 1e-16

@@ -1,7 +1,7 @@
 """interpolate.py: hand cases, properties, rejects."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from oracles import row
 from torch import Tensor
 
-from diffedit_cli.interpolate import PARALLEL, ease, leg_weights, lerp, slerp, spread_evenly
+from diffedit_cli.interpolate import (
+    PARALLEL,
+    ease,
+    leg_weights,
+    lerp,
+    mean_gap,
+    share_out,
+    slerp,
+    spread_evenly,
+)
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.settings import Easing
 from diffedit_cli.types import PromptEmbeds
@@ -112,7 +121,7 @@ def spread(frames: int, at_once: int) -> tuple[list[tuple[float, Tensor]], list[
         asked.append(weights)
         return [torch.full((1, 3, 2, 2), weight**4) for weight in weights]
 
-    return spread_evenly(render, frames, at_once), asked
+    return sorted(spread_evenly(render, frames, at_once, mean_gap), key=lambda frame: frame[0]), asked
 
 
 def test_the_widest_gap_is_halved_first() -> None:
@@ -137,3 +146,29 @@ def test_frames_look_more_evenly_spread_than_equal_weights(frames: int, at_once:
         widest = max(b**4 - a**4 for a, b in pairwise(weights))
         equal = [i / (frames - 1) for i in range(frames)]
         assert widest < 0.8 * max(b**4 - a**4 for a, b in pairwise(equal))
+
+
+def test_cuts_are_shared_out_by_hand() -> None:
+    assert share_out([9, 3, 1], 4) == [4, 2, 1]  # parts of 2.25, 1.5 and 1
+    assert share_out([1, 9], 1) == [1, 2]
+    assert share_out([5], 4) == [5]
+    assert share_out([2, 2], 0) == [1, 1]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=5), st.integers(0, 6))
+def test_no_other_cuts_leave_a_narrower_widest_part(gaps: list[float], cuts: int) -> None:
+    parts = share_out(gaps, cuts)
+    assert sum(parts) == len(gaps) + cuts
+    widest = max(gap / n for gap, n in zip(gaps, parts, strict=True))
+    for other in product(range(1, cuts + 2), repeat=len(gaps)):
+        if sum(other) == sum(parts):
+            assert widest <= max(gap / n for gap, n in zip(gaps, other, strict=True))
+
+
+def test_several_cuts_at_once_go_where_the_change_is() -> None:
+    def render(weights: list[float]) -> list[float]:
+        return [1 / (1 + math.exp(-40 * (weight - 0.28))) for weight in weights]
+
+    found = sorted(spread_evenly(render, 12, 4, lambda a, b: b - a))
+    gaps = [b[1] - a[1] for a, b in pairwise(found)]
+    assert max(gaps) < 2.5 * sum(gaps) / len(gaps)  # halving the four widest gaps each time leaves 6.1

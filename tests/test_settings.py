@@ -14,6 +14,7 @@ from diffedit_cli.errors import SettingError
 from diffedit_cli.settings import (
     MAX_SEED,
     EditConfig,
+    FilmConfig,
     GenerateConfig,
     GuidanceConfig,
     InterpolateConfig,
@@ -27,7 +28,7 @@ from diffedit_cli.settings import (
     option_name,
 )
 
-SCHEMAS = [EditConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig]
+SCHEMAS = [EditConfig, FilmConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig]
 RANGED = [
     (schema, key, get_args(kind)[-1:] == (...,), meta["low"], meta["high"])
     for schema in (EditConfig, GenerateConfig, InterpolateConfig)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..settings import EditConfig, ModelConfig, TalkConfig, require_query
+from ..settings import EditConfig, FilmConfig, ModelConfig, TalkConfig, require_query
 from .files import check_targets, read_picture, target_for, write_picture
 from .many import edit_many
 from .options import (
@@ -26,7 +26,13 @@ from .session import open_model
 from .terminal import Terminal, plain_errors
 
 
-@with_flags(without=("query",), edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
+@with_flags(
+    without=("query",),
+    edit_config=EditConfig,
+    film_config=FilmConfig,
+    model_config=ModelConfig,
+    talk_config=TalkConfig,
+)
 def edit(
     pictures: PictureFiles,
     query: Queries = [],  # noqa: B006 Typer makes a new one
@@ -43,6 +49,13 @@ def edit(
         Path | None,
         typer.Option(help="Also write the mask. A folder, for several results.", rich_help_panel="Files"),
     ] = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a film from the picture to its edit: .mp4, .gif, .webp, or a folder of frames.",
+            rich_help_panel="Film",
+        ),
+    ] = None,
     no_metadata: NoMetadata = False,
     mask: UseMask = None,
     mask_add: AddMask = None,
@@ -50,6 +63,7 @@ def edit(
     dry_run: DryRun = False,
     *,
     edit_config: Callable[..., EditConfig],
+    film_config: Callable[..., FilmConfig],
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
@@ -70,6 +84,8 @@ def edit(
             grid=grid,
             save_mask=save_mask,
             masks=(mask, mask_add, mask_subtract),
+            animate=animate,
+            film=film_config(),
             dry_run=dry_run,
         )
         run = edit_one if len(order.pictures) * len(configs) == 1 else edit_many
@@ -82,6 +98,7 @@ def edit_one(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:
     target = target_for(order.output, Path(order.pictures[0]).stem.strip("-"), config.query)
     source = read_picture(order.pictures[0])
     check_targets([target, order.grid, order.save_mask], overwrite=overwrite, picture=source)
+    order.check_film()
     masks, units = order.read_masks(source), order.forwards()
     if order.dry_run:
         terminal.result(
@@ -95,10 +112,17 @@ def edit_one(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:
         return
     model = open_model(checkpoint, terminal)
 
-    from ..api import edit_image
+    from ..api import animate_edit, edit_image
 
     with terminal.progress(units) as report:
-        result = edit_image(model, source, config, report=report, **masks)
-    write_picture(target, result.save, overwrite=overwrite, metadata=order.metadata)
-    write_extras(result, order.grid, order.save_mask, overwrite=overwrite)
-    terminal.finish(result, target, outcome(result))
+        if order.animate is None:
+            result, frames = edit_image(model, source, config, report=report, **masks), None
+        else:
+            result, frames = animate_edit(model, source, config, order.film.frames, report=report, **masks)
+        write_picture(target, result.save, overwrite=overwrite, metadata=order.metadata)
+        write_extras(result, order.grid, order.save_mask, overwrite=overwrite)
+        film = None if frames is None else order.write_film(frames, result)
+    terminal.finish(result, target, outcome(result), **(film.facts() if film else {}))
+    if film:
+        terminal.say(f"{film.sentence()}; {units['decode']} UNet sample-forwards for each that was drawn.")
+        film.end()

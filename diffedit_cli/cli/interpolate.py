@@ -10,6 +10,7 @@ import typer
 from ..errors import SettingError
 from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, flatten, keys
 from .files import name_for, read_picture
+from .films import Film, write_film
 from .options import NoMetadata, Output, Overwrite, with_flags
 from .session import open_model
 from .terminal import Terminal, plain_errors
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from ..api import Run
     from ..images.files import Picture
+    from ..models import DiffusersDenoiser
+    from ..types import Report
 
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
@@ -46,81 +49,81 @@ def interpolate(
             raise SettingError("A film cannot go to stdout.", "Name a file or a folder with -o.")
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
-        from .. import video
-        from ..images.files import load_image
+        from .. import api, video
+        from ..generate import count_frames
 
         first, picture = 0, None if init is None else read_picture(init)
         if resume:
             settings, first = resumed(settings, checkpoint.model, picture, target)
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         model = open_model(checkpoint, terminal)
-
-        from .. import api
-        from ..generate import count_frames
-
-        settings = api.resolve_interpolation(model, settings)
-        meter, total = api.Meter(model), count_frames(settings)
-        film = Film(first)
-        if first < total:
+        settings, meter = api.resolve_interpolation(model, settings), api.Meter(model)
+        stored = None if no_metadata else api.provenance("interpolate", model.name, settings, picture)
+        film = Film(target, settings.fps, first)
+        if first < count_frames(settings):
             with terminal.progress({"frame": 1}) as report:
-                frames = api.interpolate_frames(
-                    model,
-                    settings,
-                    init=picture,
-                    first=first,
-                    have=lambda index: load_image(video.frame_path(target, index)).rgb,
-                    report=report,
-                )
-                stored = api.provenance("interpolate", model.name, settings, picture)
-                video.write_frames(
-                    film.until_interrupted(frames),
+                film = write_film(
+                    missing_frames(model, settings, picture, target, first, report),
                     target,
                     fps=settings.fps,
                     overwrite=overwrite,
-                    settings=None if no_metadata else stored,
+                    settings=stored,
                     first=first if resume else None,
                 )
-        for notice in picture.notices if picture else ():
-            terminal.warn(notice)
-        for notice in api.word_notices(model, *settings.prompts, settings.negative_prompt):
-            terminal.warn(notice)
-        announce(terminal, film, settings, target, meter.stop())
-        if film.is_interrupted:
-            raise KeyboardInterrupt
+        notices = (
+            *(picture.notices if picture else ()),
+            *api.word_notices(model, *settings.prompts, settings.negative_prompt),
+        )
+        announce(terminal, film, settings, target, meter.stop(), notices)
+        film.end()
 
 
-def announce(terminal: Terminal, film: "Film", settings: InterpolateConfig, target: Path, run: "Run") -> None:
+def missing_frames(
+    model: "DiffusersDenoiser",
+    settings: InterpolateConfig,
+    init: "Picture | None",
+    folder: Path,
+    first: int,
+    report: "Report",
+) -> "Iterator[Image.Image]":
+    """The frames from number `first` on; those before it lie in the folder."""
+    from .. import api, video
+    from ..images.files import load_image
+
+    return api.interpolate_frames(
+        model,
+        settings,
+        init=init,
+        first=first,
+        have=lambda index: load_image(video.frame_path(folder, index)).rgb,
+        report=report,
+    )
+
+
+def announce(
+    terminal: Terminal,
+    film: Film,
+    settings: InterpolateConfig,
+    target: Path,
+    run: "Run",
+    notices: tuple[str, ...],
+) -> None:
     """Where the film is, how much of it there is, and what it cost."""
+    from ..api import costs
     from ..generate import count_frames
 
+    for notice in notices:
+        terminal.warn(notice)
     if terminal.talk.verbose:
         drawn = max(film.drawn - film.first, 1)
         terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} UNet forwards a frame.")
     terminal.result(
-        {"output": str(target), "frames": film.drawn, "forwards": run.forwards, "seed": settings.seed},
+        {"output": str(target), "frames": film.drawn, "seed": settings.seed, **costs(run, notices)},
         [
             f"Wrote {target}: {film.drawn} of {count_frames(settings)} frames, "
             f"{film.drawn / settings.fps:.1f} s (seed {', '.join(map(str, dict.fromkeys(settings.seed)))})."
         ],
     )
-
-
-class Film:
-    """Counts frames, and ends them at Ctrl-C, so that those that are finished are kept."""
-
-    def __init__(self, first: int) -> None:
-        self.first, self.drawn = first, first
-        self.is_interrupted = False
-
-    def until_interrupted(self, frames: "Iterator[Image.Image]") -> "Iterator[Image.Image]":
-        try:
-            for frame in frames:
-                self.drawn += 1
-                yield frame
-        except KeyboardInterrupt:
-            if self.drawn == self.first:  # nothing to keep
-                raise
-            self.is_interrupted = True
 
 
 def resumed(

@@ -75,6 +75,8 @@ def name_jobs(order: Order) -> list[Job]:
         raise SettingError(
             "Results, grids and masks would go to one folder.", "Give each a folder of its own."
         )
+    if order.animate is not None:
+        raise SettingError("A film shows one edit.", "Give one picture and one query with --animate.")
     if len(order.pictures) > 1 and any(order.masks):
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one to use masks.")
     jobs: list[Job] = []

@@ -1,11 +1,13 @@
 """What `diffedit edit` was asked for, and what it says and writes for each result."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..settings import EditConfig
+from ..settings import EditConfig, FilmConfig, flatten, require_way_back
 from .files import read_mask
+from .films import Film, there_and_back, write_film
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +29,8 @@ class Order:
     grid: Path | None
     save_mask: Path | None
     masks: tuple[Path | None, Path | None, Path | None]
+    animate: Path | None
+    film: FilmConfig
     dry_run: bool
 
     def read_masks(self, picture: "Picture") -> dict[str, "Image.Image | None"]:
@@ -40,7 +44,29 @@ class Order:
         units = count_forwards(self.config, search=self.masks[0] is None)
         shared = {"invert"}
         pictures, queries = len(self.pictures), len(self.queries)
+        if self.animate is not None:
+            units["frame"] = (self.film.frames - 1) * units["decode"]
         return {stage: pictures * (1 if stage in shared else queries) * n for stage, n in units.items()}
+
+    def check_film(self) -> None:
+        """Refuse a film that could not be made, before the long work."""
+        if self.animate is not None:
+            from ..video import check_film
+
+            require_way_back(self.config)
+            check_film(self.animate, fps=self.film.fps, overwrite=self.overwrite)
+
+    def write_film(self, frames: "Iterator[Image.Image]", result: "EditResult") -> Film | None:
+        """Write the film of an edit; after Ctrl-C what there is of it."""
+        if self.animate is None:
+            return None
+        return write_film(
+            there_and_back(frames) if self.film.loop else frames,
+            self.animate,
+            fps=self.film.fps,
+            overwrite=self.overwrite,
+            settings={**result.settings(), **flatten(self.film)} if self.metadata else None,
+        )
 
 
 def cost(units: dict[str, int]) -> str:

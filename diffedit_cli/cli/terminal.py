@@ -68,8 +68,11 @@ class Terminal:
         text = f"Error: {source}: {error}" if source else f"Error: {error}"
         console.print(text, style="bold red", markup=False)
 
-    def finish(self, result: "Result", target: Path | None, sentence: str) -> None:
-        """The outcome of a run: what to note, what it cost (--verbose), and where it is."""
+    def finish(self, result: "Result", target: Path | None, sentence: str, **more: Any) -> None:
+        """The outcome of a run: what to note, what it cost (--verbose), and where it is.
+
+        more: further facts for --json.
+        """
         run = result.run
         for notice in result.notices:
             self.warn(notice)
@@ -82,7 +85,8 @@ class Terminal:
         if target is None:  # stdout is taken
             self.say(f"Wrote the picture to stdout{sentence}")
         else:
-            self.result({"output": str(target), **result.facts()}, [f"Wrote {target}{sentence}"])
+            facts = {"output": str(target), **more, **result.facts()}
+            self.result(facts, [f"Wrote {target}{sentence}"])
 
     @contextmanager
     def progress(self, units: Mapping[str, int]) -> Generator["Report", None, None]:

@@ -144,6 +144,19 @@ def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Imag
     return result
 
 
+def add_difference(
+    image: Image.Image, before: Image.Image, after: Image.Image, share: Image.Image
+) -> Image.Image:
+    """image + share * (before - after) of RGB pictures of one size; `share` has mode L, 255 counts as 1."""
+    result = image.copy()
+    for box in strips(image.size):
+        base, plus, minus = (np.asarray(part.crop(box), np.float32) for part in (image, before, after))
+        weight = np.asarray(share.crop(box), np.float32)[..., None] / 255
+        values = np.rint(base + weight * (plus - minus)).clip(0, 255).astype(np.uint8)
+        result.paste(Image.fromarray(values), box[:2])
+    return result
+
+
 def changed_outside(before: Image.Image, after: Image.Image, mask: Image.Image) -> int:
     """How many pixels differ where the mask is 0. All three have one size, the pictures one mode."""
     if not before.size == after.size == mask.size or before.mode != after.mode:

@@ -80,10 +80,15 @@ def _shown(image: Image.Image, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image = image.resize(size, Image.Resampling.LANCZOS)
-    if "A" not in image.getbands():
-        return image.convert("RGB")
-    ground = Image.new("RGB", size, (225, 225, 225))
-    ground.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    return flat(image.convert("RGB"), image.getchannel("A") if "A" in image.getbands() else None)
+
+
+def flat(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """RGB with its see-through parts over light grey."""
+    if alpha is None:
+        return rgb
+    ground = Image.new("RGB", rgb.size, (225, 225, 225))
+    ground.paste(rgb, mask=alpha)
     return ground
 
 
