@@ -260,7 +260,7 @@ def animate_edit(
 
     The first frame is the picture and the last the edit; neighbours look about equally different, and outside
     the mask every frame is the picture, bit for bit. All are drawn when the first is asked for (stage "frame"
-    of `report`). After Ctrl-C the iterator gives those that there are, in order, and raises KeyboardInterrupt.
+    of `report`). After Ctrl-C those that there are come, in order, and then KeyboardInterrupt.
     """
     require_way_back(config)
     editing = Editing(model, picture)
