@@ -583,8 +583,9 @@ def mask_notices(coverage: float) -> tuple[str, ...]:
 
 
 def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
-    """What to tell the user about words that the model never learned or does not hear."""
-    notices = [
+    """What to tell the user: words that the model never learned or does not hear, and memory that ran out."""
+    notices = [*model.notices]
+    notices += [
         f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
         for prompt in prompts
         if model.is_too_long(prompt)

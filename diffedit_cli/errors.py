@@ -31,3 +31,7 @@ class ModelError(DiffeditError):
 
 class NumericError(DiffeditError):
     """A network returned NaN or infinity."""
+
+
+class MemoryShort(DiffeditError):
+    """Memory ran out, even for the smallest piece of the work."""

@@ -384,6 +384,11 @@ class ModelConfig:
     offline: bool = setting(False, "Never ask the hub.", panel="Model")
     device: str = setting("auto", "auto, cpu, cuda or mps.", panel="Model")
     dtype: str = setting("auto", "auto, float32, float16 or bfloat16.", panel="Model")
+    low_memory: bool = setting(
+        False,
+        "Work in small pieces: slower. Chosen by itself when memory is short.",
+        panel="Model",
+    )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
             offline=config.offline,
             device=config.device,
             dtype=config.dtype,
+            low_memory=config.low_memory,
         )
     if terminal.talk.verbose:
         terminal.say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}.")

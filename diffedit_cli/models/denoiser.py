@@ -1,5 +1,6 @@
 """A checkpoint as the core sees it: encode, decode, embed, and a prediction of eps."""
 
+import functools
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -7,10 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..schedules import append_dims, v_to_eps
 from ..types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
+from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
+
+ALL = 2**31  # samples at once: no limit
 
 
 class DiffusersDenoiser:
@@ -18,17 +23,21 @@ class DiffusersDenoiser:
 
     name: what the user called it. size: its native side in pixels. factor: pixels to a latent cell.
     multiple: what the sides of a picture must be multiples of. forwards, network_seconds: how many samples
-    the UNet has seen, and how long all networks have run.
+    the UNet has seen, and how long all networks have run. low_memory: only the network that runs is on the
+    device, the UNet takes one sample at a time, and the VAE works in tiles. micro_batch: samples that the
+    UNet takes at once at most; halved where memory runs out. notices: what the user should know of that.
     """
 
-    def __init__(self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype):
-        self.name, self.device, self.dtype = name, device, dtype
-        self.unet, self.is_xl = parts.unet.to(device), parts.is_xl
-        self.text_encoders = [encoder.to(device) for encoder in parts.text_encoders]
+    def __init__(
+        self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
+    ):
+        self.name, self.device, self.dtype, self.low_memory = name, device, dtype, low_memory
+        self.unet, self.vae, self.is_xl = parts.unet, parts.vae, parts.is_xl
+        self.text_encoders = parts.text_encoders
         self.tokenizers, self.words = parts.tokenizers, parts.words
         self.has_zero_empty_prompt, self.phrases = parts.has_zero_empty_prompt, parts.phrases
-        overflows = self.is_xl and parts.vae.config.force_upcast and dtype == torch.float16
-        self.vae = parts.vae.to(device, torch.float32 if overflows else dtype)
+        overflows = self.is_xl and self.vae.config.force_upcast and dtype == torch.float16
+        self.vae.to(torch.float32 if overflows else dtype)
         self.schedule = schedule_of(parts)
         self.is_v_prediction = parts.scheduler.config.prediction_type == "v_prediction"
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -37,6 +46,17 @@ class DiffusersDenoiser:
         self.latent_channels = int(self.unet.config.in_channels)
         self.forwards = 0
         self.network_seconds = 0.0
+        self.notices: list[str] = []
+        self.micro_batch = 1 if low_memory else ALL
+        if low_memory:
+            cells = int(self.unet.config.sample_size) // 2
+            set_tiles(self.vae, max(SMALLEST_TILE, cells), self.factor)
+        networks = [self.unet, self.vae, *self.text_encoders]
+        self.offload = Offload(networks, device) if low_memory and device.type != "cpu" else None
+        if self.offload is None:
+            for network in networks:
+                if attempt(functools.partial(network.to, device), device) is None:
+                    raise shortage("the model's weights", device, low_memory)
 
     @contextmanager
     def _network(self) -> Generator[None, None, None]:
@@ -53,23 +73,35 @@ class DiffusersDenoiser:
         Half precision that overflows is tried once more in float32.
         """
         with self._network():
-            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1)
+            cells = max(pixels.shape[2:]) // self.factor
+            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1, cells)
             return latents * self.vae.config.scaling_factor
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32."""
         with self._network():
-            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents / self.vae.config.scaling_factor)
+            latents = latents / self.vae.config.scaling_factor
+            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
             return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def _vae(self, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    def _vae(self, run: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
         """One half of the VAE, float32 out; once more in float32 where half precision overflowed."""
         dtype = self.vae.dtype
-        out = run(x.to(self.device, dtype)).float()
+        out = self._in_tiles(run, x.to(self.device, dtype), cells).float()
         if dtype != torch.float32 and not bool(torch.isfinite(out).all()):
             self.vae.float()
-            out = run(x.to(self.device, torch.float32))
+            out = self._in_tiles(run, x.to(self.device, torch.float32), cells)
             self.vae.to(dtype)
+        return out
+
+    def _in_tiles(self, run: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
+        """One half of the VAE on pictures of `cells` at most a side; in tiles where memory runs out."""
+        self._claim(self.vae)
+        while (out := attempt(lambda: run(x), self.device)) is None:
+            if not shrink_tiles(self.vae, cells, self.factor):
+                raise shortage("the VAE", self.device, self.low_memory)
+            side = self.vae.tile_sample_min_size
+            self._note(f"Memory ran out, so the VAE works in tiles of {side} pixels; seams may show.")
         return out
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
@@ -99,6 +131,7 @@ class DiffusersDenoiser:
             truncation=True,
             return_tensors="pt",
         ).input_ids
+        self._claim(encoder)
         return encoder(tokens.to(self.device), **options)
 
     def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
@@ -107,17 +140,46 @@ class DiffusersDenoiser:
         v becomes eps at the level of the timestep that the UNet is told.
         """
         with self._network():
-            out = self.unet(
-                latents.to(self.dtype),
-                timesteps,
-                embeds.tokens,
-                added_cond_kwargs=self._added(latents, embeds),
-            ).sample.float()
+            out = self._in_parts(latents, timesteps, embeds)
         self.forwards += len(latents)
         if not self.is_v_prediction:
             return out
         alpha = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
         return v_to_eps(latents, out, alpha)
+
+    def _in_parts(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+        """What the UNet says, `micro_batch` samples at a time; half as many where memory runs out."""
+        self._claim(self.unet)
+        parts: list[Tensor] = []
+        start = 0
+        while start < len(latents):
+            end = min(start + self.micro_batch, len(latents))
+            some = latents[start:end], timesteps[start:end], embeds.rows(start, end)
+            part = attempt(functools.partial(self._unet, *some), self.device)
+            if part is not None:
+                parts.append(part)
+                start = end
+            elif end - start == 1:
+                raise shortage("one sample of the UNet", self.device, self.low_memory)
+            else:
+                self.micro_batch = (end - start) // 2
+                self._note(f"Memory ran out, so the UNet takes {self.micro_batch} at a time: slower.")
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _unet(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+        added = self._added(latents, embeds)
+        return self.unet(
+            latents.to(self.dtype), timesteps, embeds.tokens, added_cond_kwargs=added
+        ).sample.float()
+
+    def _claim(self, network: Any) -> None:
+        """Make room on the device for the network that runs next, if memory is short."""
+        if self.offload is not None:
+            self.offload.claim(network)
+
+    def _note(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _added(self, latents: Latents, embeds: PromptEmbeds) -> dict[str, torch.Tensor] | None:
         """What XL is told beside the text: the pooled text, and height and width of the picture, the corner

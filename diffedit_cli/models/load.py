@@ -11,6 +11,7 @@ from .addons import add_all
 from .denoiser import DiffusersDenoiser
 from .hardware import pick_device, pick_dtype
 from .layout import check_layout
+from .memory import free_bytes, is_short, weight_bytes
 from .parts import Parts, load_folder
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint
@@ -23,6 +24,7 @@ def load_model(
     variant: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    low_memory: bool = False,
     offline: bool = False,
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
@@ -33,6 +35,7 @@ def load_model(
     file that holds all, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.
     revision, variant: of a hub id, and of its weight files (fp16). device: auto, cpu, cuda or mps.
     dtype: auto (float16 on cuda, else float32), float32, float16 or bfloat16.
+    low_memory: work in small pieces (denoiser.py); chosen by itself, with a notice, when memory is short.
     offline: never ask the hub; a checkpoint that is in its cache is loaded without asking in any case.
     lora, embedding: files laid over it, as file[:scale] and file[:word] (addons.py).
     Raises ModelError with what to do.
@@ -42,7 +45,24 @@ def load_model(
     source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
     with without_garbage_collection():
         parts = add_all(load_parts(str(name), source, kind), lora, embedding)
-        return DiffusersDenoiser(str(name), parts, where, kind)
+        return place(str(name), parts, where, kind, low_memory)
+
+
+def place(
+    name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool
+) -> DiffusersDenoiser:
+    """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
+    networks = [parts.unet, parts.vae, *parts.text_encoders]
+    notices: list[str] = []
+    if not low_memory and is_short(networks, device):
+        low_memory = True
+        notices.append(
+            f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
+            f"take {weight_bytes(networks) / 1e9:.1f} GB), so --low-memory is on: slower."
+        )
+    model = DiffusersDenoiser(name, parts, device, dtype, low_memory)
+    model.notices += notices
+    return model
 
 
 def pull(name: str, *, revision: str | None = None, variant: str | None = None) -> Source:

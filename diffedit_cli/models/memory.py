@@ -1,0 +1,104 @@
+"""What to do about little memory: keep one network at a time on the device, work in smaller pieces."""
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from ..errors import MemoryShort
+
+T = TypeVar("T")
+SMALLEST_TILE = 16  # latent cells: in smaller ones the VAE's colours drift apart
+SHORTAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def attempt(run: Callable[[], T], device: torch.device) -> T | None:
+    """What `run` returns, or None if memory ran out; then what the failed run held is released."""
+    try:
+        return run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+    gc.collect()  # here, and not above: the error holds the frames of the failed run
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    return None
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: CUDA has a type for it, a CPU and MPS only words."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in SHORTAGES)
+
+
+def shortage(what: str, device: torch.device, low_memory: bool) -> MemoryShort:
+    """The error for a run that does not fit however small its pieces are; the hint names the next flag."""
+    hint = "Give a smaller --size" if low_memory else "Try --low-memory, or a smaller --size"
+    if device.type != "cpu":
+        hint += ", or --device cpu"
+    return MemoryShort(f"The memory of {device.type} is too small for {what}.", f"{hint}.")
+
+
+def weight_bytes(networks: Sequence[Any]) -> int:
+    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on a device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def is_short(networks: Sequence[Any], device: torch.device) -> bool:
+    """Whether these networks, with what a run needs beside them, would not fit on a device.
+
+    The rest is taken for half the size of the weights and 256 MB, a rule of thumb. On a CPU the weights are
+    there already.
+    """
+    weights = weight_bytes(networks)
+    return free_bytes(device) < weights // 2 + 2**28 + (0 if device.type == "cpu" else weights)
+
+
+class Offload:
+    """Keeps on the device only the network that runs; the others wait in the CPU's memory.
+
+    accelerate's hooks bring a network over at its forward; `claim` sends the others back before.
+    """
+
+    def __init__(self, networks: Sequence[Any], device: torch.device) -> None:
+        from accelerate import cpu_offload_with_hook
+
+        self.hooks = [(network, cpu_offload_with_hook(network, device)[1]) for network in networks]
+
+    def claim(self, network: Any) -> None:
+        for other, hook in self.hooks:
+            if other is not network and next(other.parameters()).device.type != "cpu":
+                hook.offload()
+
+
+def shrink_tiles(vae: Any, cells: int, factor: int) -> bool:
+    """Make the VAE work on one picture at a time, in tiles half as long as now, or as `cells` if it has none.
+
+    False where the tiles are as small as they may be. Tiles overlap by a quarter and are blended.
+    """
+    now = vae.tile_latent_min_size if vae.use_tiling else cells
+    if now <= SMALLEST_TILE:
+        return False
+    set_tiles(vae, max(SMALLEST_TILE, now // 2), factor)
+    return True
+
+
+def set_tiles(vae: Any, cells: int, factor: int) -> None:
+    """Make the VAE work on one picture at a time, in tiles of so many latent cells a side."""
+    vae.enable_slicing()
+    vae.enable_tiling()
+    vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor

@@ -1,0 +1,216 @@
+"""memory.py, and the denoiser where memory runs out: real networks that raise what torch raises."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffedit_cli import load_image
+from diffedit_cli.api import edit_image
+from diffedit_cli.errors import MemoryShort
+from diffedit_cli.models import DiffusersDenoiser, load_model, memory
+from diffedit_cli.models.memory import Offload, attempt, is_short, set_tiles, weight_bytes
+from diffedit_cli.schedules import draw_noise
+from diffedit_cli.settings import EditConfig, MaskConfig
+
+CPU = torch.device("cpu")
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: not enough memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    MemoryError(),
+]
+HORSE = Path(__file__).parents[1] / "examples/horse_park.jpg"
+
+
+@pytest.fixture
+def own(checkpoint: Path) -> DiffusersDenoiser:
+    """The tiny model, loaded for this test alone."""
+    return load_model(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[..., list[int]]]:
+    """limit(module, size, most, error): raise the error where size(input) > most; returns the sizes seen."""
+    handles = []
+
+    def put(module: nn.Module, size: Callable[[Tensor], int], most: int, error: BaseException) -> list[int]:
+        seen: list[int] = []
+
+        def check(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen.append(size(args[0]))
+            if seen[-1] > most:
+                raise error
+
+        handles.append(module.register_forward_pre_hook(check))
+        return seen
+
+    yield put
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: f"{type(error).__name__} {str(error)[:20]}")
+def test_the_unet_takes_fewer_samples_where_memory_runs_out(
+    own: DiffusersDenoiser, limit: Callable[..., list[int]], error: BaseException
+) -> None:
+    x, t = draw_noise((4, 8, 8), list(range(20))), torch.arange(0, 1000, 50)
+    text = own.embed([f"a {word}" for word in ["horse", "zebra"] * 10])
+    whole = own.predict_eps(x, t, text)
+    seen = limit(own.unet, len, 5, error)
+    assert torch.allclose(own.predict_eps(x, t, text), whole, atol=1e-5)
+    assert seen == [20, 10, 5, 5, 5, 5]
+    seen.clear()
+    assert torch.allclose(own.predict_eps(x, t, text), whole, atol=1e-5)
+    assert seen == [5, 5, 5, 5]  # it is not tried again
+    assert [notice.split(",")[0] for notice in own.notices] == 2 * ["Memory ran out"]
+    assert own.forwards == 60
+
+
+@pytest.mark.parametrize(("low_memory", "flag"), [(False, "--low-memory"), (True, "--size")])
+def test_one_sample_too_many_is_an_error_that_names_the_next_flag(
+    checkpoint: Path, limit: Callable[..., list[int]], low_memory: bool, flag: str
+) -> None:
+    model = load_model(checkpoint, device="cpu", low_memory=low_memory)
+    seen = limit(model.unet, len, 0, SHORTAGES[0])
+    with pytest.raises(MemoryShort, match="too small for one sample") as caught:
+        model.predict_eps(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), model.embed(["a", "b"]))
+    assert flag in caught.value.hint
+    assert seen == ([1] if low_memory else [2, 1])
+
+
+def test_other_errors_are_not_taken_for_little_memory(
+    own: DiffusersDenoiser, limit: Callable[..., list[int]]
+) -> None:
+    seen = limit(own.unet, len, 0, RuntimeError("the size of tensor a must match"))
+    with pytest.raises(RuntimeError, match="must match"):
+        own.predict_eps(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), own.embed(["a", "b"]))
+    assert seen == [2]
+
+
+def side(x: Tensor) -> int:
+    return max(x.shape[2:])
+
+
+def test_the_vae_works_in_tiles_where_memory_runs_out(
+    own: DiffusersDenoiser, limit: Callable[..., list[int]]
+) -> None:
+    latents = draw_noise((4, 64, 48), [1, 2])
+    whole = own.decode(latents)
+    seen = limit(own.vae.decoder.conv_in, side, 20, SHORTAGES[0])
+    tiled = own.decode(latents)
+    assert seen[:3] == [64, 32, 16]
+    assert max(seen[2:]) == 16
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().mean() < 0.03
+    assert "tiles of 32 pixels" in own.notices[-1]
+
+
+def test_the_vae_encodes_in_tiles_where_memory_runs_out(
+    own: DiffusersDenoiser, checkpoint: Path, limit: Callable[..., list[int]]
+) -> None:
+    pixels = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    tiled = load_model(checkpoint, device="cpu")
+    set_tiles(tiled.vae, 32, tiled.factor)
+    seen = limit(own.vae.encoder.conv_in, side, 64, SHORTAGES[1])
+    assert torch.equal(own.encode(pixels), tiled.encode(pixels))
+    assert seen[:2] == [128, 64]
+
+
+def test_a_vae_that_does_not_fit_in_tiles_is_an_error(
+    own: DiffusersDenoiser, limit: Callable[..., list[int]]
+) -> None:
+    seen = limit(own.vae.decoder.conv_in, side, 0, SHORTAGES[0])
+    with pytest.raises(MemoryShort, match="too small for the VAE") as caught:
+        own.decode(draw_noise((4, 64, 64), [1]))
+    assert "--low-memory" in caught.value.hint
+    assert seen == [64, 32, 16]
+
+
+def test_low_memory_gives_the_same_in_smaller_pieces(own: DiffusersDenoiser, checkpoint: Path) -> None:
+    low = load_model(checkpoint, device="cpu", low_memory=True)
+    rows: list[int] = []
+    low.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    x, t, text = draw_noise((4, 16, 16), [1, 2, 3]), torch.tensor([1, 500, 900]), own.embed(["a", "b", "c"])
+    assert torch.allclose(low.predict_eps(x, t, text), own.predict_eps(x, t, text), atol=1e-5)
+    assert rows == [1, 1, 1]
+    assert low.vae.use_slicing
+    assert low.vae.tile_latent_min_size == 16
+    assert torch.allclose(low.decode(x), own.decode(x), atol=1e-5)  # no larger than one tile
+    assert low.notices == []
+
+
+def test_an_edit_goes_on_with_little_memory(own: DiffusersDenoiser, limit: Callable[..., list[int]]) -> None:
+    picture = load_image(HORSE)
+    config = EditConfig(ref="horse", query="zebra", steps=4, seed=1, mask=MaskConfig(samples=4))
+    plain = edit_image(own, picture, config)
+    limit(own.unet, len, 3, SHORTAGES[0])
+    result = edit_image(own, picture, config)
+    gap = torch.tensor([a != b for a, b in zip(plain.mask.tobytes(), result.mask.tobytes(), strict=True)])
+    assert gap.float().mean() < 0.01
+    assert result.changed_outside == 0
+    assert [notice for notice in result.notices if "UNet takes 2 at a time" in notice]
+
+
+def test_low_memory_is_chosen_where_memory_is_short(
+    checkpoint: Path, own: DiffusersDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = [own.unet, own.vae, *own.text_encoders]
+    weights = weight_bytes(networks)
+    assert weights == sum(4 * p.numel() for network in networks for p in network.parameters())
+    for free, cpu, cuda in ((2**27, True, True), (2**28 + weights, False, True), (2**40, False, False)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        assert is_short(networks, CPU) == cpu
+        assert is_short(networks, torch.device("cuda")) == cuda
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    model = load_model(checkpoint, device="cpu")
+    assert model.low_memory
+    assert "--low-memory is on" in model.notices[0]
+    assert not own.low_memory
+
+
+def test_what_a_failed_run_held_is_released() -> None:
+    held: list[object] = []
+
+    class Big:
+        def __del__(self) -> None:
+            held.remove(id(self))
+
+    def run() -> None:
+        big = Big()
+        held.append(id(big))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert attempt(run, CPU) is None
+    assert held == []
+
+
+def test_hooks_of_offloading_change_nothing(own: DiffusersDenoiser) -> None:
+    x, t, text = draw_noise((4, 8, 8), [1]), torch.tensor([500]), own.embed(["a horse"])
+    eps, pixels = own.predict_eps(x, t, text), own.decode(x)
+    own.offload = Offload([own.unet, own.vae, *own.text_encoders], CPU)
+    assert torch.equal(own.embed(["a horse"]).tokens, text.tokens)
+    assert torch.equal(own.predict_eps(x, t, text), eps)
+    assert torch.equal(own.decode(x), pixels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_network_at_a_time_is_on_the_gpu(checkpoint: Path) -> None:
+    low = load_model(checkpoint, device="cuda", dtype="float32", low_memory=True)
+    plain = load_model(checkpoint, device="cuda", dtype="float32")
+    networks = [low.unet, low.vae, *low.text_encoders]
+
+    def on_gpu() -> list[bool]:
+        return [next(network.parameters()).is_cuda for network in networks]
+
+    pixels = torch.rand(1, 3, 32, 32)
+    x0 = low.encode(pixels)
+    assert on_gpu() == [False, True, False]
+    text = low.embed(["a horse"])
+    assert on_gpu() == [False, False, True]
+    eps = low.predict_eps(x0, torch.tensor([500], device="cuda"), text)
+    assert on_gpu() == [True, False, False]
+    assert torch.allclose(eps, plain.predict_eps(x0, torch.tensor([500], device="cuda"), text), atol=1e-4)
