@@ -24,7 +24,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from benchmarks.classifier import Classifier, judge, load_classifier
-from diffedit_cli.edit import Texts, edit, encode_source, find_heat, redraw
+from diffedit_cli.edit import Plan, Texts, edit, encode_source, redraw
 from diffedit_cli.mask import binarise, enlarge, feather
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import make_steps
@@ -42,7 +42,9 @@ PAIRS = (
 )  # fmt: skip
 KINDS = ("known place", "unseen photo", "known place", "unseen cut-out")
 RESULTS = Path(__file__).parent / "results.jsonl"
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+MODEL_CARDS = (ROOT / "training/MODEL_CARD.md", EMBEDDED / "README.md")  # the second is a copy of the first
 SEED = HELD_OUT_SEED + 70_000
 
 
@@ -55,6 +57,7 @@ class Attempt:
 
 
 Contender = Callable[[Case], Attempt]
+SOME = {"diffusers, its defaults": 2, "invert and decode": 4}  # run on every so many-th edit of a pair
 
 
 # ---------------------------------------------------------------- scenes
@@ -119,8 +122,8 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
         steps = make_steps(model.schedule, config.steps, config.strength)
         source = encode_source(model, x0, steps, texts, config, [case.seed])
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
-        pixels = redraw(model, source, steps, texts.query, texts.negative, config.guidance, everywhere)
-        return Attempt(pixels, None)
+        plan = Plan(config, texts, steps, source, found=everywhere, mask=everywhere, heat=None)
+        return Attempt(redraw(model, plan), None)
 
     return run
 
@@ -229,12 +232,6 @@ def run_case(
         rows[name] = figures_of(case, attempt, model, classifier)
         rows[name] |= {"seconds": seconds, "forwards": float(counted[0])}
     hook.remove()
-    if "diffedit" in rows:  # its mask before it is grown
-        config = EditConfig(ref=case.ref, query=case.query)
-        pixels = case.scene.pixels
-        heat = find_heat(model, pixels, model.encode(pixels), Texts.embed(model, config), config, [case.seed])
-        found = binarise(heat, replace(config.mask, grow=0)) > 0.5
-        rows["diffedit"]["iou before growth"] = iou(found, latent_mask(case.scene.mask) > 0.5)
     return rows
 
 
@@ -242,23 +239,27 @@ Row = tuple[str, str, dict[str, dict[str, float]]]  # kind, pair, {contender: fi
 Make = Callable[[DiffusersDenoiser], dict[str, Contender]]
 
 
-def work(rank: int, workers: int, model_name: str, data: Path, count: int, make: Make, queue: Any) -> None:
+def work(
+    rank: int, workers: int, name: str, dtype: str, data: Path, count: int, make: Make, queue: Any
+) -> None:
     """One process, single-threaded: every `workers`-th case."""
     torch.set_num_threads(1)
-    model = load_model(model_name)
+    model = load_model(name, dtype=dtype)
     classifier, _ = load_classifier()
     cases = cases_of(data, model.words or {}, count)
     runs = make(model)
-    for case in cases[rank::workers]:
-        queue.put((case.kind, f"{case.ref} to {case.query}", run_case(case, runs, model, classifier)))
+    for index in range(rank, count, workers):
+        due = {name: run for name, run in runs.items() if index // len(PAIRS) % SOME.get(name, 1) == 0}
+        case = cases[index]
+        queue.put((case.kind, f"{case.ref} to {case.query}", run_case(case, due, model, classifier)))
 
 
-def measure(model: str, data: Path, count: int, workers: int, make: Make) -> list[Row]:
+def measure(model: str, dtype: str, data: Path, count: int, workers: int, make: Make) -> list[Row]:
     """All contenders that `make` gives on `count` cases, over some processes."""
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [
-        context.Process(target=work, args=(rank, workers, model, data, count, make, queue))
+        context.Process(target=work, args=(rank, workers, model, dtype, data, count, make, queue))
         for rank in range(workers)
     ]
     for process in processes:
@@ -277,25 +278,28 @@ def summary(rows: list[Row], names: list[str]) -> dict[str, dict[str, Any]]:
     """{contender: {figure: mean}}, and under "success by pair" and "by kind" the means of the groups."""
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        keys = rows[0][2][name]
-        means = {key: sum(row[2][name][key] for row in rows) / len(rows) for key in keys}
-        found[name] = {key: round(value, 4) for key, value in means.items()}
-        found[name]["success by pair"] = grouped([((pair,), row[name]["success"]) for _, pair, row in rows])
-        found[name]["success by kind"] = grouped([((kind,), row[name]["success"]) for kind, _, row in rows])
+        done = [(kind, pair, figures[name]) for kind, pair, figures in rows if name in figures]
+        keys = done[0][2]
+        means = {key: sum(row[key] for _, _, row in done) / len(done) for key in keys}
+        found[name] = {"edits": len(done)} | {key: round(value, 4) for key, value in means.items()}
+        found[name]["success by pair"] = grouped([((pair,), row["success"]) for _, pair, row in done])
+        found[name]["success by kind"] = grouped([((kind,), row["success"]) for kind, _, row in done])
         if "iou" in keys:
-            found[name]["iou by kind"] = grouped([((kind,), row[name]["iou"]) for kind, _, row in rows])
+            found[name]["iou by kind"] = grouped([((kind,), row["iou"]) for kind, _, row in done])
+            found[name]["iou by pair"] = grouped([((pair,), row["iou"]) for _, pair, row in done])
     return found
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The README's table."""
     columns = {
-        "success": "success", "query over ref": "query over ref", "iou": "mask IoU", "precision": "precision",
-        "recall": "recall", "psnr outside": "PSNR outside", "ssim outside": "SSIM outside",
+        "edits": "edits", "success": "success", "query over ref": "query over ref", "iou": "mask IoU",
+        "precision": "precision", "recall": "recall", "psnr outside": "PSNR outside",
+        "ssim outside": "SSIM outside",
         "forwards": "forwards", "seconds": "seconds",
     }  # fmt: skip
     percent = {"success", "query over ref"}
-    decimals = {"psnr outside": 1, "forwards": 0, "seconds": 1}
+    decimals = {"edits": 0, "psnr outside": 1, "forwards": 0, "seconds": 1}
     lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in found.items():
         cells = []
@@ -311,6 +315,15 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def pair_table(figures: dict[str, Any]) -> str:
+    """The model card's table: each pair, then each kind of scene."""
+    lines = ["| edits | success | mask IoU |", "|---|---|---|"]
+    for group in ("pair", "kind"):
+        for name, success in figures[f"success by {group}"].items():
+            lines.append(f"| {name} | {100 * success:.0f} % | {figures[f'iou by {group}'][name]:.2f} |")
+    return "\n".join(lines)
+
+
 def write_block(path: Path, name: str, text: str) -> None:
     """Replace what stands between `<!-- name -->` and `<!-- /name -->`."""
     content = path.read_text()
@@ -321,20 +334,29 @@ def write_block(path: Path, name: str, text: str) -> None:
 
 def main(
     model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 208,
-    workers: Annotated[int, typer.Option(help="Single-threaded processes.")] = 2, readme: bool = True,
+    workers: Annotated[int, typer.Option(help="Single-threaded processes.")] = 2, dtype: str = "auto",
+    readme: bool = True,
 ) -> None:  # fmt: skip
     """Run every contender on every case; print the table, record the figures."""
-    rows = measure(model, data, count, workers, contenders)
+    rows = measure(model, dtype, data, count, workers, contenders)
     found = summary(rows, list(contenders(load_model(model))))
-    record("quality", model, count, found)
+    record("quality", model, dtype, count, found)
     typer.echo(table(found))
     if readme:
         write_block(README, "quality", table(found))
+        for card in MODEL_CARDS:
+            write_block(card, "pairs", pair_table(found["diffedit"]))
 
 
-def record(benchmark: str, model: str, count: int, found: dict[str, dict[str, Any]]) -> None:
+def record(benchmark: str, model: str, dtype: str, count: int, found: dict[str, dict[str, Any]]) -> None:
     """Append a line to results.jsonl, with what the judge is worth."""
-    line = {"benchmark": benchmark, "model": model, "edits": count, "judge": load_classifier()[1]}
+    line = {
+        "benchmark": benchmark,
+        "model": model,
+        "dtype": dtype,
+        "edits": count,
+        "judge": load_classifier()[1],
+    }
     with RESULTS.open("a") as file:
         file.write(json.dumps(line | {"figures": found}) + "\n")
 

@@ -154,7 +154,7 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.45,
+        0.4,
         "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
@@ -187,7 +187,7 @@ class MaskConfig:
         panel="Mask",
     )
     grow: int = setting(
-        1, "Grow the mask by so many latent cells; negative shrinks it.", low=-64, high=64, panel="Mask"
+        0, "Grow the mask by so many latent cells; negative shrinks it.", low=-64, high=64, panel="Mask"
     )
     feather: float = setting(
         2.0,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.classifier import VIEW, Classifier, judge, views_of
-from benchmarks.quality import ssim, summary, table, write_block
+from benchmarks.quality import pair_table, ssim, summary, table, write_block
 
 
 def test_a_view_is_the_square_round_the_object() -> None:
@@ -48,7 +48,9 @@ def test_means_are_taken_over_all_edits_and_by_group() -> None:
     assert found["x"]["iou"] == pytest.approx(0.6)
     assert found["x"]["success by pair"] == {"a to b": 1.0, "a to c": 0.0}
     assert found["x"]["iou by kind"] == {"known": 0.5, "new": 0.7}
-    assert "| x | 50 % |  | 0.60 |" in table(found)
+    assert "| x | 2 | 50 % |  | 0.60 |" in table(found)
+    assert "| a to b | 100 % | 0.50 |" in pair_table(found["x"])
+    assert "| new | 0 % | 0.70 |" in pair_table(found["x"])
 
 
 def test_a_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:

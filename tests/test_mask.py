@@ -194,7 +194,7 @@ def test_fill_holes_by_hand(before: list[str], after: list[str]) -> None:
 
 
 def test_binarise_by_hand() -> None:
-    heat = torch.tensor([[[[0.0, 0.44, 0.45, 1.0]]]])
+    heat = torch.tensor([[[[0.0, 0.39, 0.4, 1.0]]]])
     assert draw(binarise(heat, RAW)) == ["..##"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=1))) == ["...#"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=0))) == [".###"]
