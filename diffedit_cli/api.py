@@ -22,6 +22,7 @@ from .settings import (
     MAX_SEED,
     EditConfig,
     GenerateConfig,
+    GuidanceConfig,
     InterpolateConfig,
     flatten,
     require_query,
@@ -31,6 +32,7 @@ from .types import Heat, Pixels, Report, silent
 
 Target = str | PathLike[str] | BinaryIO
 Config = TypeVar("Config", EditConfig, GenerateConfig)
+FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
@@ -308,6 +310,7 @@ def put_back(
     """One edited row pasted into its picture, at the picture's own size. Its `run` is still empty."""
     image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
     coverage = covered(where)
+    notices = *word_notices(model, config.ref, config.query), *guidance_notices(config.guidance, config.steps)
     return EditResult(
         picture=picture,
         image=image,
@@ -318,7 +321,7 @@ def put_back(
         config=config,
         model=model.name,
         run=Run(0, 0, 0),
-        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
+        notices=(*picture.notices, *notices, *mask_notices(coverage)),
     )
 
 
@@ -465,7 +468,10 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
         config=config,
         model=model.name,
         run=meter.stop(),
-        notices=word_notices(model, config.prompt, config.negative_prompt),
+        notices=(
+            *word_notices(model, config.prompt, config.negative_prompt),
+            *guidance_notices(config.guidance, config.steps),
+        ),
     )
 
 
@@ -580,6 +586,15 @@ def mask_notices(coverage: float) -> tuple[str, ...]:
             "For a smaller mask try a higher --mask-threshold.",
         )
     return ()
+
+
+def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
+    if config.method != "cfg++" or steps >= FEW_STEPS:
+        return ()
+    return (
+        f"cfg++ pulls the less the fewer the steps, and {steps} are few. Use --steps {FEW_STEPS} or more, "
+        "or another --guidance-method.",
+    )
 
 
 def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffedit_cli import (
     InterpolateConfig,
     MaskConfig,
     Picture,
+    animate_edit,
     edit_image,
     edit_images,
     generate_image,
@@ -370,6 +372,37 @@ def test_frames_are_drawn_from_an_init_of_any_size(model: DiffusersDenoiser) -> 
     drawn = list(interpolate_frames(model, config, init=picture(90, 37)))
     assert all(frame.size == (32, 32) for frame in drawn)
     assert all(differ(a, b).any() for a, b in zip(plain, drawn, strict=True))
+
+
+# ------------------------------------------------------------------------------------- films and guidance
+
+
+def test_the_film_of_an_edit_begins_and_ends_exactly(model: DiffusersDenoiser) -> None:
+    given = picture(150, 90)  # larger than the working size: what scaling loses comes back too
+    result, frames = animate_edit(model, given, QUICK, 7, mask=left_half((150, 90)))
+    shown = list(frames)
+    assert len(shown) == 7
+    assert shown[0].tobytes() == given.rgb.tobytes()
+    assert shown[-1].tobytes() == result.image.tobytes()
+    assert (
+        result.image.tobytes() == edit_image(model, given, QUICK, mask=left_half((150, 90))).image.tobytes()
+    )
+    for frame in shown:
+        assert not differ(given.rgb, frame)[:, 75:].any()
+    assert all(differ(a, b).any() for a, b in pairwise(shown))
+
+
+def test_cfg_plus_plus_with_few_steps_is_noted(model: DiffusersDenoiser) -> None:
+    weak, strong = (GuidanceConfig(method=method) for method in ("cfg++", "cfg"))
+    area = left_half()
+    told = [
+        edit_image(model, picture(), replace(QUICK, guidance=weak, steps=steps), mask=area).notices
+        for steps in (19, 20)
+    ]
+    assert [sum("cfg++" in notice for notice in notices) for notices in told] == [1, 0]
+    assert edit_image(model, picture(), replace(QUICK, guidance=strong), mask=area).notices == ()
+    drawn = generate_image(model, GenerateConfig(prompt="a horse", steps=2, guidance=weak))
+    assert any("--steps 20 or more" in notice for notice in drawn.notices)
 
 
 # ----------------------------------------------------------------------------------- the embedded model

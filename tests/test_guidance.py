@@ -234,6 +234,19 @@ def test_apg_is_orthogonal_and_cut(g: float, r: float) -> None:
     assert torch.allclose(apg(u, t, g, r=0, eta=1)[0], cfg(u, t, g), atol=1e-4)
 
 
+def test_rescale_on_eps_is_not_rescale_on_v() -> None:
+    """diffusers rescales what the network predicts: for a v checkpoint v, ours the eps that v stands for.
+
+    abar = .36, x = (1, 1), v_u = (1, -1), v_t = (2, -2), g = 2, phi = 1. eps = .6 v + .8 x, so u = (1.4, .2),
+    t = (2, -.4), p = (2.6, -1), and std(t) / std(p) = 2 / 3.
+    """
+    x, v_u, v_t = row(1, 1), row(1, -1), row(2, -2)
+    u, t = (0.6 * v + 0.8 * x for v in (v_u, v_t))
+    near(rescale(cfg(u, t, 2), t, 1), 2.6 * 2 / 3, -2 / 3)
+    on_v = rescale(cfg(v_u, v_t, 2), v_t, 1)  # (3, -3) * 2 / 3
+    near(0.6 * on_v + 0.8 * x, 2, -0.4)
+
+
 def test_rescale_at_1_gives_the_deviation_of_the_conditional() -> None:
     u, t = noises(1, 2)
     got = rescale(cfg(u, t, 7.5), t, 1)

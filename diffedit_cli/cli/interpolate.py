@@ -73,6 +73,7 @@ def interpolate(
         notices = (
             *(picture.notices if picture else ()),
             *api.word_notices(model, *settings.prompts, settings.negative_prompt),
+            *api.guidance_notices(settings.guidance, settings.steps),
         )
         announce(terminal, film, settings, target, meter.stop(), notices)
         film.end()
