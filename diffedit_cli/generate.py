@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .ddim import decode, finish
+import torch
+
+from .ddim import decode, finish, invert
 from .guidance import Guidance, forwards_per_run
 from .interpolate import FRAMES_AT_ONCE, leg_weights, lerp, mean_gap, slerp, spread_evenly
-from .schedules import add_noise, draw_noise, make_steps
+from .schedules import add_noise, append_dims, draw_noise, make_steps
 from .settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 from .types import Denoiser, Latents, Pixels, PromptEmbeds, Report, Steps, silent
 
@@ -34,7 +36,8 @@ class Leg:
     """The way from one prompt to the next: embeddings and noise (1 c h w) of both ends.
 
     start: the clean latents that every frame is drawn from, noised to the level of steps.alphas[0];
-    None: pure noise.
+    None: pure noise. inverted: in a chain, the last picture taken back to that level by DDIM inversion under
+    the first prompt, in place of noise.
     """
 
     embeds: tuple[PromptEmbeds, PromptEmbeds]
@@ -43,15 +46,20 @@ class Leg:
     start: Latents | None
     steps: Steps
     guidance: GuidanceConfig
+    inverted: Latents | None = None
 
     def render(self, denoiser: Denoiser, weights: list[float], report: Report = silent) -> list[Pixels]:
         """The frames at these weights, drawn in one batch; each (1 3 H W)."""
-        latents = slerp(*self.noise, weights)
+        latents, uncond, share = slerp(*self.noise, weights), self.uncond, None
         if self.start is not None:
             start = self.start.expand(len(weights), -1, -1, -1)
             latents = add_noise(start, latents, float(self.steps.alphas[0]))
-        guidance = Guidance(self.guidance, self.steps)
-        run = decode(denoiser, latents, self.steps, lerp(*self.embeds, weights), self.uncond, guidance)
+        if self.inverted is not None:  # as edit.decode_between: weight 0 leads back to the last picture
+            latents = self.inverted.expand(len(weights), -1, -1, -1)
+            uncond = lerp(self.embeds[0], self.uncond, weights)
+            share = append_dims(torch.tensor(weights), latents)
+        guidance, cond = Guidance(self.guidance, self.steps), lerp(*self.embeds, weights)
+        run = decode(denoiser, latents, self.steps, cond, uncond, guidance, share=share)
         return list(finish(denoiser, run, "frame", len(self.steps), report).split(1))
 
 
@@ -83,14 +91,21 @@ def interpolate(
     drawn, last = 0, None
     for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
         if places:
-            source, strength = (init, config.strength) if last is None else (last, config.chain or 1.0)
+            strength = 1.0 if init is None else config.strength
+            steps = make_steps(
+                denoiser.schedule, config.steps, strength if last is None else config.chain or 1
+            )
+            inverted = None
+            if last is not None:
+                *_, inverted = invert(denoiser, denoiser.encode(last), steps, embeds.row(number))
             leg = Leg(
                 embeds=(embeds.row(number), embeds.row(number + 1)),
                 uncond=uncond,
                 noise=(noise[number : number + 1], noise[number + 1 : number + 2]),
-                start=None if source is None else denoiser.encode(source),
-                steps=make_steps(denoiser.schedule, config.steps, 1.0 if source is None else strength),
+                start=denoiser.encode(init) if init is not None and last is None else None,
+                steps=steps,
                 guidance=config.guidance,
+                inverted=inverted,
             )
 
             def render(weights: list[float], leg: Leg = leg) -> list[Pixels]:

@@ -151,6 +151,15 @@ def test_a_chain_starts_each_leg_from_the_last_picture() -> None:
     assert (free[3] - free[2]).abs().max() > 1
 
 
+def test_a_joint_of_a_chain_has_no_jump() -> None:
+    """Noise on the last picture would lead elsewhere at once; its inversion leads back to it."""
+    model = Oracle(lambda latents, _, text: text.expand_as(latents))  # inverts exactly
+    config = film("0.2", "0.4", "0.8", frames=17, steps=10, chain=0.6)
+    shown = [pixels for _, pixels in interpolate(model, config, (3, 4, 4), [1, 2, 3])]
+    joint, leg = (float((shown[index] - shown[16]).abs().mean()) for index in (17, 32))
+    assert joint < 0.15 * leg
+
+
 def test_every_frame_is_drawn_from_the_init() -> None:
     model = drifter()
     init = torch.rand((1, 3, 4, 4), generator=torch.Generator().manual_seed(1))
