@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import guidance
 from benchmarks.classifier import VIEW, Classifier, judge, views_of
 from benchmarks.quality import pair_table, ssim, summary, table, write_block
 
@@ -58,3 +59,44 @@ def test_a_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
     write_block(page, "t", "new")
     assert page.read_text() == "a\n<!-- t -->\nnew\n<!-- /t -->\nb\n"
+
+
+def test_saturation_by_hand() -> None:
+    pixels = torch.tensor([[0.8, 0.2], [0.4, 0.2], [0.4, 0.2]])[None, :, None]  # a red and a grey pixel
+    assert guidance.saturation(pixels, torch.tensor([[[[1.0, 0.0]]]])) == pytest.approx(0.5)
+    assert guidance.saturation(pixels, torch.ones(1, 1, 1, 2)) == pytest.approx(0.25)
+
+
+def test_the_guidance_table_says_what_was_saved() -> None:
+    plain = {
+        "success": 1.0,
+        "query over ref": 1.0,
+        "psnr": 10.0,
+        "saturation drift": 0.1,
+        "absolute drift": 0.2,
+    }
+    rows = [
+        {"a": plain | {"forwards": 40.0}, "b": plain | {"success": 0.0, "forwards": n}} for n in (20.0, 40.0)
+    ]
+    found = guidance.means(rows)
+    assert found["b"]["success"] == 0
+    assert "| b | 0% | 100% | 10.0 dB | +0.100 | 0.200 | 30.0 | 25% |" in guidance.table(found)
+
+
+def test_the_reading_of_the_guidance_table() -> None:
+    row = {
+        "success": 0.5,
+        "query over ref": 1.0,
+        "psnr": 10.0,
+        "saturation drift": 0.1,
+        "absolute drift": 0.2,
+    }
+    found = {name: row | {"forwards": 40.0} for name in guidance.VARIANTS}
+    found["apg"] = found["apg"] | {"success": 0.75, "absolute drift": 0.1}
+    found["norm pred, in the mask"] = found["norm pred, in the mask"] | {"success": 0.0}
+    said = guidance.reading(found, 4)
+    assert "more successful: `apg`; as successful: `no guidance (1)`" in said
+    assert "less successful: `norm pred, in the mask`." in said
+    assert "Nearest to the twin's saturation is `apg` (0.100 off)" in said
+    assert "The norms in the mask: 38% success" in said
+    assert "The norms in the latent: 50% success" in said

@@ -1,0 +1,191 @@
+"""Every guidance variant on the same held-out scenes, with one mask and one inversion a scene.
+
+    python -m benchmarks.guidance
+
+Success is the judge's word (`python -m benchmarks.classifier`). A scene has a twin: drawn from the same seed
+with the query's thing in the reference's place, on the same ground and in the same light, though in a pose of
+its own. Writes one line to results.jsonl and the tables of docs/guidance.md.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.classifier import Classifier, judge, load_classifier
+from benchmarks.quality import RESULTS, write_block
+from diffedit_cli.edit import Editor
+from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.settings import EditConfig, GuidanceConfig, NormRegion
+from training.evaluate import Case, held_out_cases, psnr
+from training.scenes import Scenes, draw_scenes, load_world
+from training.sources import DATA
+
+PAGE = Path(__file__).parent.parent / "docs" / "guidance.md"
+REGIONS: tuple[NormRegion, ...] = ("mask", "latent")
+STEPS = 20  # the fewest that cfg++ should have
+NORMS = ("pred", "diff", "both", "cond")
+
+VARIANTS = {
+    "cfg, 7.5 (the default)": GuidanceConfig(),
+    "no guidance (1)": GuidanceConfig(scale=1.0),
+    **{
+        f"norm {norm}, in the {region}": GuidanceConfig(norm=norm, norm_region=region)
+        for norm in NORMS
+        for region in REGIONS
+    },
+    "rescale 0.7": GuidanceConfig(rescale=0.7),
+    "apg": GuidanceConfig(method="apg"),
+    "cfg++": GuidanceConfig(method="cfg++"),
+    "adaptive": GuidanceConfig(method="adaptive"),
+    "linear-down to 1": GuidanceConfig(schedule="linear-down"),
+    "cosine-down to 1": GuidanceConfig(schedule="cosine-down"),
+    "linear-up from 1": GuidanceConfig(schedule="linear-up"),
+    "interval 0.2:0.8": GuidanceConfig(interval="0.2:0.8"),
+    "interval 0:0.5": GuidanceConfig(interval="0:0.5"),
+}  # fmt: skip
+
+Figures = dict[str, float]
+
+
+@contextmanager
+def counting(model: DiffusersDenoiser) -> Iterator[list[int]]:
+    """How many samples each UNet forward takes, by a hook."""
+    rows: list[int] = []
+    hook = model.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    yield rows
+    hook.remove()
+
+
+def saturation(pixels: Tensor, mask: Tensor) -> float:
+    """Mean of (max - min) / max over the colours, where `mask` (1 1 s s) is; 0 to 1."""
+    high, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    return float(((high - low) / high.clamp(min=1e-3) * mask).sum() / mask.sum())
+
+
+def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Classifier) -> Figures:
+    """One edit against its twin. PSNR is taken where both things stand."""
+    told = judge(classifier, pixels, case.scene.mask)
+    shared = (case.scene.mask * twin.mask > 0.5).float()
+    drift = saturation(pixels, case.scene.mask) - saturation(twin.pixels, twin.mask)
+    return {
+        "success": float(max(told, key=lambda word: told[word]) == case.query),
+        "query over ref": float(told[case.query] > told[case.ref]),
+        "psnr": psnr(pixels, twin.pixels, shared),
+        "saturation drift": drift,
+        "absolute drift": abs(drift),
+    }
+
+
+def run_case(
+    model: DiffusersDenoiser, classifier: Classifier, case: Case, twin: Scenes
+) -> dict[str, Figures]:
+    """Every variant on one scene."""
+    editor, rows = Editor(model, case.scene.pixels), {}
+    base = EditConfig(ref=case.ref, query=case.query, steps=STEPS)
+    editor.plan(base, [case.seed])  # the map and the inversion, before the counting
+    for name, guidance in VARIANTS.items():
+        with counting(model) as forwards, torch.no_grad():
+            edited = editor.edit(replace(base, guidance=guidance), [case.seed])
+        rows[name] = figures_of(case, twin, edited.pixels, classifier) | {"forwards": float(sum(forwards))}
+    return rows
+
+
+def twins_of(data: Path, cases: list[Case]) -> list[Scenes]:
+    """Each scene once more, with the query's thing: the same dice give the same ground, light and place."""
+    known, held_out = load_world(data), load_world(data, held_out=True)
+    worlds = {
+        "known place": (known, "panoramas"),
+        "unseen photo": (replace(known, wallpapers=held_out.wallpapers), "wallpapers"),
+    }
+    return [
+        draw_scenes(world, 1, case.seed, things=[case.query], backgrounds=backgrounds)
+        for case in cases
+        for world, backgrounds in [worlds[case.kind]]
+    ]
+
+
+def means(rows: list[dict[str, Figures]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: round(sum(row[name][key] for row in rows) / len(rows), 4) for key in rows[0][name]}
+        for name in rows[0]
+    }
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The table of docs/guidance.md."""
+    head = (
+        "success",
+        "query over ref",
+        "PSNR to the twin",
+        "saturation drift",
+        "absolute",
+        "forwards",
+        "saved",
+    )
+    lines = ["| guidance | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    most = max(row["forwards"] for row in found.values())
+    for name, row in found.items():
+        lines.append(
+            f"| {name} | {row['success']:.0%} | {row['query over ref']:.0%} | {row['psnr']:.1f} dB | "
+            f"{row['saturation drift']:+.3f} | {row['absolute drift']:.3f} | {row['forwards']:.1f} | "
+            f"{1 - row['forwards'] / most:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def reading(found: dict[str, dict[str, Any]], count: int) -> str:
+    """What the table says, in sentences."""
+    (default, plain), *others = found.items()
+    groups: dict[str, list[str]] = {"more": [], "as": [], "less": []}
+    for name, row in others:
+        gain = row["success"] - plain["success"]
+        groups["as" if abs(gain) < 1e-3 else "more" if gain > 0 else "less"].append(f"`{name}`")
+    told = [f"{word} successful: {', '.join(names)}" for word, names in groups.items() if names]
+    nearest = min(found, key=lambda name: found[name]["absolute drift"])
+    lines = [
+        f"Against {default} ({plain['success']:.0%}), where one edit is {1 / count:.0%}: {'; '.join(told)}.",
+        f"Nearest to the twin's saturation is `{nearest}` ({found[nearest]['absolute drift']:.3f} off), and "
+        f"the default is {plain['absolute drift']:.3f} off.",
+    ]
+    for region in REGIONS:
+        rows = [found[f"norm {norm}, in the {region}"] for norm in NORMS]
+        success, drift, psnr = (
+            sum(row[key] for row in rows) / len(rows) for key in ("success", "absolute drift", "psnr")
+        )
+        lines.append(
+            f"The norms in the {region}: {success:.0%} success, {psnr:.1f} dB, saturation {drift:.3f} off."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def main(
+    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 32,
+    page: bool = True,
+) -> None:  # fmt: skip
+    """Run every variant on every scene; print the table, record the figures, write the page."""
+    denoiser, (classifier, _) = load_model(model), load_classifier(data / "classifier.pt")
+    cases = held_out_cases(data, count)
+    rows: list[dict[str, Figures]] = []
+    for case, twin in zip(cases, twins_of(data, cases), strict=True):
+        rows.append(run_case(denoiser, classifier, case, twin))
+        typer.echo(f"{len(rows)} of {count}", err=True)
+    found = means(rows)
+    with RESULTS.open("a") as file:
+        file.write(
+            json.dumps({"benchmark": "guidance", "model": model, "edits": count, "figures": found}) + "\n"
+        )
+    typer.echo(table(found))
+    if page:
+        intro = f"{count} edits of held-out scenes, {STEPS} steps, model {model}."
+        write_block(PAGE, "guidance", f"{intro}\n\n{table(found)}\n\n{reading(found, count)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
