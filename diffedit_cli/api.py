@@ -634,7 +634,7 @@ def parameters(config: EditConfig | GenerateConfig, prompt: str, size: tuple[int
     """The settings as AUTOMATIC1111 writes them, which other tools read."""
     facts = {
         "Steps": config.steps,
-        "Sampler": "DDIM",
+        "Sampler": {"ddim": "DDIM", "dpm++": "DPM++ 2M"}[config.solver],
         "CFG scale": f"{config.guidance.base_scale:g}",
         "Seed": config.seed,
         "Size": f"{size[0]}x{size[1]}",

@@ -1,12 +1,16 @@
-"""DDIM (Song et al. 2020, arXiv 2010.02502): one deterministic step, inversion and decoding."""
+"""DDIM (Song et al. 2020, arXiv 2010.02502): one deterministic step, inversion and decoding.
 
+Decoding can take its steps by DPM-Solver++ too, on the same noise levels.
+"""
+
+import math
 from collections.abc import Iterator
 
 import torch
 
 from .errors import NumericError
 from .guidance import Guidance, GuidanceState
-from .schedules import add_noise, to_x0
+from .schedules import add_noise, to_eps, to_x0
 from .types import Denoiser, Heat, Latents, PerSample, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
@@ -17,6 +21,19 @@ def ddim_step(latents: Latents, eps: Latents, alpha: float, alpha_next: float) -
     The same line goes up (inversion) and down (decoding).
     """
     return add_noise(to_x0(latents, eps, alpha), eps, alpha_next)
+
+
+def second_order(x0: Latents, before: Latents, alphas: list[float], i: int) -> Latents:
+    """What DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) takes for x0 in step i.
+
+    D = x0 + h_i / (2 h_(i-1)) (x0 - before), where `before` is x0 of step i - 1, and h_i the step's length in
+    log(abar / (1 - abar)) / 2. The solver's step is DDIM's with D for x0, so it ends at the same noise level.
+    The first and the last step are of first order: D = x0.
+    """
+    if i == 0 or i == len(alphas) - 2:
+        return x0
+    last, here, after = (math.log(a / (1 - a)) for a in alphas[i - 1 : i + 2])
+    return x0 if here == last else x0 + (after - here) / (here - last) / 2 * (x0 - before)
 
 
 def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) -> Iterator[Latents]:
@@ -51,15 +68,19 @@ def decode(
     region: Heat | None = None,
     share: PerSample | None = None,
 ) -> Iterator[Latents]:
-    """DDIM decoding with guidance: yields the latents after each step, the last ones clean.
+    """Decoding with guidance: yields the latents after each step, the last ones clean.
 
     With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
     reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
     `region`: where the norms of the guidance are taken; `share`: how much of it each picture gets.
     """
-    state, alphas = GuidanceState(), steps.alphas.tolist()
+    state, alphas, before = GuidanceState(), steps.alphas.tolist(), latents
     for i in range(len(steps)):
         eps, state = guidance.predict(denoiser, latents, i, cond, uncond, region, state, share)
+        if steps.solver == "dpm++":
+            x0 = to_x0(latents, eps, alphas[i])
+            eps = to_eps(latents, second_order(x0, before, alphas, i), alphas[i])
+            before = x0
         latents = ddim_step(latents, eps, alphas[i], alphas[i + 1])
         if mask is not None and source is not None:
             latents = torch.lerp(source.latents[i + 1], latents, mask)

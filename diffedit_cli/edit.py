@@ -212,7 +212,7 @@ class Editor:
                 self.heats[key] = find_heat(denoiser, self.pixels, self.x0, texts, config, seeds, report)
             heat = self.heats[key]
             mask = binarise(heat, config.mask)
-        steps = make_steps(denoiser.schedule, config.steps, config.strength)
+        steps = make_steps(denoiser.schedule, config.steps, config.strength, config.solver)
         key = source_key(config), *(seeds if config.inversion == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
@@ -249,6 +249,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         config,
         negative_prompt="",
         steps=usual.steps,
+        solver=usual.solver,
         strength=usual.strength,
         inversion=usual.inversion,
         guidance=usual.guidance,
@@ -264,6 +265,7 @@ def source_key(config: EditConfig) -> EditConfig:
         query="",
         negative_prompt="",
         seed=config.seed if config.inversion == "noise" else None,
+        solver="ddim",
         guidance=GuidanceConfig(),
         mask=MaskConfig(),
     )

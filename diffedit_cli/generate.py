@@ -20,7 +20,7 @@ def generate(
 ) -> Pixels:
     """Pictures (b 3 H W) of one prompt, from pure noise; one for each seed."""
     cond, uncond = (denoiser.embed([text]) for text in (config.prompt, config.negative_prompt))
-    steps = make_steps(denoiser.schedule, config.steps)
+    steps = make_steps(denoiser.schedule, config.steps, solver=config.solver)
     noise = draw_noise(shape, seeds).to(cond.tokens.device)
     run = decode(denoiser, noise, steps, cond, uncond, Guidance(config.guidance, steps))
     return finish(denoiser, run, "generate", len(steps), report)
@@ -92,9 +92,8 @@ def interpolate(
     for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
         if places:
             strength = 1.0 if init is None else config.strength
-            steps = make_steps(
-                denoiser.schedule, config.steps, strength if last is None else config.chain or 1
-            )
+            share = strength if last is None else config.chain or 1
+            steps = make_steps(denoiser.schedule, config.steps, share, config.solver)
             inverted = None
             if last is not None:
                 *_, inverted = invert(denoiser, denoiser.encode(last), steps, embeds.row(number))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from .settings import GuidanceSchedule
+from .settings import GuidanceSchedule, Solver
 from .types import Latents, PerSample, Schedule, Steps
 
 
@@ -15,8 +15,8 @@ def round_half_up(value: float) -> int:
     return math.floor(value + 0.5 + 1e-9)
 
 
-def make_steps(schedule: Schedule, count: int, strength: float = 1.0) -> Steps:
-    """The last round(strength * count), at least one, of `count` DDIM steps.
+def make_steps(schedule: Schedule, count: int, strength: float = 1.0, solver: Solver = "ddim") -> Steps:
+    """The last round(strength * count), at least one, of `count` steps.
 
     The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
     before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
@@ -35,7 +35,7 @@ def make_steps(schedule: Schedule, count: int, strength: float = 1.0) -> Steps:
         raise ValueError(f"unknown timestep spacing {schedule.spacing!r}")
     timesteps = timesteps.clamp(0, total - 1)[-max(1, round_half_up(strength * count)) :]
     alphas = schedule.alphas_cumprod.double()[timesteps]
-    return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]))
+    return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]), solver)
 
 
 def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int) -> list[float]:

@@ -24,6 +24,7 @@ GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
 NormRegion = Literal["mask", "latent"]
 Inversion = Literal["ddim", "negative-prompt", "noise"]
+Solver = Literal["ddim", "dpm++"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 
@@ -210,6 +211,15 @@ class MaskConfig:
             raise SettingError("--mask-strength needs at least one value.", "0.5 is the paper's.")
 
 
+def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
+    """SettingError for a solver and a guidance that do not go together."""
+    if solver != "ddim" and guidance.method == "cfg++":
+        raise SettingError(
+            f"--solver {solver} cannot be used with --guidance-method cfg++.",
+            "That method is made for DDIM; leave one of the two out.",
+        )
+
+
 @dataclass(frozen=True)
 class EditConfig:
     """Everything that `diffedit edit` needs to know beside the picture and the model."""
@@ -219,7 +229,10 @@ class EditConfig:
         "", "What shall be there instead, e.g. zebra.", panel="Text", flags=("-p", "--prompt")
     )
     negative_prompt: str = setting("", "What the result shall not look like.", panel="Text")
-    steps: int = setting(25, "DDIM steps from pure noise to a picture.", low=1, high=1000)
+    steps: int = setting(25, "Steps from pure noise to a picture.", low=1, high=1000)
+    solver: Solver = setting(
+        "ddim", "How a step is taken: DDIM, or the second-order DPM-Solver++, for runs of few steps."
+    )
     strength: float = setting(
         0.8,
         "Encoding ratio r: the share of the steps that the picture is taken back and redrawn over.",
@@ -245,6 +258,7 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        check_solver(self.solver, self.guidance)
         if self.inversion == "negative-prompt" and self.negative_prompt:
             raise SettingError(
                 "--negative-prompt cannot be used with --inversion negative-prompt.",
@@ -273,7 +287,10 @@ class GenerateConfig:
 
     prompt: str = setting("", "What the picture shows.", panel="Text")
     negative_prompt: str = setting("", "What the picture shall not look like.", panel="Text")
-    steps: int = setting(25, "DDIM steps.", low=1, high=1000)
+    steps: int = setting(25, "Steps from pure noise to a picture.", low=1, high=1000)
+    solver: Solver = setting(
+        "ddim", "How a step is taken: DDIM, or the second-order DPM-Solver++, for runs of few steps."
+    )
     seed: int | None = setting(
         None, "Seed of all noise; a random one is chosen, printed and stored.", low=0, high=MAX_SEED
     )
@@ -283,6 +300,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        check_solver(self.solver, self.guidance)
 
 
 @dataclass(frozen=True)
@@ -309,7 +327,10 @@ class InterpolateConfig:
     strength: float = setting(
         0.6, "With --init: the share of the steps that the picture is redrawn over.", low=0.01, high=1
     )
-    steps: int = setting(25, "DDIM steps.", low=1, high=1000)
+    steps: int = setting(25, "Steps from pure noise to a picture.", low=1, high=1000)
+    solver: Solver = setting(
+        "ddim", "How a step is taken: DDIM, or the second-order DPM-Solver++, for runs of few steps."
+    )
     seed: tuple[int, ...] = setting(
         (),
         "Seed of the noise: one for all, or one a prompt (repeat it). A random one is printed and stored.",
@@ -322,6 +343,7 @@ class InterpolateConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        check_solver(self.solver, self.guidance)
         if len(self.prompts) < 2:
             raise SettingError(
                 "An interpolation needs two prompts or more.", "Give them one after the other."

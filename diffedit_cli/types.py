@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .settings import Solver
+
 Pixels = Float[Tensor, "b 3 H W"]  # sRGB in [0, 1]
 Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit variance
 Heat = Float[Tensor, "b 1 h w"]  # always four axes: (b h w) against (b c h w) broadcasts silently when b == c
@@ -77,10 +79,12 @@ class Steps:
 
     timesteps: (s,) int64, what the UNet is told at each step.
     alphas: (s + 1,) float64, abar at each noise level. Step i leads from alphas[i] to alphas[i + 1].
+    solver: how a step down is taken.
     """
 
     timesteps: Int[Tensor, " s"]
     alphas: Float[Tensor, " s_plus_1"]
+    solver: Solver = "ddim"
 
     def __len__(self) -> int:
         return len(self.timesteps)

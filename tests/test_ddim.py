@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import Oracle, row, sd_schedule, text, towards
@@ -17,7 +18,7 @@ from diffedit_cli.guidance import Guidance
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.schedules import add_noise, draw_noise, make_steps, v_to_eps
 from diffedit_cli.settings import GuidanceConfig
-from diffedit_cli.types import Latents, Schedule, Steps
+from diffedit_cli.types import Latents, Schedule, Steps, Trajectory
 
 SPACINGS = ["leading", "trailing", "linspace"]
 PLAIN = GuidanceConfig(scale=1)
@@ -233,6 +234,52 @@ def test_inversion_is_diffusers_ddim_inverse(spacing: str, prediction: str, to_o
         said = as_trained(wanted.sin(), wanted, start, prediction)
         wanted = scheduler.step(said, t, wanted).prev_sample
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # in diffusers
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("count", [1, 2, 3, 25])
+def test_the_second_solver_is_diffusers_dpm_solver(spacing: str, count: int) -> None:
+    schedule = sd_schedule(spacing, to_one=True)
+    steps = make_steps(schedule, count, solver="dpm++")
+    scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", algorithm_type="dpmsolver++"
+    )
+    scheduler.set_timesteps(timesteps=steps.timesteps.tolist())
+    wanted = noise()
+    for t, ours in zip(steps.timesteps, decoded(Oracle(exact_eps, schedule), wanted, steps), strict=True):
+        alpha = schedule.alphas_cumprod[t].reshape(1, 1, 1, 1)
+        wanted = scheduler.step(exact_eps(wanted, alpha, wanted), t, wanted).prev_sample
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def exact_eps(x: Tensor, alpha: Tensor, _: Tensor) -> Tensor:
+    """What a perfect network says where pictures are N(0, 4)."""
+    return (1 - alpha) ** 0.5 * x / (4 * alpha + 1 - alpha)
+
+
+def test_the_second_solver_is_closer_to_the_exact_flow() -> None:
+    """Where pictures are N(0, 4) the exact flow keeps x / sqrt(4 abar + 1 - abar)."""
+    schedule, errors = sd_schedule(), {}
+    for solver in ("ddim", "dpm++"):
+        steps = make_steps(schedule, 12, solver=solver)
+        first, last = float(steps.alphas[0]), float(steps.alphas[-1])
+        exact = noise() * ((1 + 3 * last) / (1 + 3 * first)) ** 0.5
+        errors[solver] = (decoded(Oracle(exact_eps, schedule), noise(), steps)[-1] - exact).abs().mean()
+    assert errors["dpm++"] < errors["ddim"] / 2
+
+
+@pytest.mark.parametrize("inside", [0.0, 0.5, 1.0])
+def test_the_second_solver_blends_at_the_level_it_has_reached(inside: float) -> None:
+    steps, x0 = make_steps(sd_schedule(), 10, 0.8, "dpm++"), noise()
+    oracle = Oracle(exact_eps, sd_schedule())
+    source = Trajectory(torch.stack([*list(invert(oracle, x0, steps, text(0)))[::-1], x0]))
+    mask = torch.full_like(x0[:, :1], inside)
+    run = decoded(oracle, source.latents[0], steps, mask=mask, source=source)
+    if inside == 0:  # the background is the source's own at each level, and at the end x0 itself
+        assert all(torch.equal(ours, level) for ours, level in zip(run, source.latents[1:], strict=True))
+    free = decoded(oracle, source.latents[0], steps)
+    assert torch.equal(run[0], torch.lerp(source.latents[1], free[0], mask))
 
 
 def exact_v(x: Tensor, alpha: Tensor, std: float) -> Tensor:

@@ -219,8 +219,8 @@ def test_pictures_are_those_of_diffusers_pipeline(
     ours = load_model(folder, device="cpu", dtype="float32")
     theirs = StableDiffusionPipeline(
         vae=ours.vae,
-        text_encoder=ours.text_encoder,
-        tokenizer=ours.tokenizer,
+        text_encoder=ours.text_encoders[0],
+        tokenizer=ours.tokenizers[0],
         unet=ours.unet,
         scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
         safety_checker=None,
