@@ -74,10 +74,10 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
         return HubId(preset.repository, revision or preset.revision, variants)
     if name.endswith(PICKLES):
         raise ModelError(f"{name} is a pickle.", ONLY_SAFE)
-    if Path(name).is_file() or name.endswith(".safetensors"):
-        raise ModelError(
-            f"There is no file {name} of safetensors.", "Give the path of a .safetensors file that exists."
-        )
+    if name.endswith(".safetensors"):
+        raise ModelError(f"There is no file {name}.", "Check its name.")
+    if Path(name).is_file():
+        raise ModelError(f"{name} is no .safetensors file.", "Give one, a folder, or a hub id.")
     if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no model {name}.",
