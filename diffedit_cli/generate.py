@@ -88,7 +88,8 @@ def interpolate(
     legs = [[p for p in range(min(s, 1), config.frames) if first <= s + p < frames] for s in starts]
     is_even = config.spacing == "even"  # then a leg is drawn as a whole
     expected = sum(config.frames if is_even else len(places) for places in legs if places)
-    drawn, last = 0, None
+    drawn = 0
+    last: Pixels | None = None
     for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
         if places:
             strength = 1.0 if init is None else config.strength
