@@ -281,6 +281,9 @@ def require_way_back(config: EditConfig) -> None:
         )
 
 
+FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 4}  # --fast; docs/speed.md says what it costs
+
+
 @dataclass(frozen=True)
 class GenerateConfig:
     """Everything that `diffedit generate` needs to know beside the model."""

@@ -28,6 +28,7 @@ from diffedit_cli.cli.options import with_flags
 from diffedit_cli.images.files import load_image, load_mask, read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import (
+    FAST,
     EditConfig,
     FilmConfig,
     GenerateConfig,
@@ -420,6 +421,22 @@ def test_several_results_need_several_places(run: Run, photo: Path, flags: list[
     before = files(photo.parent)
     check_refusal(run("edit", photo, "other.png", *WORDS, *flags, "--model", "no/such", model=False), 2, word)
     assert files(photo.parent) == before
+
+
+def test_fast_goes_before_the_defaults_and_the_environment_and_after_flags(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forwards(*flags: str) -> dict[str, int]:
+        return answer(good(run("edit", photo, *WORDS, *flags, "--dry-run", "--json")))["forwards"]
+
+    steps = round(0.8 * FAST["steps"])
+    quick = {"mask": 2 * FAST["mask_samples"], "invert": steps, "decode": 2 * steps}
+    assert sum(quick.values()) < sum(forwards().values()) / 2
+    monkeypatch.setenv("DIFFEDIT_STEPS", "50")
+    assert forwards("--fast") == quick
+    assert forwards()["invert"] == 40
+    assert forwards("--fast", "--steps", "30")["invert"] == 24
+    assert forwards("--fast", "--steps", "30")["mask"] == quick["mask"]
 
 
 # -------------------------------------------------------------------------------- where results come and go

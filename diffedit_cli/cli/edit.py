@@ -12,6 +12,7 @@ from .many import edit_many
 from .options import (
     AddMask,
     DryRun,
+    Fast,
     NoMetadata,
     Output,
     Overwrite,
@@ -60,6 +61,7 @@ def edit(
     mask: UseMask = None,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
+    fast: Fast = False,
     dry_run: DryRun = False,
     *,
     edit_config: Callable[..., EditConfig],

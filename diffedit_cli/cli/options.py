@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..settings import build, keys, option_name, read_lists
+from ..settings import FAST, build, keys, option_name, read_lists
 
 Command = Callable[..., None]
 
@@ -52,6 +52,26 @@ AddMask = Annotated[
 SubtractMask = Annotated[
     Path | None,
     typer.Option("--mask-subtract", help="Picture whose white is kept as it is.", rich_help_panel="Mask"),
+]
+
+
+def use_fast(context: typer.Context, wanted: bool) -> None:
+    """Put the settings of --fast in the place of the defaults; flags go before them."""
+    if wanted:
+        context.default_map = {**(context.default_map or {}), **FAST}
+
+
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Trade some quality for time: "
+        + ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items())
+        + ", where you do not say otherwise.",
+        rich_help_panel="Sampling",
+        is_eager=True,
+        callback=use_fast,
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel="Messages")
