@@ -1,8 +1,9 @@
 """The Python API: pictures and settings in, results out. The command line is a thin layer over this."""
 
+import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from os import PathLike
@@ -66,7 +67,8 @@ class Meter:
 class MaskResult:
     """A found mask: `mask` and `heat` (mode L, 255 is hottest) at the picture's own size.
 
-    coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run.
+    coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
+    model's (load.origin_of). given: hashes of the areas that were given.
     """
 
     picture: Picture
@@ -74,12 +76,13 @@ class MaskResult:
     heat: Image.Image
     coverage: float
     config: EditConfig
-    model: str
+    origin: Mapping[str, Any]
+    given: Mapping[str, str]
     run: Run
     notices: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
-        return provenance("mask", self.model, self.config, self.picture)
+        return provenance("mask", self.origin, self.config, self.picture, self.given)
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
@@ -103,13 +106,14 @@ class EditResult:
     coverage: float
     changed_outside: int
     config: EditConfig
-    model: str
+    origin: Mapping[str, Any]
+    given: Mapping[str, str]
     run: Run
     notices: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
         """Everything that is needed to make this picture again."""
-        return provenance("edit", self.model, self.config, self.picture)
+        return provenance("edit", self.origin, self.config, self.picture, self.given)
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
@@ -127,7 +131,7 @@ class EditResult:
             self.image,
             picture=self.picture,
             settings=self.settings() if metadata else None,
-            parameters=parameters(self.config, self.config.query, self.image.size, self.model)
+            parameters=parameters(self.config, self.config.query, self.image.size, self.origin["model"])
             if metadata
             else "",
             overwrite=overwrite,
@@ -140,12 +144,12 @@ class Generated:
 
     image: Image.Image
     config: GenerateConfig
-    model: str
+    origin: Mapping[str, Any]
     run: Run
     notices: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
-        return provenance("generate", self.model, self.config)
+        return provenance("generate", self.origin, self.config)
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
@@ -156,7 +160,7 @@ class Generated:
             path,
             self.image,
             settings=self.settings() if metadata else None,
-            parameters=parameters(self.config, self.config.prompt, self.image.size, self.model)
+            parameters=parameters(self.config, self.config.prompt, self.image.size, self.origin["model"])
             if metadata
             else "",
             overwrite=overwrite,
@@ -195,7 +199,8 @@ def make_mask(
         heat=full_heat(heat, fit, model.factor),
         coverage=coverage,
         config=config,
-        model=model.name,
+        origin=model.origin,
+        given=hashes(mask_add=add, mask_subtract=subtract),
         run=meter.stop(),
         notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
     )
@@ -223,6 +228,7 @@ class Editing:
             require_query(config)
         model = self.model
         config, fit = prepare(model, self.pictures[0], config)
+        given = hashes(mask=mask, mask_add=add, mask_subtract=subtract)
         if mask is not None and config.mask.invert:
             mask = ImageChops.invert(mask)
         meter = Meter(model)
@@ -244,7 +250,7 @@ class Editing:
             where = combine(where, add, subtract)
             results.append(put_back(model, picture, fit, config, edited.row(row), where))
         run = meter.stop(len(results))
-        return [replace(result, run=run) for result in results]
+        return [replace(result, run=run, given=given) for result in results]
 
 
 def animate_edit(
@@ -307,7 +313,7 @@ def put_back(
     edited: edit.Edited,
     where: Image.Image,
 ) -> EditResult:
-    """One edited row pasted into its picture, at the picture's own size. Its `run` is still empty."""
+    """One edited row pasted into its picture, at the picture's size. `run` and `given` are still empty."""
     image = canvas.paste(picture, edited.pixels.cpu(), where, fit)
     coverage = covered(where)
     notices = *word_notices(model, config.ref, config.query), *guidance_notices(config.guidance, config.steps)
@@ -319,7 +325,8 @@ def put_back(
         coverage=coverage,
         changed_outside=canvas.changed_outside(picture.rgb, image, where),
         config=config,
-        model=model.name,
+        origin=model.origin,
+        given={},
         run=Run(0, 0, 0),
         notices=(*picture.notices, *notices, *mask_notices(coverage)),
     )
@@ -466,7 +473,7 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
     return Generated(
         image=canvas.pixels_to_image(pixels.cpu()),
         config=config,
-        model=model.name,
+        origin=model.origin,
         run=meter.stop(),
         notices=(
             *word_notices(model, config.prompt, config.negative_prompt),
@@ -614,10 +621,33 @@ def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def provenance(command: str, model: str, config: Any, picture: Picture | None = None) -> dict[str, Any]:
-    """What is stored in a result: the version, the command, the model, every setting, the input's hash."""
+def provenance(
+    command: str,
+    origin: Mapping[str, Any],
+    config: Any,
+    picture: Picture | None = None,
+    given: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What is stored in a result, all that is needed to make it again: the version, the command, the model,
+    the input's name and hash, the hashes of masks that were given, and every setting."""
     source = {} if picture is None else {"input": picture.name, "input_sha256": picture.sha256}
-    return {"diffedit": __version__, "command": command, "model": model, **source, **flatten(config)}
+    return {
+        "diffedit": __version__,
+        "command": command,
+        **origin,
+        **source,
+        **(given or {}),
+        **flatten(config),
+    }
+
+
+def hashes(**masks: Image.Image | None) -> dict[str, str]:
+    """The SHA-256 of the pixels of each mask that was given, under its name and `_sha256`."""
+    return {
+        f"{name}_sha256": hashlib.sha256(mask.tobytes()).hexdigest()
+        for name, mask in masks.items()
+        if mask is not None
+    }
 
 
 def costs(run: Run, notices: tuple[str, ...] = ()) -> dict[str, Any]:

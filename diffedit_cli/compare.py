@@ -38,7 +38,7 @@ class Comparison:
     picture: Picture | None
     lists: Lists
     tiles: tuple[EditResult | Generated, ...]
-    model: str
+    origin: Mapping[str, Any]
     run: Run
 
     @property
@@ -47,7 +47,7 @@ class Comparison:
 
     def settings(self) -> dict[str, Any]:
         """The settings of the first tile, and under `compare` the lists."""
-        first = provenance("compare", self.model, self.tiles[0].config, self.picture)
+        first = provenance("compare", self.origin, self.tiles[0].config, self.picture)
         return {**first, "compare": {key: self.lists[key] for key in varied(self.lists)}}
 
     def facts(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def compare(
         configs = edit_configs(lists, search=mask is None)
         results = compare_edits(model, picture, configs, mask=mask, add=add, subtract=subtract, report=report)
         tiles = tuple(results)
-    return Comparison(picture, lists, tiles, model.name, meter.stop())
+    return Comparison(picture, lists, tiles, model.origin, meter.stop())
 
 
 def varied(lists: Lists) -> list[str]:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .errors import SettingError
@@ -414,6 +415,11 @@ class ModelConfig:
         "Work in small pieces: slower. Chosen by itself when memory is short.",
         panel="Model",
     )
+
+
+def public_name(model: str) -> str:
+    """A model's name as it may be stored in a picture: of a path on this machine, only the last part."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,9 @@ its settings are in the film |
 `predicts`, `networks`, `path`, else `about`, `repository`, `revision`, `variant` |
 | `models pull` | `name`, `path` |
 | `models default` | `model`, `from` (a path, a variable or the package) |
+| `info` | `file`, `settings` (null: none); of a picture also `width`, `height`, `has_alpha`, `has_profile`, \
+`has_exif` |
+| `rerun` | as the command that made the file |
 | `config show` | `settings`: by key, `value` and `from` (a path or a variable) |
 | `config path` | `user` and `project`, each with `path` and `exists` |
 | `config set` | `key`, `value`, `path` |
@@ -82,9 +85,10 @@ that is unknown, or whose value cannot be read, and a wrong configuration give n
 
 `coverage` is the share of the picture, 0 to 1, that the mask touches. `changed_outside` counts the pixels
 outside the mask that differ from the input; it is 0. `forwards` counts samples through the UNet. `seconds`,
-`network_seconds` and `forwards` are those of all results that were `made_together`. `settings`
-holds the version, the command, the model, the input's name and SHA-256, and every setting as run.
-With `-o -` the picture goes to stdout, and no JSON is printed after it.
+`network_seconds` and `forwards` are those of all results that were `made_together`. `settings` holds the
+version, the command, the model (its name, the commit of a hub id, device and type), the input's name and
+SHA-256, the SHA-256 of a mask that was given, and every setting as run. Of a path on the user's machine only
+the last part is told. With `-o -` the picture goes to stdout, and the JSON to stderr, alone.
 """
 
 

@@ -228,7 +228,18 @@ def test_help_shows_every_flag(
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["models", "--help"], []])
 def test_help_names_every_command(run: Run, words: list[str]) -> None:
     shown = run(*words, model=False).output.split()
-    commands = {"edit", "mask", "compare", "generate", "interpolate", "doctor", "models", "config"}
+    commands = {
+        "edit",
+        "mask",
+        "compare",
+        "generate",
+        "interpolate",
+        "doctor",
+        "models",
+        "config",
+        "info",
+        "rerun",
+    }
     assert ({"list"} if "models" in words else commands) <= set(shown)
 
 

@@ -12,9 +12,11 @@ from .defaults import for_commands, read_config
 from .doctor import doctor
 from .edit import edit
 from .generate import generate
+from .info import info
 from .interpolate import interpolate
 from .mask import mask
 from .models import models
+from .rerun import rerun
 from .terminal import plain_errors
 
 app = typer.Typer(
@@ -47,6 +49,8 @@ def root(
 
 for command in (edit, mask, compare, generate, interpolate, doctor):
     app.command()(command)
+app.command()(info)
+app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
 app.add_typer(models, name="models")
 app.add_typer(config, name="config")
 

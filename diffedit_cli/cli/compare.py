@@ -45,8 +45,8 @@ def compare(
     runs across. Write \\, for a comma within a text, and 0.3+0.5 for one value that is a list itself.
     """
     talk = talk_config()
-    with plain_errors(talk):
-        terminal, checkpoint, values = Terminal(talk), model_config(), lists()
+    with plain_errors(talk, output):
+        terminal, checkpoint, values = Terminal(talk, output), model_config(), lists()
         files = mask, mask_add, mask_subtract
         if picture is None and any([*files, animate]):
             raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")

@@ -71,7 +71,7 @@ def edit(
 ) -> None:
     """Change one thing in a picture by naming it, and leave every other pixel as it was."""
     talk = talk_config()
-    with plain_errors(talk):
+    with plain_errors(talk, output):
         configs = [edit_config({"query": one}) for one in dict.fromkeys(query)] or [edit_config()]
         if mask is None:
             for config in configs:
@@ -91,7 +91,7 @@ def edit(
             dry_run=dry_run,
         )
         run = edit_one if len(order.pictures) * len(configs) == 1 else edit_many
-        run(order, model_config(), Terminal(talk))
+        run(order, model_config(), Terminal(talk, output))
 
 
 def edit_one(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:

@@ -25,8 +25,8 @@ def generate(
 ) -> None:
     """Make a picture from a text."""
     talk = talk_config()
-    with plain_errors(talk):
-        terminal, settings = Terminal(talk), config({"prompt": prompt})
+    with plain_errors(talk, output):
+        terminal, settings = Terminal(talk, output), config({"prompt": prompt})
         target = target_for(output, "", prompt)
         check_targets([target], overwrite=overwrite)
         model = open_model(model_config(), terminal)

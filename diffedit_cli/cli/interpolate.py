@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SettingError
-from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, flatten, keys
+from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, flatten, keys, public_name
 from .files import name_for, read_picture
 from .films import Film, write_film
 from .options import NoMetadata, Output, Overwrite, with_flags
@@ -58,7 +58,7 @@ def interpolate(
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         model = open_model(checkpoint, terminal)
         settings, meter = api.resolve_interpolation(model, settings), api.Meter(model)
-        stored = None if no_metadata else api.provenance("interpolate", model.name, settings, picture)
+        stored = None if no_metadata else api.provenance("interpolate", model.origin, settings, picture)
         film = Film(target, settings.fps, first)
         if first < count_frames(settings):
             with terminal.progress({"frame": 1}) as report:
@@ -138,8 +138,13 @@ def resumed(
 
     first = video.next_missing(folder)
     stored = video.read_film_settings(folder) if first else None
-    if stored is None:
+    if not first:
         raise SettingError(f"{folder} holds no frames to go on with.", "Leave --resume out.")
+    if stored is None:
+        raise SettingError(
+            f"The frames in {folder} hold no settings, so nothing tells how to go on with them.",
+            "Make the film anew with --overwrite, and without --no-metadata.",
+        )
     known = [key for key, *_ in keys(InterpolateConfig)]
     before = build(InterpolateConfig, {key: value for key, value in stored.items() if key in known})
     wanted = replace(
@@ -152,7 +157,7 @@ def resumed(
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
     new, old = flatten(wanted), flatten(before)
     differing = [key for key in known if new[key] != old[key]]
-    if stored.get("model") != model:
+    if stored.get("model") != public_name(model):
         differing.append("model")
     if stored.get("input_sha256") != (init and init.sha256):
         differing.append("init")

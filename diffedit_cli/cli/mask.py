@@ -56,8 +56,8 @@ def mask(
 ) -> None:
     """Find where something is in a picture, by naming it and what it is not: white is the mask."""
     talk = talk_config()
-    with plain_errors(talk):
-        terminal, config = Terminal(talk), edit_config()
+    with plain_errors(talk, output):
+        terminal, config = Terminal(talk, output), edit_config()
         target = target_for(output, Path(picture).stem.strip("-"), "mask")
         check_targets([target, heatmap, overlay, cutout], overwrite=overwrite)
         source = read_picture(picture)

@@ -1,8 +1,10 @@
 """What people see: results on stdout, everything else on stderr."""
 
 import json
+import os
+import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +32,14 @@ STAGES = {
 
 
 class Terminal:
-    """Says to the user what TalkConfig allows."""
+    """Says to the user what TalkConfig allows. With the output `-` stdout is the picture's: JSON goes to
+    stderr, and then nothing else does."""
 
-    def __init__(self, talk: TalkConfig) -> None:
+    def __init__(self, talk: TalkConfig, output: str | None = None) -> None:
         self.talk = talk
-        self.console = Console(stderr=True, highlight=False, quiet=talk.quiet, soft_wrap=True)
+        self.is_piped = output == "-"
+        quiet = talk.quiet or (talk.json and self.is_piped)
+        self.console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -45,7 +50,7 @@ class Terminal:
     def result(self, facts: Mapping[str, Any], lines: list[str]) -> None:
         """The outcome: JSON on stdout if that was asked for, else sentences for people."""
         if self.talk.json:
-            typer.echo(json.dumps(facts))
+            typer.echo(json.dumps(facts), err=self.is_piped)
         else:
             for line in lines:
                 self.say(line)
@@ -64,9 +69,10 @@ class Terminal:
             console.print_exception()
         if self.talk.json:
             about = {"input": source} if source else {}
-            typer.echo(json.dumps({**about, "error": error.message, "hint": error.hint}))
-        text = f"Error: {source}: {error}" if source else f"Error: {error}"
-        console.print(text, style="bold red", markup=False)
+            typer.echo(json.dumps({**about, "error": error.message, "hint": error.hint}), err=self.is_piped)
+        if not (self.talk.json and self.is_piped):
+            text = f"Error: {source}: {error}" if source else f"Error: {error}"
+            console.print(text, style="bold red", markup=False)
 
     def finish(self, result: "Result", target: Path | None, sentence: str, **more: Any) -> None:
         """The outcome of a run: what to note, what it cost (--verbose), and where it is.
@@ -82,11 +88,9 @@ class Terminal:
                 f"{run.forwards} UNet sample-forwards"
                 + (f", for {run.results} results made together." if run.results > 1 else ".")
             )
-        if target is None:  # stdout is taken
-            self.say(f"Wrote the picture to stdout{sentence}")
-        else:
-            facts = {"output": str(target), **more, **result.facts()}
-            self.result(facts, [f"Wrote {target}{sentence}"])
+        where = "the picture to stdout" if target is None else target
+        facts = {"output": str(target or "-"), **more, **result.facts()}
+        self.result(facts, [f"Wrote {where}{sentence}"])
 
     @contextmanager
     def progress(self, units: Mapping[str, int]) -> Generator["Report", None, None]:
@@ -94,7 +98,13 @@ class Terminal:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}")
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+        with Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,  # it would leave an empty line in a log
+        ) as bar:
             task = bar.add_task("", total=sum(units.values()), step="")
             order = list(units)
 
@@ -111,13 +121,40 @@ class Terminal:
 
 
 @contextmanager
-def plain_errors(talk: TalkConfig) -> Generator[None, None, None]:
+def plain_errors(talk: TalkConfig, output: str | None = None) -> Generator[None, None, None]:
     """End a command that failed with one sentence and the right exit code; a traceback only if asked for."""
     try:
         yield
-    except DiffeditError as error:
-        Terminal(talk).fail(error)
-        raise typer.Exit(error.exit_code) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        known = error if isinstance(error, DiffeditError) else explain(error)
+        Terminal(talk, output).fail(known)
+        raise typer.Exit(known.exit_code) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; nothing half-written was left.")
         raise typer.Exit(130) from None
+
+
+def explain(error: Exception) -> DiffeditError:
+    """What no part of the program foresaw, as one sentence and what to do."""
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return DiffeditError("What reads the output has gone away.", "Write to a file with -o.")
+    if isinstance(error, MemoryError):
+        return DiffeditError(
+            "The memory is full.", "Use a smaller --size or picture, or close other programs."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{Path(str(error.filename)).name}: " if error.filename else ""
+        return DiffeditError(f"{name}{error.strerror}.", "Check the disk's room and the permissions.")
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return DiffeditError(
+        f"This is a fault of the program ({what}).", "Please report it with what --verbose shows."
+    )
+
+
+def silence_stdout() -> None:
+    """Python flushes stdout once more at its exit, and would complain there."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -44,6 +44,7 @@ class DiffusersDenoiser:
         self.multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.size = int(self.unet.config.sample_size) * self.factor
         self.latent_channels = int(self.unet.config.in_channels)
+        self.origin: dict[str, Any] = {}
         self.forwards = 0
         self.network_seconds = 0.0
         self.notices: list[str] = []

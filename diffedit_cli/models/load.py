@@ -4,10 +4,13 @@ import gc
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from .addons import add_all
+from ..settings import public_name
+from .addons import add_all, split
 from .denoiser import DiffusersDenoiser
 from .hardware import pick_device, pick_dtype
 from .layout import check_layout
@@ -45,7 +48,9 @@ def load_model(
     source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
     with without_garbage_collection():
         parts = add_all(load_parts(str(name), source, kind), lora, embedding)
-        return place(str(name), parts, where, kind, low_memory)
+        model = place(str(name), parts, where, kind, low_memory)
+    model.origin = origin_of(str(name), source, model, lora, embedding)
+    return model
 
 
 def place(
@@ -63,6 +68,33 @@ def place(
     model = DiffusersDenoiser(name, parts, device, dtype, low_memory)
     model.notices += notices
     return model
+
+
+def origin_of(
+    name: str, source: Source, model: DiffusersDenoiser, lora: Sequence[str], embedding: Sequence[str]
+) -> dict[str, Any]:
+    """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one.
+
+    The revision of a hub id is the commit. Of local files only the last part of the path is told.
+    """
+    is_commit = source.path.parent.name == "snapshots"  # the layout of the hub's cache
+    return {
+        "model": public_name(name),
+        "model_is_local": name != "embedded" and Path(name).exists(),
+        "revision": source.path.name if is_commit else None,
+        "variant": source.variant,
+        "lora": [without_folder(given) for given in lora],
+        "embedding": [without_folder(given) for given in embedding],
+        "device": str(model.device),
+        "low_memory": model.low_memory,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def without_folder(given: str) -> str:
+    """file[:value] without the file's folder."""
+    file, value = split(given)
+    return Path(file).name + (f":{value}" if value else "")
 
 
 def pull(name: str, *, revision: str | None = None, variant: str | None = None) -> Source:

@@ -1,0 +1,208 @@
+"""diffedit info and diffedit rerun, and what a result says of how it was made."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pictures import noise
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffedit_cli import __version__
+from diffedit_cli.cli.app import app
+from diffedit_cli.images.files import load_image, read_settings, save_image
+from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.load import origin_of
+from diffedit_cli.models.sources import Source
+
+Run = Callable[..., Any]
+WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2"]
+QUICK = [*WORDS, "--steps", "3"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    noise(40, 30).save(tmp_path / "photo.png")
+
+    def invoke(*arguments: Any) -> Any:
+        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
+        return CliRunner().invoke(app, [str(a) for a in arguments], env=settings)
+
+    return invoke
+
+
+def good(result: Any) -> Any:
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
+def test_rerun_gives_the_same_bytes(run: Run, checkpoint: Path, suffix: str) -> None:
+    model = ["--model", checkpoint, "--device", "cpu"]
+    flags = ["--guidance-norm", "pred", "--mask-strength", "0.3", "--no-mask-fill-holes"]
+    good(run("edit", "photo.png", *QUICK, *flags, *model, "-o", f"out.{suffix}"))  # with a random seed
+    good(run("rerun", f"out.{suffix}", *model))
+    assert Path(f"out-rerun.{suffix}").read_bytes() == Path(f"out.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "name"),
+    [
+        ("mask", ["photo.png", *WORDS], "out.png"),
+        ("generate", ["a horse", "--steps", "2"], "out.png"),
+        ("interpolate", ["a", "b", "--frames", "3", "--steps", "2", "--init", "photo.png"], "out.gif"),
+    ],
+)
+def test_rerun_of_every_command(
+    run: Run, checkpoint: Path, command: str, words: list[str], name: str
+) -> None:
+    model = ["--model", checkpoint, "--device", "cpu"]
+    good(run(command, *words, *model, "-o", name))
+    good(run("rerun", name, *model, "-o", f"again-{name}"))
+    assert Path(f"again-{name}").read_bytes() == Path(name).read_bytes()
+
+
+def test_the_embedded_model_needs_no_flag_and_a_flag_changes_one_thing(run: Run) -> None:
+    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    good(run("rerun", "out.png"))
+    assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
+    good(run("rerun", "out.png", "--query", "dog", "--steps", "2", "-o", "dog.png", "-q"))
+    before, after = read_settings("out.png"), read_settings("dog.png")
+    assert before is not None
+    assert after == {**before, "query": "dog", "steps": 2}
+
+
+def test_what_was_configured_later_does_not_matter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(run("generate", "a horse", "--steps", "2", "-o", "out.png"))
+    monkeypatch.setenv("DIFFEDIT_STEPS", "1")
+    monkeypatch.setenv("DIFFEDIT_GUIDANCE_SCALE", "2")
+    monkeypatch.setenv("DIFFEDIT_REVISION", "old")
+    good(run("rerun", "out.png"))
+    assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_the_input_is_found_by_name_and_checked_by_hash(run: Run, tmp_path: Path) -> None:
+    good(run("mask", "photo.png", *WORDS, "-o", "out.png"))
+    (tmp_path / "deep").mkdir()
+    os.rename("photo.png", "deep/other.png")
+    refusal(run("rerun", "out.png"), "The picture photo.png, from which out.png was made, is not here.")
+    noise(40, 30, seed=1).save("photo.png")
+    wrong = run("rerun", "out.png", "--json")
+    assert wrong.exit_code == 1
+    assert "SHA-256 differs" in json.loads(wrong.stdout)["error"]
+    good(run("rerun", "out.png", "deep/other.png"))
+    assert load_image("out-rerun.png").rgb.tobytes() == load_image("out.png").rgb.tobytes()
+
+
+def refusal(result: Any, *words: str) -> None:
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.exit_code in (1, 2), result.output
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+    assert not [word for word in words if word not in lines[0]], lines[0]
+    assert not Path("out-rerun.png").exists()
+
+
+def test_what_a_result_does_not_hold_has_to_be_given_again(run: Run, checkpoint: Path) -> None:
+    Image.new("L", (40, 30), 255).save("white.png")
+    masked = ["edit", "photo.png", "--query", "zebra", "--steps", "2", "--mask", "white.png"]
+    good(run(*masked, "-o", "out.png"))
+    stored = read_settings("out.png")
+    assert stored is not None
+    assert len(stored["mask_sha256"]) == 64
+    refusal(run("rerun", "out.png"), "made with a mask", "--mask")
+    good(run("rerun", "out.png", "--mask", "white.png", "-o", "again.png"))
+    assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+    good(run(*masked, "-o", "out.png", "--overwrite", "--model", checkpoint))
+    refusal(run("rerun", "out.png", "--mask=white.png"), f"local model {checkpoint.name}", "--model")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"command": "compare"}, ["compare", "cannot be run again"]),
+        ({"steps": 0}, ["--steps 0 is out of range"]),
+        ({"steps": "many"}, ["--steps cannot be"]),
+        ({"guidance_stale": 1}, ["no setting guidance_stale", "out.png", "99"]),
+        ({"input": "../../../etc/photo"}, ["The picture photo"]),
+        ({"input": 3}, ["does not say which picture"]),
+    ],
+)
+def test_settings_that_cannot_be_run(run: Run, change: dict[str, Any], words: list[str]) -> None:
+    stored = {"diffedit": "99", "command": "edit", "model": "embedded", "ref": "horse", "query": "zebra"}
+    stored |= {"input": "photo.png", "input_sha256": "0" * 64, **change}
+    save_image("out.png", noise(9, 9), settings=stored)
+    refusal(run("rerun", "out.png"), *words)
+
+
+def test_what_holds_no_settings_cannot_be_run(run: Run) -> None:
+    refusal(run("rerun", "photo.png"), "holds no settings", "--no-metadata")
+    refusal(run("rerun", "none.png"), "does not exist")
+
+
+def test_another_version_is_told(run: Run) -> None:
+    good(run("generate", "a horse", "--steps", "1", "-o", "old.png"))
+    stored = read_settings("old.png")
+    save_image("out.png", noise(9, 9), settings={**(stored or {}), "diffedit": "0.0.1"})
+    assert f"made by diffedit 0.0.1, and this is {__version__}" in good(run("rerun", "out.png")).stderr
+
+
+def test_info_says_how_it_was_made(run: Run, checkpoint: Path) -> None:
+    good(run("edit", "photo.png", *QUICK, "--seed", "4", "--model", checkpoint, "-o", "out.png"))
+    facts = json.loads(good(run("info", "out.png", "--json")).stdout)
+    assert facts["settings"] == read_settings("out.png")
+    assert (facts["file"], facts["width"], facts["height"], facts["has_alpha"]) == ("out.png", 40, 30, False)
+    shown = good(run("info", "out.png")).stdout
+    assert {"query", "zebra", "seed", "photo.png"} <= set(shown.split())
+    assert "no settings" in good(run("info", "photo.png")).stdout
+    assert json.loads(good(run("info", "photo.png", "--json")).stdout)["settings"] is None
+    refusal(run("info", "none.png"), "does not exist")
+
+
+def test_nothing_of_the_machine_is_stored(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """The base name of the input and of a local model, but no folder of this machine and no user."""
+    good(run("edit", tmp_path / "photo.png", *QUICK, "--model", checkpoint, "-o", tmp_path / "out.png"))
+    good(
+        run("interpolate", "a", "b", "--frames", "2", "--steps", "1", "--model", checkpoint, "-o", "out.mp4")
+    )
+    good(run("generate", "a", "--steps", "1", "--model", checkpoint, "-o", "out.jpg"))
+    for name in ("out.png", "out.mp4", "out.jpg"):
+        data = Path(name).read_bytes()
+        for secret in (str(tmp_path), str(checkpoint), str(checkpoint.parent), f"{Path.home()}/"):
+            assert secret.encode() not in data
+            assert secret.encode("utf-16-be") not in data
+    stored = read_settings("out.png")
+    assert stored is not None
+    assert (stored["input"], stored["model"], stored["model_is_local"]) == (
+        "photo.png",
+        checkpoint.name,
+        True,
+    )
+    assert (stored["device"], stored["dtype"], stored["revision"]) == ("cpu", "float32", None)
+
+
+def test_the_origin_names_the_commit_of_a_hub_id(model: DiffusersDenoiser, tmp_path: Path) -> None:
+    cached = Source(tmp_path / "models--org--name" / "snapshots" / "abc123", "fp16")
+    origin = origin_of("org/name", cached, model, [str(tmp_path / "a.safetensors") + ":0.5"], [])
+    assert (origin["model"], origin["revision"], origin["variant"]) == ("org/name", "abc123", "fp16")
+    assert (origin["lora"], origin["model_is_local"]) == (["a.safetensors:0.5"], False)
+    assert load_model("embedded").origin["model_is_local"] is False
+
+
+def test_json_beside_a_picture_on_stdout(run: Run) -> None:
+    result = good(run("edit", "photo.png", *QUICK, "-o", "-", "--json"))
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        assert np.asarray(image).shape == (30, 40, 3)
+    facts = json.loads(result.stderr)  # one line, and nothing else
+    assert facts["output"] == "-"
+    assert facts["changed_outside"] == 0
+    failed = run("edit", "photo.png", "--ref", "a", "--query", "a", "-o", "-", "--json")
+    assert failed.exit_code in (1, 2)
+    assert failed.stdout == ""
+    assert json.loads(failed.stderr)["error"]
