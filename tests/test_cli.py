@@ -167,7 +167,8 @@ def another(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> Any:
     if get_origin(kind) is Literal:
         return next(choice for choice in get_args(kind) if choice != default)
     if get_origin(kind) is tuple:
-        return (0.25, 0.75) if get_args(kind)[0] is float else (3, 4)
+        of = get_args(kind)[0]
+        return (0.25, 0.75) if of is float else (of(3), of(4))
     low = metadata["low"]
     if low is None:
         return "some words"

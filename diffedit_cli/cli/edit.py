@@ -12,7 +12,6 @@ from .many import edit_many
 from .options import (
     AddMask,
     DryRun,
-    Fast,
     NoMetadata,
     Output,
     Overwrite,
@@ -20,6 +19,7 @@ from .options import (
     Queries,
     SubtractMask,
     UseMask,
+    fast_option,
     with_flags,
 )
 from .order import Order, cost, outcome, write_extras
@@ -61,7 +61,7 @@ def edit(
     mask: UseMask = None,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
-    fast: Fast = False,
+    fast: Annotated[bool, fast_option()] = False,
     dry_run: DryRun = False,
     *,
     edit_config: Callable[..., EditConfig],

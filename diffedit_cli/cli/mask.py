@@ -9,7 +9,16 @@ import typer
 
 from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys
 from .files import check_targets, read_mask, read_picture, target_for, write_picture
-from .options import AddMask, Fast, NoMetadata, Output, Overwrite, PictureFile, SubtractMask, with_flags
+from .options import (
+    AddMask,
+    NoMetadata,
+    Output,
+    Overwrite,
+    PictureFile,
+    SubtractMask,
+    fast_option,
+    with_flags,
+)
 from .session import open_model
 from .terminal import Terminal, plain_errors
 
@@ -48,7 +57,7 @@ def mask(
     no_metadata: NoMetadata = False,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
-    fast: Fast = False,
+    fast: Annotated[bool, fast_option(UNUSED)] = False,
     *,
     edit_config: Callable[..., EditConfig],
     model_config: Callable[..., ModelConfig],

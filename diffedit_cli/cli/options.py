@@ -61,18 +61,18 @@ def use_fast(context: typer.Context, wanted: bool) -> None:
         context.default_map = {**(context.default_map or {}), **FAST}
 
 
-Fast = Annotated[
-    bool,
-    typer.Option(
+def fast_option(without: tuple[str, ...] = ()) -> Any:
+    """--fast, whose help names its settings but for those that the command is without."""
+    settings = ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items() if key not in without)
+    return typer.Option(
         "--fast",
-        help="Trade some quality for time: "
-        + ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items())
-        + ", where you do not say otherwise.",
+        help=f"Trade some quality for time: {settings}, where you do not say otherwise.",
         rich_help_panel="Sampling",
         is_eager=True,
         callback=use_fast,
-    ),
-]
+    )
+
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel="Messages")
 ]
