@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ddim import require_finite
 from ..schedules import append_dims, v_to_eps
 from ..types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
@@ -79,10 +80,14 @@ class DiffusersDenoiser:
             return latents * self.vae.config.scaling_factor
 
     def decode(self, latents: Latents) -> Pixels:
-        """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32."""
+        """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32.
+
+        NumericError: it overflows there too.
+        """
         with self._network():
             latents = latents / self.vae.config.scaling_factor
             pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
+            require_finite(pixels, "the decoded picture")
             return (pixels / 2 + 0.5).clamp(0, 1)
 
     def _vae(self, run: Callable[[Tensor], Tensor], x: Tensor, cells: int) -> Tensor:
