@@ -29,7 +29,7 @@ from diffedit_cli.mask import binarise, enlarge, feather
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig
-from training.evaluate import Case, grouped, iou, psnr
+from training.evaluate import Case, edit_sheet, grouped, iou, psnr
 from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
 from training.sources import DATA
 from training.train import HELD_OUT_SEED
@@ -336,8 +336,13 @@ def main(
     model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 208,
     workers: Annotated[int, typer.Option(help="Single-threaded processes.")] = 2, dtype: str = "auto",
     readme: bool = True,
+    sheet: Annotated[Path | None, typer.Option(help="Only draw 24 of the edits, to look at.")] = None,
 ) -> None:  # fmt: skip
     """Run every contender on every case; print the table, record the figures."""
+    if sheet is not None:
+        denoiser = load_model(model, dtype=dtype)
+        edit_sheet([denoiser], cases_of(data, denoiser.words or {}, count)[:: count // 24][:24], sheet)
+        return
     rows = measure(model, dtype, data, count, workers, contenders)
     found = summary(rows, list(contenders(load_model(model))))
     record("quality", model, dtype, count, found)
