@@ -1,5 +1,11 @@
-"""Faults while a run is on its way: networks that return nonsense, files that vanish, full memory."""
+"""Faults while a run is on its way: signals, closed pipes, full memory, networks that return nonsense."""
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +14,14 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pictures import noise
+from pictures import noise, swapped_profile
 from typer.testing import CliRunner
 
 from diffedit_cli.cli.app import app
-from diffedit_cli.images.files import load_image
+from diffedit_cli.images.files import load_image, save_image
 
 EDIT = ["edit", "photo.png", "--ref", "horse", "--query", "zebra", "--mask-samples", "2", "--steps", "3"]
+COMMAND = [str(Path(sys.executable).parent / "diffedit"), *EDIT, "--seed", "1"]
 PLAIN = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
 
 Hook = Callable[[type, Callable[[torch.nn.Module, Any, Any], Any]], None]
@@ -93,3 +100,63 @@ def test_full_memory_is_one_sentence(folder: Path, checkpoint: Path, monkeypatch
 
     monkeypatch.setattr("diffedit_cli.images.canvas.paste", fail)
     check_refusal(run(checkpoint), "memory is full", "--size")
+
+
+def test_the_grid_keeps_the_colour_profile(folder: Path, checkpoint: Path) -> None:
+    noise(40, 30).save("photo.png", icc_profile=swapped_profile())
+    assert run(checkpoint, "--grid", "grid.png").exit_code == 0
+    assert load_image("grid.png").icc == swapped_profile()
+
+
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long the whole process takes here."""
+    where = tmp_path_factory.mktemp("whole")
+    noise(40, 30).save(where / "photo.png")
+    start = time.monotonic()
+    subprocess.run([*COMMAND, "-o", "out.png"], cwd=where, check=True, capture_output=True)
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_signal_at_a_random_moment_leaves_all_or_nothing(
+    folder: Path, seconds: float, kind: signal.Signals, seed: int
+) -> None:
+    save_image("out.png", noise(9, 9))
+    before = Path("out.png").read_bytes()
+    share = random.Random(f"{kind}{seed}").uniform(0.3, 1)
+    process = subprocess.Popen([*COMMAND, "-o", "out.png", "--overwrite"], stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds * share)
+    process.send_signal(kind)
+    _, stderr = process.communicate(timeout=60)
+    if Path("out.png").read_bytes() == before:
+        assert process.returncode in (130, -kind)
+    else:
+        assert load_image("out.png").rgb.size == (40, 30)
+    if kind == signal.SIGINT:
+        assert {path.name for path in folder.iterdir()} == {"photo.png", "out.png"}
+        assert process.returncode in (0, 130, -kind), stderr
+
+
+def test_two_runs_on_one_output(folder: Path) -> None:
+    both = [
+        subprocess.Popen([*COMMAND, "-o", "out.png"], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert [text for text in said if "out.png exists already." in text]
+    assert load_image("out.png").rgb.size == (40, 30)
+    assert len([*folder.iterdir()]) == 2
+
+
+def test_a_reader_that_goes_away_is_one_sentence(folder: Path) -> None:
+    noise(900, 700).save("photo.png")
+    inlet, outlet = os.pipe()
+    os.close(inlet)
+    with os.fdopen(outlet, "wb") as pipe:
+        done = subprocess.run([*COMMAND, "-o", "-"], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Error: What reads the output has gone away. Write to a file with -o."
+    ]

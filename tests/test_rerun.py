@@ -127,6 +127,7 @@ def test_what_a_result_does_not_hold_has_to_be_given_again(run: Run, checkpoint:
     ("change", "words"),
     [
         ({"command": "compare"}, ["compare", "cannot be run again"]),
+        ({"fps": 8}, ["film of an edit", "--animate"]),
         ({"steps": 0}, ["--steps 0 is out of range"]),
         ({"steps": "many"}, ["--steps cannot be"]),
         ({"guidance_stale": 1}, ["no setting guidance_stale", "out.png", "99"]),

@@ -1,7 +1,7 @@
 """What `diffedit edit` was asked for, and what it says and writes for each result."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,4 +91,5 @@ def write_extras(result: "EditResult", grid: Path | None, save_mask: Path | None
         columns = [("input", result.picture.rgb), ("mask", result.mask), ("result", result.image)]
         if result.heat is not None:
             columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
-        files.save_image(grid, sheets.grid(columns), overwrite=overwrite)
+        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
+        files.save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)

@@ -85,6 +85,8 @@ def read_stored(file: Path) -> dict[str, Any]:
             f"{file.name} was made by `{stored.get('command')}`, which cannot be run again.",
             f"A result of {', '.join(SCHEMAS)} can.",
         )
+    if "fps" in stored and stored["command"] != "interpolate":
+        raise ImageError(f"{file.name} is a film of an edit.", "Run its picture again, with --animate.")
     if stored["command"] in ("edit", "mask") and not isinstance(stored.get("input"), str):
         raise ImageError(f"{file.name} does not say which picture it was made from.", "Use diffedit edit.")
     schema = SCHEMAS[stored["command"]]

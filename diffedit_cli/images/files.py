@@ -214,7 +214,9 @@ def _split(
         image = grey
     profile, space = read_profile(icc)
     if image.mode in ("1", "LA"):
-        image = image.convert("L")
+        grey = image.convert("L")
+        image.close()
+        image = grey
     if profile and (image.mode, space) in (("L", "GRAY"), ("CMYK", "CMYK")):
         rgb = convert(image, profile, SRGB)
         notices.append(f"{name} was converted from {space} to sRGB by its colour profile.")
