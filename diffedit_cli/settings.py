@@ -79,8 +79,8 @@ class GuidanceConfig:
         panel="Guidance",
     )
     norm_region: NormRegion = setting(
-        "mask",
-        "In a masked edit, take the norms of --guidance-norm in the mask or over the whole latent.",
+        "latent",
+        "In a masked edit, take the norms of --guidance-norm over the whole latent or in the mask.",
         panel="Guidance",
     )
     rescale: float = setting(
