@@ -16,7 +16,7 @@ from .guidance import Guidance, forwards_per_run
 from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, enlarge, normalise, refine
 from .schedules import append_dims, draw_noise, make_steps, round_half_up
-from .settings import EditConfig, GuidanceConfig, MaskConfig
+from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
@@ -88,10 +88,7 @@ def find_heat(
     """
     gap = (texts.ref.tokens - texts.query.tokens).abs().amax()  # horse and Horse are one text
     if config.ref == config.query or bool(gap <= 1e-3 * texts.ref.tokens.abs().amax()):
-        raise DiffeditError(
-            f"The reference and the query are the same ({config.ref or 'both empty'}), so nothing differs.",
-            "Say with --ref what is there now and with --query what shall be there instead.",
-        )
+        raise same_texts(config)
     maps: list[torch.Tensor] = []
     report("mask", 0, config.mask.samples)
     for part in difference_maps(denoiser, x0, texts.ref, texts.query, config.mask, seeds):

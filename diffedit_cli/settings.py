@@ -268,9 +268,23 @@ class EditConfig:
 
 
 def require_query(config: EditConfig) -> None:
-    """SettingError if a search for the mask would have no query to search with."""
+    """SettingError if a search for the mask would have no query to search with, or the reference again."""
     if not config.query:
         raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
+    require_difference(config)
+
+
+def require_difference(config: EditConfig) -> None:
+    """SettingError if the two texts of a search are one."""
+    if config.ref == config.query:
+        raise same_texts(config)
+
+
+def same_texts(config: EditConfig) -> SettingError:
+    return SettingError(
+        f"The reference and the query are the same ({config.ref or 'both empty'}), so nothing differs.",
+        "Say with --ref what is there now and with --query what shall be there instead.",
+    )
 
 
 def require_way_back(config: EditConfig) -> None:

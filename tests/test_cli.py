@@ -680,9 +680,6 @@ def test_values_that_make_no_sense_are_refused_before_the_model_is_loaded(
         (["edit", "text.png", *WORDS], ["text.png", "JPEG"]),
         (["edit", "photo.png", *WORDS, "--mask", "none.png"], ["none.png"]),
         (["edit", "photo.png", *WORDS, "-o", "none/out.png"], ["out.png"]),
-        (["edit", "photo.png", "--ref", "Zebra", "--query", "zebra"], ["Zebra", "--ref", "--query"]),
-        (["mask", "photo.png", "--ref", "horse", "--query", "horse"], ["horse", "--query"]),
-        (["mask", "photo.png"], ["both empty", "--query"]),
         (["edit", "photo.png", *WORDS, "--model", "nothing-here"], ["nothing-here", "embedded"]),
         (["edit", "photo.png", *WORDS, "--model", "no/such", "--offline"], ["no/such", "--offline"]),
         (["edit", "photo.png", *WORDS, "--device", "abacus"], ["abacus", "--device"]),
@@ -711,6 +708,24 @@ def test_what_fails_says_why_and_what_to_do(
     else:
         check_refusal(done, 1, *words)
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["edit", "photo.png", "--ref", "horse", "--query", "horse"], ["are the same (horse)", "--query"]),
+        (["mask", "photo.png", "--ref", "horse", "--query", "horse"], ["are the same (horse)", "--query"]),
+        (["mask", "photo.png"], ["both empty", "--query"]),
+    ],
+)
+def test_the_same_texts_are_refused_before_the_model_is_loaded(
+    run: Run, photo: Path, arguments: list[str], words: list[str]
+) -> None:
+    check_refusal(run(*arguments, "--model", "no/such", model=False), 2, *words)
+
+
+def test_texts_that_the_model_takes_for_one_are_refused(run: Run, photo: Path) -> None:
+    check_refusal(run("edit", "photo.png", "--ref", "Zebra", "--query", "zebra"), 2, "(Zebra)", "--ref")
 
 
 def test_no_argument_is_a_usage_error(run: Run) -> None:

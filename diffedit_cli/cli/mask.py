@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys
+from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys, require_difference
 from .files import check_targets, read_mask, read_picture, target_for, write_picture
 from .options import (
     AddMask,
@@ -67,6 +67,7 @@ def mask(
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, config = Terminal(talk, output), edit_config()
+        require_difference(config)
         target = target_for(output, Path(picture).stem.strip("-"), "mask")
         check_targets([target, heatmap, overlay, cutout], overwrite=overwrite)
         source = read_picture(picture)
