@@ -238,7 +238,7 @@ def test_queries_share_the_encoding_of_their_picture(model: DiffusersDenoiser, u
 def test_one_bad_edit_does_not_end_the_others(model: DiffusersDenoiser) -> None:
     first, second = picture(), replace(picture(), name="second")
     results = list(edit_images(model, [first, second], QUICK, ["zebra", QUICK.ref, "donkey"]))
-    assert [type(result) for result in results] == [EditResult, DiffeditError, EditResult] * 2
+    assert [isinstance(result, DiffeditError) for result in results] == [False, True, False] * 2
     said = [result.config.query for result in results if isinstance(result, EditResult)]
     assert said == ["zebra", "donkey"] * 2
 
