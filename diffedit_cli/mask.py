@@ -136,10 +136,7 @@ def feather(mask: Heat, width: float) -> Heat:
     """A soft inner edge: 0 on the outline, 1 from `width` cells inside it, never more than the mask.
 
     Twice a box blur, less one: linear across a straight edge. The border of the picture is no edge.
-    Less than half a cell leaves the mask as it is.
     """
-    if round_half_up(width) == 0:
-        return mask
     return torch.minimum((2 * box_mean(mask, round_half_up(width)) - 1).clamp(0, 1), mask)
 
 
