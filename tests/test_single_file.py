@@ -19,6 +19,7 @@ from diffedit_cli.models import load_model, single_file
 from diffedit_cli.models.clip_tokenizer import clip_tokenizer
 from diffedit_cli.models.presets import PRESETS
 from diffedit_cli.models.single_file import CONFIGS, convert, recognise
+from diffedit_cli.models.weights import read_weights
 from diffedit_cli.schedules import draw_noise
 
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -235,3 +236,14 @@ def test_what_a_network_predicts_is_read_from_the_file() -> None:
     config = single_file.scheduler(True, has_zero_snr=True).config
     assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
     assert config.rescale_betas_zero_snr
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    """A safetensors file starts with the low byte of its header's length, which may be a pickle's 0x80."""
+    path = tmp_path / "a.safetensors"
+    for padding in range(0, 512, 8):
+        save_file({"x": torch.ones(1)}, path, {"note": "-" * padding})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    assert read_weights(path)["x"].tolist() == [1]

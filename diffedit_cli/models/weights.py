@@ -16,14 +16,16 @@ def check_weights(path: Path) -> None:
     """Refuse a missing file, a pickle of whatever name, a truncated file, and one that is no safetensors."""
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", "Check its name.")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if path.suffix in PICKLES or start[:1] == b"\x80" or start == b"PK":
+    if path.suffix in PICKLES:
         raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE)
     try:
         with safe_open(path, "pt"):
             pass
     except SafetensorError as error:
+        with path.open("rb") as file:
+            is_pickle = file.read(2).startswith((b"\x80", b"PK"))
+        if is_pickle:
+            raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE) from error
         raise ModelError(
             f"{path} cannot be loaded: it is cut short, or no safetensors file.", "Fetch it again."
         ) from error
