@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import Oracle, row, sd_schedule, text
 from torch import Tensor
@@ -212,6 +212,7 @@ def test_lengths_against_plain_loops(g: float, is_local: bool) -> None:
 
 @given(st.sampled_from(["pred", "diff", "both", "cond"]), st.floats(0.1, 15))
 def test_a_norm_in_a_region_feels_nothing_outside_it(name: str, g: float) -> None:
+    assume(abs(g - 1) > 0.01)  # there the prediction is t in any region
     u, t = noises(1)
     region = torch.zeros(1, 1, 6, 5)
     region[..., :3, :] = 1
