@@ -419,7 +419,10 @@ class TextToImage:
 def unet_loss(
     model: TextToImage, latents: Tensor, mask: Tensor, captions: list[str], weights: Tensor
 ) -> tuple:
-    """eps MSE at stratified timesteps, min-SNR weighted, times three on the object. latents (b 4 h w)."""
+    """eps MSE at stratified timesteps, min-SNR weighted, times ten on the object. latents (b 4 h w).
+
+    An edit keeps only what the model draws in the mask; a thing covers about a tenth of its scene.
+    """
     batch, device = len(latents), latents.device
     strata = (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
     timesteps = (strata * len(weights)).long()
@@ -429,7 +432,7 @@ def unet_loss(
     with autocast(device):
         predicted = model.unet(noisy, timesteps, model.embed(captions)).sample
     error = ((predicted.float() - eps) ** 2).mean(1)
-    heavy = 1 + 2 * mask[:, 0]
+    heavy = 1 + 9 * mask[:, 0]
     per_sample = (error * heavy).sum((1, 2)) / heavy.sum((1, 2))
     loss = (per_sample * weights[timesteps]).mean()
     middle = (timesteps >= 250) & (timesteps < 550)  # where DiffEdit's mask step works
