@@ -26,7 +26,7 @@ from training.train import HELD_OUT_SEED, Pool, fresh_seeds
 from training.words import THINGS
 
 VIEW = 64  # pixels a side of what the classifier sees
-WEIGHTS = DATA / "classifier.pt"
+WEIGHTS = "classifier.pt"  # in the folder of the sources
 
 
 class Classifier(nn.Module):
@@ -116,6 +116,14 @@ def judge(model: Classifier, pixels: Tensor, mask: Tensor) -> dict[str, float]:
     return dict(zip(model.words, probabilities.tolist(), strict=True))
 
 
+def verdict(told: dict[str, float], ref: str, query: str) -> dict[str, float]:
+    """Whether an edit succeeded by what `judge` told: 1 if the query won over all words, or over the ref."""
+    return {
+        "success": float(max(told, key=lambda word: told[word]) == query),
+        "query over ref": float(told[query] > told[ref]),
+    }
+
+
 @torch.no_grad()
 def accuracy(model: Classifier, world: World, vae: AutoencoderKL, scenes: int = 600) -> dict[str, float]:
     """Shares of held-out scenes, as they are and through the VAE, whose thing is told right."""
@@ -130,9 +138,9 @@ def accuracy(model: Classifier, world: World, vae: AutoencoderKL, scenes: int = 
     return {name: round(sum(values) / len(values), 4) for name, values in hits.items()}
 
 
-def load_classifier(path: Path = WEIGHTS) -> tuple[Classifier, dict[str, float]]:
-    """The trained classifier and its held-out accuracy."""
-    content = torch.load(path, weights_only=True)
+def load_classifier(data: Path) -> tuple[Classifier, dict[str, float]]:
+    """The trained classifier and its held-out accuracy, from the folder of the sources."""
+    content = torch.load(data / WEIGHTS, weights_only=True)
     model = Classifier(content["words"])
     model.load_state_dict(content["model"])
     return model.eval(), content["accuracy"]
@@ -140,7 +148,7 @@ def load_classifier(path: Path = WEIGHTS) -> tuple[Classifier, dict[str, float]]
 
 def main(
     model: Annotated[str, typer.Option("-m", "--model", help="Whose words and VAE.")] = "embedded",
-    minutes: float = 8, data: Path = DATA, out: Path = WEIGHTS,
+    minutes: float = 8, data: Path = DATA,
 ) -> None:  # fmt: skip
     """Train, measure and save."""
     denoiser = load_model(model)
@@ -148,7 +156,8 @@ def main(
     world = load_world(data)
     classifier = train(world, denoiser.vae, words, minutes)
     figures = accuracy(classifier, world, denoiser.vae)
-    torch.save({"words": words, "model": classifier.state_dict(), "accuracy": figures}, out)
+    content = {"words": words, "model": classifier.state_dict(), "accuracy": figures}
+    torch.save(content, data / WEIGHTS)
     typer.echo(json.dumps(figures))
 
 

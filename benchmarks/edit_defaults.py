@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.quality import Contender, measure, ours, record, summary, table
+from benchmarks.classifier import load_classifier
+from benchmarks.quality import Contender, measure, ours, summary, table
+from benchmarks.report import record
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig
 from training.sources import DATA
@@ -48,7 +50,8 @@ def main(
     """Run every variant on every case; print the table, record the figures."""
     rows = measure(model, dtype, data, count, workers, variants)
     found = summary(rows, list(settings_to_try()))
-    record("edit_defaults", model, dtype, count, found)
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_classifier(data)[1]}
+    record("edit_defaults", **facts, figures=found)
     typer.echo(table(found))
 
 

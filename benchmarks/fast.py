@@ -6,7 +6,6 @@ needs the sources (`python -m training sources`) and the judge (`python -m bench
 table and appends a line to results.jsonl.
 """
 
-import json
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,29 +13,25 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.classifier import judge, load_classifier
+from benchmarks.classifier import judge, load_classifier, verdict
+from benchmarks.report import Figures, means, record
 from diffedit_cli.edit import Editor
-from diffedit_cli.mask import binarise
 from diffedit_cli.models import load_model
 from diffedit_cli.settings import FAST, EditConfig, build
 from training.evaluate import Case, held_out_cases, iou, psnr
 from training.scenes import latent_mask
 from training.sources import DATA
 
-RESULTS = Path(__file__).parent / "results.jsonl"
 VARIANTS: dict[str, dict[str, Any]] = {"full": {}, "--fast": dict(FAST)}
 TOGETHER = 4  # cases of one pair that are edited at once
 
 
 def main(
-    model: Annotated[str, typer.Option("-m", "--model")] = "embedded",
-    data: Path = DATA,
-    weights: Annotated[Path, typer.Option(help="Of the judge.")] = DATA / "classifier.pt",
-    count: int = 64,
+    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 64
 ) -> None:
-    """Mean IoU before growth, success, forwards, and likeness to the full edit, of each variant."""
-    denoiser, (classifier, _) = load_model(model), load_classifier(weights)
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    """Mean mask IoU, success, forwards, and likeness to the full edit, of each variant."""
+    denoiser, (classifier, _) = load_model(model), load_classifier(data)
+    rows: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
     for group in groups(held_out_cases(data, count)):
         pixels = torch.cat([case.scene.pixels for case in group])
         editor, full = Editor(denoiser, pixels), pixels
@@ -46,27 +41,22 @@ def main(
             edited = editor.edit(config, [case.seed for case in group])
             forwards = (denoiser.forwards - before) / len(group)
             full = edited.pixels if name == "full" else full
-            found = binarise(edited.heat, build(EditConfig, {"mask_grow": 0}).mask) > 0.5
+            where = edited.found > 0.5
             for i, case in enumerate(group):
                 one, true = slice(i, i + 1), case.scene.mask
                 told = judge(classifier, edited.pixels[one], true)
                 rows[name].append(
                     {
-                        "iou": iou(found[one], latent_mask(true) > 0.5),
-                        "success": float(max(told, key=lambda word: told[word]) == case.query),
+                        "iou": iou(where[one], latent_mask(true) > 0.5),
+                        **verdict(told, case.ref, case.query),
                         "probability": told[case.query],
                         "forwards": forwards,
                         "psnr_to_full": min(psnr(edited.pixels[one], full[one], true), 99.0),
                     }
                 )
-    means = {
-        name: {key: round(sum(row[key] for row in some) / len(some), 4) for key in some[0]}
-        for name, some in rows.items()
-    }
-    line = {"benchmark": "fast", "model": model, "scenes": count, "fast": dict(FAST), "variants": means}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    for name, mean in means.items():
+    found = {name: means(some) for name, some in rows.items()}
+    record("fast", model=model, scenes=count, fast=dict(FAST), variants=found)
+    for name, mean in found.items():
         print(f"{name:34}", *(f"{key} {value:.3f}" for key, value in mean.items()))
 
 

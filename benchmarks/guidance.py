@@ -7,19 +7,15 @@ with the query's thing in the reference's place, on the same ground and in the s
 its own. Writes one line to results.jsonl and the tables of docs/guidance.md.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from torch import Tensor
 
-from benchmarks.classifier import Classifier, judge, load_classifier
-from benchmarks.quality import RESULTS, write_block
+from benchmarks.classifier import Classifier, judge, load_classifier, verdict
+from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import EditConfig, GuidanceConfig, NormRegion
@@ -51,17 +47,6 @@ VARIANTS = {
     "interval 0:0.5": GuidanceConfig(interval="0:0.5"),
 }  # fmt: skip
 
-Figures = dict[str, float]
-
-
-@contextmanager
-def counting(model: DiffusersDenoiser) -> Iterator[list[int]]:
-    """How many samples each UNet forward takes, by a hook."""
-    rows: list[int] = []
-    hook = model.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    yield rows
-    hook.remove()
-
 
 def saturation(pixels: Tensor, mask: Tensor) -> float:
     """Mean of (max - min) / max over the colours, where `mask` (1 1 s s) is; 0 to 1."""
@@ -75,8 +60,7 @@ def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Classifier)
     shared = (case.scene.mask * twin.mask > 0.5).float()
     drift = saturation(pixels, case.scene.mask) - saturation(twin.pixels, twin.mask)
     return {
-        "success": float(max(told, key=lambda word: told[word]) == case.query),
-        "query over ref": float(told[case.query] > told[case.ref]),
+        **verdict(told, case.ref, case.query),
         "psnr": psnr(pixels, twin.pixels, shared),
         "saturation drift": drift,
         "absolute drift": abs(drift),
@@ -91,9 +75,10 @@ def run_case(
     base = EditConfig(ref=case.ref, query=case.query, steps=STEPS)
     editor.plan(base, [case.seed])  # the map and the inversion, before the counting
     for name, guidance in VARIANTS.items():
-        with counting(model) as forwards, torch.no_grad():
-            edited = editor.edit(replace(base, guidance=guidance), [case.seed])
-        rows[name] = figures_of(case, twin, edited.pixels, classifier) | {"forwards": float(sum(forwards))}
+        before = model.forwards
+        edited = editor.edit(replace(base, guidance=guidance), [case.seed])
+        rows[name] = figures_of(case, twin, edited.pixels, classifier)
+        rows[name]["forwards"] = float(model.forwards - before)
     return rows
 
 
@@ -111,33 +96,22 @@ def twins_of(data: Path, cases: list[Case]) -> list[Scenes]:
     ]
 
 
-def means(rows: list[dict[str, Figures]]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {key: round(sum(row[name][key] for row in rows) / len(rows), 4) for key in rows[0][name]}
-        for name in rows[0]
-    }
-
-
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The table of docs/guidance.md."""
     head = (
-        "success",
-        "query over ref",
-        "PSNR to the twin",
-        "saturation drift",
-        "absolute",
-        "forwards",
-        "saved",
-    )
-    lines = ["| guidance | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+        "guidance", "success", "query over ref", "PSNR to the twin", "saturation drift", "absolute",
+        "forwards", "saved",
+    )  # fmt: skip
     most = max(row["forwards"] for row in found.values())
-    for name, row in found.items():
-        lines.append(
-            f"| {name} | {row['success']:.0%} | {row['query over ref']:.0%} | {row['psnr']:.1f} dB | "
-            f"{row['saturation drift']:+.3f} | {row['absolute drift']:.3f} | {row['forwards']:.1f} | "
-            f"{1 - row['forwards'] / most:.0%} |"
-        )
-    return "\n".join(lines)
+    rows = [
+        [
+            name, f"{row['success']:.0%}", f"{row['query over ref']:.0%}", f"{row['psnr']:.1f} dB",
+            f"{row['saturation drift']:+.3f}", f"{row['absolute drift']:.3f}", f"{row['forwards']:.1f}",
+            f"{1 - row['forwards'] / most:.0%}",
+        ]
+        for name, row in found.items()
+    ]  # fmt: skip
+    return markdown(head, rows)
 
 
 def reading(found: dict[str, dict[str, Any]], count: int) -> str:
@@ -170,17 +144,14 @@ def main(
     page: bool = True,
 ) -> None:  # fmt: skip
     """Run every variant on every scene; print the table, record the figures, write the page."""
-    denoiser, (classifier, _) = load_model(model), load_classifier(data / "classifier.pt")
+    denoiser, (classifier, _) = load_model(model), load_classifier(data)
     cases = held_out_cases(data, count)
     rows: list[dict[str, Figures]] = []
     for case, twin in zip(cases, twins_of(data, cases), strict=True):
         rows.append(run_case(denoiser, classifier, case, twin))
         typer.echo(f"{len(rows)} of {count}", err=True)
-    found = means(rows)
-    with RESULTS.open("a") as file:
-        file.write(
-            json.dumps({"benchmark": "guidance", "model": model, "edits": count, "figures": found}) + "\n"
-        )
+    found = {name: means([row[name] for row in rows]) for name in VARIANTS}
+    record("guidance", model=model, edits=count, figures=found)
     typer.echo(table(found))
     if page:
         intro = f"{count} edits of held-out scenes, {STEPS} steps, model {model}."

@@ -5,7 +5,6 @@
 needs the sources (`python -m training sources`). Prints a table and appends a line to results.jsonl.
 """
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.report import record
 from diffedit_cli.edit import Texts
 from diffedit_cli.mask import binarise, difference_maps, grow, normalise, refine
 from diffedit_cli.models import load_model
@@ -27,7 +27,6 @@ RADII = (0, 4, 6, 8)  # of the guided filter, in cells of 32
 THRESHOLDS = (0.35, 0.4, 0.45, 0.5, 0.55)
 CLIPS = (0.95, 0.97, 0.98, 0.99)
 SAMPLES = 10
-RESULTS = Path(__file__).parent / "results.jsonl"
 
 
 def main(
@@ -49,7 +48,7 @@ def main(
             mean = torch.cat([maps[level][:share] for level in mix]).mean(0)
             heat = refine(normalise(mean, clip), case.scene.pixels, radius)
             for threshold in THRESHOLDS:
-                found = binarise(heat, MaskConfig(threshold=threshold, grow=0)) > 0.5
+                found = binarise(heat, MaskConfig(threshold=threshold)) > 0.5
                 grown = grow(found.float(), 1) > 0.5
                 recall = float((grown & true).sum() / true.sum())
                 key = (mix, radius, clip, threshold)
@@ -59,12 +58,8 @@ def main(
     print("strength, radius, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
     for key, (mean_iou, recall) in ranked:
         print(*key, f"{mean_iou:.3f} {recall:.3f}")
-    line: dict[str, object] = {"benchmark": "mask_defaults", "model": model, "scenes": count}
-    line["iou_and_recall_grown"] = {
-        " ".join(map(str, key)): [round(value, 3) for value in values] for key, values in ranked
-    }
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    figures = {" ".join(map(str, key)): [round(value, 3) for value in values] for key, values in ranked}
+    record("mask_defaults", model=model, scenes=count, iou_and_recall_grown=figures)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,22 @@ deprecated DiffEdit pipeline at its defaults and at our number of steps. Needs t
 results.jsonl and the README's table.
 """
 
-import json
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import typer
-from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from benchmarks.classifier import Classifier, judge, load_classifier
+from benchmarks.classifier import Classifier, judge, load_classifier, verdict
+from benchmarks.report import Figures, markdown, means, record, write_block
+from benchmarks.speed import Hooks, diffedit_pipeline
 from diffedit_cli.edit import Plan, Texts, edit, encode_source, redraw
 from diffedit_cli.mask import binarise, enlarge, feather
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
@@ -41,7 +41,6 @@ PAIRS = (
     ("tiger", "lion"), ("bear", "elephant"), ("apple", "orange"),
 )  # fmt: skip
 KINDS = ("known place", "unseen photo", "known place", "unseen cut-out")
-RESULTS = Path(__file__).parent / "results.jsonl"
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 MODEL_CARDS = (ROOT / "training/MODEL_CARD.md", EMBEDDED / "README.md")  # the second is a copy of the first
@@ -130,17 +129,9 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
 
 def diffusers_pipeline(model: DiffusersDenoiser, **settings: Any) -> Contender:
     """StableDiffusionDiffEditPipeline on the same parts, called as its documentation does."""
-    config = dict(DDIMScheduler.from_pretrained(EMBEDDED / "scheduler").config)
-    nothing: Any = None  # the pipeline takes it, its signature does not say so
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it is deprecated
-        pipeline: Any = StableDiffusionDiffEditPipeline(
-            vae=model.vae, text_encoder=model.text_encoders[0], tokenizer=model.tokenizers[0],
-            unet=model.unet, scheduler=DDIMScheduler.from_config(config),
-            inverse_scheduler=DDIMInverseScheduler.from_config(config),
-            safety_checker=None, feature_extractor=nothing, requires_safety_checker=False,
-        )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
+        pipeline = diffedit_pipeline(model)
 
     def run(case: Case) -> Attempt:
         image, noise = case.scene.pixels * 2 - 1, torch.Generator().manual_seed(case.seed)
@@ -186,17 +177,14 @@ def pasted(case: Case, attempt: Attempt, factor: int) -> Tensor:
     return torch.lerp(case.scene.pixels, attempt.pixels, soft)
 
 
-def figures_of(
-    case: Case, attempt: Attempt, model: DiffusersDenoiser, classifier: Classifier
-) -> dict[str, float]:
+def figures_of(case: Case, attempt: Attempt, model: DiffusersDenoiser, classifier: Classifier) -> Figures:
     """Every figure of one edit. Outside: what neither the object nor its soft edge covers."""
     scene: Scenes = case.scene
     outside = (F.max_pool2d(scene.mask, 9, 1, 4) < 0.01).float()
     told = judge(classifier, attempt.pixels, scene.mask)
     decoded, final = model.decode(model.encode(scene.pixels)), pasted(case, attempt, model.factor)
     figures = {
-        "success": float(max(told, key=lambda word: told[word]) == case.query),
-        "query over ref": float(told[case.query] > told[case.ref]),
+        **verdict(told, case.ref, case.query),
         "psnr outside": psnr(attempt.pixels, scene.pixels, outside),
         "psnr outside, against the VAE": psnr(attempt.pixels, decoded, outside),
         "ssim outside": ssim(attempt.pixels, scene.pixels, outside),
@@ -215,27 +203,20 @@ def figures_of(
 
 
 def run_case(
-    case: Case, runs: dict[str, Contender], model: DiffusersDenoiser, classifier: Classifier
-) -> dict[str, dict[str, float]]:
+    case: Case, runs: dict[str, Contender], model: DiffusersDenoiser, hooks: Hooks, classifier: Classifier
+) -> dict[str, Figures]:
     """All contenders on one case, in a random order, with seconds and UNet sample-forwards."""
-    counted = [0]
-    hook = model.unet.register_forward_pre_hook(
-        lambda _, args: counted.__setitem__(0, counted[0] + len(args[0]))
-    )
     rows = {}
     order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(case.seed)).tolist()
     for name, run in [list(runs.items())[index] for index in order]:
-        counted[0], start = 0, time.perf_counter()
         with torch.no_grad():
-            attempt = run(case)
-        seconds = time.perf_counter() - start
+            attempt, cost = hooks.measure(partial(run, case))
         rows[name] = figures_of(case, attempt, model, classifier)
-        rows[name] |= {"seconds": seconds, "forwards": float(counted[0])}
-    hook.remove()
+        rows[name] |= {"seconds": cost["seconds"], "forwards": float(cost["forwards"])}
     return rows
 
 
-Row = tuple[str, str, dict[str, dict[str, float]]]  # kind, pair, {contender: figures}
+Row = tuple[str, str, dict[str, Figures]]  # kind, pair, {contender: figures}
 Make = Callable[[DiffusersDenoiser], dict[str, Contender]]
 
 
@@ -245,13 +226,13 @@ def work(
     """One process, single-threaded: every `workers`-th case."""
     torch.set_num_threads(1)
     model = load_model(name, dtype=dtype)
-    classifier, _ = load_classifier()
+    hooks, (classifier, _) = Hooks(model), load_classifier(data)
     cases = cases_of(data, model.words or {}, count)
     runs = make(model)
     for index in range(rank, count, workers):
         due = {name: run for name, run in runs.items() if index // len(PAIRS) % SOME.get(name, 1) == 0}
         case = cases[index]
-        queue.put((case.kind, f"{case.ref} to {case.query}", run_case(case, due, model, classifier)))
+        queue.put((case.kind, f"{case.ref} to {case.query}", run_case(case, due, model, hooks, classifier)))
 
 
 def measure(model: str, dtype: str, data: Path, count: int, workers: int, make: Make) -> list[Row]:
@@ -279,12 +260,10 @@ def summary(rows: list[Row], names: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         done = [(kind, pair, figures[name]) for kind, pair, figures in rows if name in figures]
-        keys = done[0][2]
-        means = {key: sum(row[key] for _, _, row in done) / len(done) for key in keys}
-        found[name] = {"edits": len(done)} | {key: round(value, 4) for key, value in means.items()}
+        found[name] = {"edits": len(done), **means([row for _, _, row in done])}
         found[name]["success by pair"] = grouped([((pair,), row["success"]) for _, pair, row in done])
         found[name]["success by kind"] = grouped([((kind,), row["success"]) for kind, _, row in done])
-        if "iou" in keys:
+        if "iou" in found[name]:
             found[name]["iou by kind"] = grouped([((kind,), row["iou"]) for kind, _, row in done])
             found[name]["iou by pair"] = grouped([((pair,), row["iou"]) for _, pair, row in done])
     return found
@@ -293,17 +272,17 @@ def summary(rows: list[Row], names: list[str]) -> dict[str, dict[str, Any]]:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The README's table."""
     columns = {
-        "edits": "edits", "success": "success", "query over ref": "query over ref", "iou": "mask IoU",
+        "": "", "edits": "edits", "success": "success", "query over ref": "query over ref", "iou": "mask IoU",
         "precision": "precision", "recall": "recall", "psnr outside": "PSNR outside",
         "ssim outside": "SSIM outside",
         "forwards": "forwards", "seconds": "seconds",
     }  # fmt: skip
     percent = {"success", "query over ref"}
     decimals = {"edits": 0, "psnr outside": 1, "forwards": 0, "seconds": 1}
-    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    rows: list[list[str]] = []
     for name, figures in found.items():
-        cells = []
-        for key in columns:
+        cells = [name]
+        for key in list(columns)[1:]:
             value = figures.get(key)
             if value is None or (name == "invert and decode" and key in percent):
                 cells.append("")
@@ -311,25 +290,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
                 cells.append(f"{100 * value:.0f} %")
             else:
                 cells.append(f"{value:.{decimals.get(key, 2)}f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(list(columns.values()), rows)
 
 
 def pair_table(figures: dict[str, Any]) -> str:
     """The model card's table: each pair, then each kind of scene."""
-    lines = ["| edits | success | mask IoU |", "|---|---|---|"]
-    for group in ("pair", "kind"):
-        for name, success in figures[f"success by {group}"].items():
-            lines.append(f"| {name} | {100 * success:.0f} % | {figures[f'iou by {group}'][name]:.2f} |")
-    return "\n".join(lines)
-
-
-def write_block(path: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- name -->` and `<!-- /name -->`."""
-    content = path.read_text()
-    before, rest = content.split(f"<!-- {name} -->")
-    _, after = rest.split(f"<!-- /{name} -->")
-    path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
+    rows = [
+        [name, f"{100 * success:.0f} %", f"{figures[f'iou by {group}'][name]:.2f}"]
+        for group in ("pair", "kind")
+        for name, success in figures[f"success by {group}"].items()
+    ]
+    return markdown(["edits", "success", "mask IoU"], rows)
 
 
 def main(
@@ -345,25 +317,13 @@ def main(
         return
     rows = measure(model, dtype, data, count, workers, contenders)
     found = summary(rows, list(contenders(load_model(model))))
-    record("quality", model, dtype, count, found)
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_classifier(data)[1]}
+    record("quality", **facts, figures=found)
     typer.echo(table(found))
     if readme:
         write_block(README, "quality", table(found))
         for card in MODEL_CARDS:
             write_block(card, "pairs", pair_table(found["diffedit"]))
-
-
-def record(benchmark: str, model: str, dtype: str, count: int, found: dict[str, dict[str, Any]]) -> None:
-    """Append a line to results.jsonl, with what the judge is worth."""
-    line = {
-        "benchmark": benchmark,
-        "model": model,
-        "dtype": dtype,
-        "edits": count,
-        "judge": load_classifier()[1],
-    }
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line | {"figures": found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ import typer
 from PIL import Image
 from PIL.ExifTags import Base
 
+from benchmarks.report import record
 from diffedit_cli.errors import ImageError
 from diffedit_cli.images.files import MAX_PIXELS, load_image
 
-RESULTS = Path(__file__).parent / "results.jsonl"
 MOST_SECONDS = 30  # after that a process counts as hung
 MUTATIONS_A_PROCESS = 1000
 
@@ -202,7 +202,7 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
     """Read everything; print the worst; record the figures (seconds, and 10^9 bytes)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        line: dict[str, object] = {"benchmark": "robustness", "corpus": archive.name}
+        line: dict[str, object] = {"corpus": archive.name}
         line["orientations_upright"] = orientations(folder)
         readings = list(corpus(archive, folder))
         for reading in sorted(readings, key=lambda r: -max(r.seconds / 5, r.bytes / 1e9))[:12]:
@@ -220,8 +220,7 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
             outcomes.update(json.loads(part.message) if part.outcome == "counted" else {part.outcome: 1})
         line["mutations"] = {**summary(parts), "files": count, "outcomes": dict(outcomes)}
     print(json.dumps(line, indent=1))
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("robustness", **line)
 
 
 if __name__ == "__main__":

@@ -23,22 +23,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 from PIL import Image
 
+from benchmarks.report import markdown, record
 from diffedit_cli.api import edit_image, edit_images
 from diffedit_cli.images.files import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import FAST, EditConfig, build
 
-RESULTS = Path(__file__).parent / "results.jsonl"
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"
 REF, QUERY, STRENGTH, SEED = "horse", "zebra", 0.8, 1
 GUIDANCE = 7.5
 Run = Callable[[], object]
+T = TypeVar("T")
 
 
 class Hooks:
@@ -70,13 +71,13 @@ class Hooks:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def measure(self, run: Run) -> dict[str, float]:
-        """Seconds, processor seconds, samples through the UNet and the VAE's encoder, and seconds in all
-        networks and in the UNet."""
+    def measure(self, run: Callable[[], T]) -> tuple[T, dict[str, float]]:
+        """What the run gives; and its seconds, processor seconds, samples through the UNet and the VAE's
+        encoder, and seconds in all networks and in the UNet."""
         self.forwards, self.encodes, self.seconds, self.unet_seconds = 0, 0, 0.0, 0.0
         start, cpu = self.now(), time.process_time()
-        run()
-        return {
+        outcome = run()
+        return outcome, {
             "seconds": self.now() - start,
             "cpu": time.process_time() - cpu,
             "forwards": self.forwards,
@@ -159,8 +160,8 @@ def networks_of(model: DiffusersDenoiser) -> dict[str, Any]:
     }
 
 
-def diffusers_edit(model: DiffusersDenoiser, image: Image.Image, steps: int, maps: int) -> Image.Image:
-    """The three calls of diffusers' DiffEdit, all else at its defaults."""
+def diffedit_pipeline(model: DiffusersDenoiser) -> Any:
+    """diffusers' deprecated pipeline on the same networks."""
     from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
 
     settings = stable_diffusion_schedule()
@@ -170,6 +171,12 @@ def diffusers_edit(model: DiffusersDenoiser, image: Image.Image, steps: int, map
         inverse_scheduler=DDIMInverseScheduler.from_config(settings),
     )
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def diffusers_edit(model: DiffusersDenoiser, image: Image.Image, steps: int, maps: int) -> Image.Image:
+    """The three calls of diffusers' DiffEdit, all else at its defaults."""
+    pipe = diffedit_pipeline(model)
     seeded = torch.Generator().manual_seed(SEED)
     common = dict(num_inference_steps=steps, generator=seeded)
     mask = pipe.generate_mask(image, source_prompt=REF, target_prompt=QUERY, num_maps_per_mask=maps, **common)
@@ -243,7 +250,7 @@ def timed_rounds(hooks: Hooks, runs: dict[str, Run], rounds: int) -> dict[str, l
     for number in range(1, rounds + 1):
         for name, run in runs.items():
             with quiet():
-                row = hooks.measure(run)
+                _, row = hooks.measure(run)
             told = f"{number}/{rounds} {name}: {row['seconds']:.2f} s, {row['forwards']} forwards"
             print(told, file=sys.stderr)
             rows[name].append(row)
@@ -371,7 +378,7 @@ def edits(
         "unet_tflop_per_sample": round(unet_flops / 1e12, 5),
         "contenders": {name: summary(some, unet_flops, peak) for name, some in rows.items()},
     }
-    write(line)
+    record("speed", **line)
     print(table(line))
 
 
@@ -393,7 +400,7 @@ def memory(
         run()
     after = peak_memory(loaded)
     figures = {"loaded_gib": round(before, 3), "peak_gib": round(after, 3)}
-    write({**about(loaded), "side": side, "maps": maps, "contender": contender, **figures})
+    record("speed", **about(loaded), side=side, maps=maps, contender=contender, **figures)
     print(json.dumps(figures))
 
 
@@ -401,22 +408,21 @@ def memory(
 def batch(model: Model = "embedded", side: Side = 128, count: int = 20) -> None:
     """`count` pictures in one call against single edits."""
     loaded = open_model(model, "auto", "auto")
-    line = {**about(loaded), "side": side, "batch": many(loaded, square(side), count)}
-    write(line)
-    print(json.dumps(line["batch"]))
+    figures = many(loaded, square(side), count)
+    record("speed", **about(loaded), side=side, batch=figures)
+    print(json.dumps(figures))
 
 
 @app.command()
 def cold(rounds: int = 3) -> None:
     """A first edit with the embedded model in a new process: imports, load, work."""
     figures = cold_start(rounds)
-    write({"benchmark": "speed", "model": "embedded", "rounds": rounds, "cold_start_wall_and_cpu_s": figures})
+    record("speed", model="embedded", rounds=rounds, cold_start_wall_and_cpu_s=figures)
     print(json.dumps(figures))
 
 
 def about(model: DiffusersDenoiser) -> dict[str, Any]:
     return {
-        "benchmark": "speed",
         "model": model.name,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -426,25 +432,18 @@ def about(model: DiffusersDenoiser) -> dict[str, Any]:
     }
 
 
-def write(line: dict[str, Any]) -> None:
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def table(line: dict[str, Any]) -> str:
     """The contenders as a table in Markdown; times as a share of diffusers' DiffEdit at the same steps."""
     base = line["contenders"].get("diffusers DiffEdit")
     heads = ["", "seconds, median", "p95", "of diffusers'", "processor seconds", "of diffusers'"]
     heads += ["sample-forwards", "in the networks", "of matrix peak"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows: list[list[str]] = []
     for name, row in line["contenders"].items():
         share = {key: f"{row[key] / base[key]:.2f}" if base else "" for key in ("median_s", "median_cpu_s")}
-        lines.append(
-            f"| {name} | {row['median_s']:.2f} | {row['p95_s']:.2f} | {share['median_s']} | "
-            f"{row['median_cpu_s']:.2f} | {share['median_cpu_s']} | {row['forwards']} | "
-            f"{row['network_share']:.1%} | {row['of_peak']:.0%} |"
-        )
-    return "\n".join(lines)
+        cells = [f"{row['median_s']:.2f}", f"{row['p95_s']:.2f}", share["median_s"]]
+        cells += [f"{row['median_cpu_s']:.2f}", share["median_cpu_s"], str(row["forwards"])]
+        rows.append([name, *cells, f"{row['network_share']:.1%}", f"{row['of_peak']:.0%}"])
+    return markdown(heads, rows)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks import guidance
-from benchmarks.classifier import VIEW, Classifier, judge, views_of
-from benchmarks.quality import pair_table, ssim, summary, table, write_block
+from benchmarks.classifier import VIEW, Classifier, judge, verdict, views_of
+from benchmarks.quality import pair_table, ssim, summary, table
+from benchmarks.report import means, write_block
 
 
 def test_a_view_is_the_square_round_the_object() -> None:
@@ -28,6 +29,13 @@ def test_the_judge_gives_every_word_a_probability() -> None:
     )
     assert set(told) == {"horse", "zebra"}
     assert sum(told.values()) == pytest.approx(1)
+
+
+def test_an_edit_succeeds_if_the_query_wins() -> None:
+    told = {"horse": 0.2, "zebra": 0.3, "dog": 0.5}
+    assert verdict(told, "horse", "zebra") == {"success": 0.0, "query over ref": 1.0}
+    assert verdict(told, "horse", "dog") == {"success": 1.0, "query over ref": 1.0}
+    assert verdict(told, "dog", "horse") == {"success": 0.0, "query over ref": 0.0}
 
 
 def test_similarity_is_that_of_the_region_alone() -> None:
@@ -75,12 +83,11 @@ def test_the_guidance_table_says_what_was_saved() -> None:
         "saturation drift": 0.1,
         "absolute drift": 0.2,
     }
-    rows = [
-        {"a": plain | {"forwards": 40.0}, "b": plain | {"success": 0.0, "forwards": n}} for n in (20.0, 40.0)
-    ]
-    found = guidance.means(rows)
-    assert found["b"]["success"] == 0
-    assert "| b | 0% | 100% | 10.0 dB | +0.100 | 0.200 | 30.0 | 25% |" in guidance.table(found)
+    found = {
+        "a": plain | {"forwards": 40.0},
+        "b": means([plain | {"forwards": 20.0}, plain | {"success": 0.0, "forwards": 40.0}]),
+    }
+    assert "| b | 50% | 100% | 10.0 dB | +0.100 | 0.200 | 30.0 | 25% |" in guidance.table(found)
 
 
 def test_the_reading_of_the_guidance_table() -> None:

@@ -25,7 +25,7 @@ def test_samples_are_counted_whoever_runs_the_networks(
     model = load_model(checkpoint, device="cpu")
     hooks = Hooks(model)
     with quiet():
-        row = hooks.measure(contenders(model, Image.new("RGB", (32, 32), "red"), steps=5, maps=2)[name])
+        _, row = hooks.measure(contenders(model, Image.new("RGB", (32, 32), "red"), steps=5, maps=2)[name])
     assert (row["forwards"], row["encodes"]) == (forwards, encodes)
     assert 0 < row["unet"] < row["networks"] < row["seconds"]
 
