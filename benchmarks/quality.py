@@ -24,7 +24,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from benchmarks.classifier import Classifier, judge, load_classifier, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from benchmarks.speed import Hooks, diffedit_pipeline
-from diffedit_cli.edit import Plan, Texts, edit, encode_source, redraw
+from diffedit_cli.edit import Areas, Editor, Plan, Texts, encode_source, redraw
 from diffedit_cli.mask import binarise, enlarge, feather
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import make_steps
@@ -95,7 +95,7 @@ def ours(model: DiffusersDenoiser, config: EditConfig | None = None, *, true_mas
         given = (
             binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5)) if true_mask else None
         )
-        result = edit(model, case.scene.pixels, settings, [case.seed], mask=given)
+        result = Editor(model, case.scene.pixels).edit(settings, [case.seed], Areas(given))
         return Attempt(result.pixels, result.found)
 
     return run
@@ -107,7 +107,8 @@ def sdedit(model: DiffusersDenoiser) -> Contender:
     def run(case: Case) -> Attempt:
         config = EditConfig(ref=case.ref, query=case.query, inversion="noise")
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
-        return Attempt(edit(model, case.scene.pixels, config, [case.seed], mask=everywhere).pixels, None)
+        edited = Editor(model, case.scene.pixels).edit(config, [case.seed], Areas(everywhere))
+        return Attempt(edited.pixels, None)
 
     return run
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image, ImageChops
 
 from . import __version__, edit, generate, mask
-from .edit import MorphFrame
 from .errors import DiffeditError, SettingError
 from .images import canvas, colour, files, sheets
 from .images.canvas import Fit
 from .images.files import Picture
 from .models import DiffusersDenoiser
+from .morph import MorphFrame, morph
 from .settings import (
     MAX_SEED,
     EditConfig,
@@ -239,10 +239,8 @@ class Editing:
         edited = self.editors[fits].edit(
             config,
             [seed_of(config)] * len(fits),
-            mask=cells(mask, fit, model),
-            add=cells(add, fit, model),
-            subtract=cells(subtract, fit, model),
-            report=report,
+            edit.Areas(*(cells(area, fit, model) for area in (mask, add, subtract))),
+            report,
         )
         results: list[EditResult] = []
         for row, (picture, fit) in enumerate(zip(self.pictures, fits, strict=True)):
@@ -275,7 +273,7 @@ def animate_edit(
     (result,) = editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)
     ((fits, editor),) = editing.editors.items()
     softened = canvas.paste(picture, editor.pixels.cpu(), result.mask, fits[0])
-    drawn = in_order(editor.morph(frames, report))
+    drawn = in_order(morph(editor, frames, report))
     return result, (film_frame(result, fits[0], softened, frame) for frame in drawn)
 
 

@@ -3,19 +3,16 @@
 Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `api.py` puts files round it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
-from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
-from .mask import MICRO_BATCH, binarise, combine, difference_maps, enlarge, normalise, refine
-from .schedules import append_dims, draw_noise, make_steps, round_half_up
+from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine
+from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
@@ -37,6 +34,19 @@ class Texts:
         negative = config.ref if is_negative else config.negative_prompt
         rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else ""])
         return Texts(*(rows.row(i) for i in range(4)))
+
+
+@dataclass(frozen=True)
+class Areas:
+    """What a user says of the mask, each (b 1 h w) in [0, 1]: a mask to use in place of a search, and areas
+    to add to it and to keep out of it."""
+
+    mask: Heat | None = None
+    add: Heat | None = None
+    subtract: Heat | None = None
+
+
+NOTHING_SAID = Areas()
 
 
 @dataclass(frozen=True)
@@ -163,14 +173,6 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
 
-@dataclass(frozen=True)
-class MorphFrame:
-    """A picture on the way to its edit. keep: where, from 0 to 1, detail of the source is in its place."""
-
-    pixels: Pixels
-    keep: Heat
-
-
 class Editor:
     """A batch of pictures, edited under any number of settings: what two of them share is computed once.
 
@@ -187,21 +189,10 @@ class Editor:
         self.latest: tuple[Plan, Pixels] | None = None
 
     def plan(
-        self,
-        config: EditConfig,
-        seeds: list[int],
-        *,
-        mask: Heat | None = None,
-        add: Heat | None = None,
-        subtract: Heat | None = None,
-        report: Report = silent,
+        self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Plan:
-        """Steps 1 and 2 for all b pictures, one seed each.
-
-        mask: a mask to use in place of a search, (b 1 h w) in [0, 1]; add, subtract: areas to add to the mask
-        and to keep out of it.
-        """
-        denoiser, heat = self.denoiser, None
+        """Steps 1 and 2 for all b pictures, one seed each."""
+        denoiser, mask, heat = self.denoiser, areas.mask, None
         texts = Texts.embed(denoiser, config)
         if mask is None:
             key = heat_key(config), *seeds
@@ -213,29 +204,16 @@ class Editor:
         key = source_key(config), *(seeds if config.inversion == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
-        return Plan(config, texts, steps, self.sources[key], mask, combine(mask, add, subtract), heat)
+        where = combine(mask, areas.add, areas.subtract)
+        return Plan(config, texts, steps, self.sources[key], mask, where, heat)
 
     def edit(
-        self,
-        config: EditConfig,
-        seeds: list[int],
-        *,
-        mask: Heat | None = None,
-        add: Heat | None = None,
-        subtract: Heat | None = None,
-        report: Report = silent,
+        self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Edited:
-        """Change `ref` into `query` in all b pictures (see `plan`); `latest` keeps it for a film."""
-        plan = self.plan(config, seeds, mask=mask, add=add, subtract=subtract, report=report)
+        """Change `ref` into `query` in all b pictures, one seed each; `latest` keeps it for a film."""
+        plan = self.plan(config, seeds, areas, report)
         self.latest = plan, redraw(self.denoiser, plan, report)
         return Edited(self.latest[1], plan.found, plan.heat)
-
-    def morph(self, frames: int, report: Report = silent) -> Iterator[tuple[float, MorphFrame]]:
-        """The film of the latest edit, of one picture (see the function `morph`)."""
-        if self.latest is None:
-            raise ValueError("a film is made of an edit: call edit first")
-        plan, edited = self.latest
-        return morph(self.denoiser, self.pixels, plan, edited, frames, report)
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -279,88 +257,3 @@ def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True)
             ("decode", number): counts["decode"],
         }
     return sum(stages.values())
-
-
-def edit(
-    denoiser: Denoiser,
-    pixels: Pixels,
-    config: EditConfig,
-    seeds: list[int],
-    *,
-    mask: Heat | None = None,
-    add: Heat | None = None,
-    subtract: Heat | None = None,
-    report: Report = silent,
-) -> Edited:
-    """One edit of b pictures (see Editor.edit)."""
-    return Editor(denoiser, pixels).edit(config, seeds, mask=mask, add=add, subtract=subtract, report=report)
-
-
-def morph(
-    denoiser: Denoiser, pixels: Pixels, plan: Plan, edited: Pixels, frames: int, report: Report = silent
-) -> Iterator[tuple[float, MorphFrame]]:
-    """The way from one picture (1 3 H W) to its edit: (weight, frame) as they are drawn, in no order.
-
-    Weight 0 is the picture itself and 1 the edit. Between them the same noisiest latents are decoded under
-    texts on the line from those of the inversion to those of the edit, and under a share w of the guidance:
-    at 0 that leads back to the picture. The weights are chosen by `spread_evenly`, from what is seen inside
-    the mask. What the VAE loses of the picture is put back where nothing has changed yet.
-    """
-    factor = pixels.shape[-1] // plan.mask.shape[-1]
-    seen, count = enlarge(plan.mask, factor), len(plan.steps)
-    drawn = 0
-
-    def draw(weights: list[float]) -> Pixels:
-        nonlocal drawn
-        before, size = drawn * count, len(weights)
-        drawn += size
-        run = decode_between(denoiser, plan, weights)
-        total = (frames - 1) * count
-        return finish(
-            denoiser, run, "frame", count, lambda _, done, __: report("frame", before + size * done, total)
-        )
-
-    def render(weights: list[float]) -> list[MorphFrame]:
-        if weights == [0.0, 1.0]:
-            return [MorphFrame(pixels, torch.ones_like(seen)), MorphFrame(edited, torch.zeros_like(seen))]
-        fresh = draw(weights)
-        keep = unchanged(fresh, base, weights, factor)
-        fresh = (fresh + keep * (pixels - base)).clamp(0, 1)
-        return [MorphFrame(*pair) for pair in zip(fresh.split(1), keep.split(1), strict=True)]
-
-    def gap(a: MorphFrame, b: MorphFrame) -> float:
-        return float(((b.pixels - a.pixels).abs() * seen).sum() / seen.sum())
-
-    base = draw([0.0])
-    yield from spread_evenly(render, frames, FRAMES_AT_ONCE, gap)
-
-
-def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iterator[Latents]:
-    """`decode` under texts between those of the inversion and those of the edit, one row a weight."""
-    texts, count = plan.texts, len(weights)
-    noisiest = plan.source.latents[0].expand(count, -1, -1, -1)
-    return decode(
-        denoiser,
-        noisiest,
-        plan.steps,
-        lerp(texts.source, texts.query, weights),
-        lerp(texts.source, texts.negative, weights),
-        Guidance(plan.config.guidance, plan.steps),
-        plan.mask.expand(count, -1, -1, -1),
-        Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
-        None if plan.region is None else plan.region.expand(count, -1, -1, -1),
-        share=append_dims(torch.tensor(weights), noisiest),
-    )
-
-
-def unchanged(
-    frames: Pixels, base: Float[torch.Tensor, "1 3 H W"], weights: list[float], factor: int
-) -> Heat:
-    """Where frames still look like the source's reconstruction `base`, (b 1 H W), fading out with the weight.
-
-    (1 - w^2) exp(-(gap / 0.08)^2), gap the mean difference of frame and base over about one latent cell.
-    """
-    side = factor // 2 * 2 + 1
-    gap = (frames - base).abs().mean(1, keepdim=True)
-    gap = F.avg_pool2d(gap, side, stride=1, padding=side // 2, count_include_pad=False)
-    return append_dims(1 - torch.tensor(weights) ** 2, gap) * torch.exp(-((gap / 0.08) ** 2))

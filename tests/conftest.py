@@ -18,14 +18,27 @@ import torch
 from huggingface_hub import constants
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from torch import Tensor
 
-CHECKED = ["types", "schedules", "guidance", "ddim", "mask", "interpolate", "edit", "generate", "models"]
+CHECKED = [
+    "types",
+    "schedules",
+    "guidance",
+    "ddim",
+    "mask",
+    "interpolate",
+    "edit",
+    "morph",
+    "generate",
+    "models",
+]
 install_import_hook(  # shapes and types of every call are checked; an int is a float
     [f"diffedit_cli.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model  # noqa: E402 the hook goes first
+from diffedit_cli.schedules import draw_noise  # noqa: E402
 
 settings.register_profile("dev", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, database=None)
@@ -183,6 +196,22 @@ def unet_rows(model: DiffusersDenoiser) -> Iterator[list[int]]:
     hook = model.unet.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
     yield rows
     hook.remove()
+
+
+@pytest.fixture
+def encodes(model: DiffusersDenoiser) -> Iterator[list[int]]:
+    """How many pictures each run of the VAE's encoder took, counted by torch."""
+    seen: list[int] = []
+    hook = model.vae.encoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    yield seen
+    hook.remove()
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Tensor:
+    """Two pictures of soft blobs."""
+    noise = draw_noise((3, 8, 8), [1, 2])
+    return torch.nn.functional.interpolate(noise, (32, 32), mode="bicubic").sigmoid()
 
 
 @pytest.fixture

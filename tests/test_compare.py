@@ -1,6 +1,5 @@
 """compare.py: which tiles there are, what is said over them, what they share, and the grid."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,6 @@ def picture(tmp_path: Path) -> Picture:
     small = np.random.default_rng(3).integers(0, 256, (6, 7, 3), np.uint8)
     Image.fromarray(small).resize((45, 37), Image.Resampling.BICUBIC).save(tmp_path / "in.png")
     return load_image(tmp_path / "in.png")
-
-
-@pytest.fixture
-def encodes(model: DiffusersDenoiser) -> Iterator[list[int]]:
-    seen: list[int] = []
-    hook = model.vae.encoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    yield seen
-    hook.remove()
 
 
 # ------------------------------------------------------------------------------------------- comma lists

@@ -11,18 +11,7 @@ from oracles import Oracle, sd_schedule
 from torch import Tensor
 
 from diffedit_cli.api import make_mask
-from diffedit_cli.edit import (
-    Editor,
-    MorphFrame,
-    Texts,
-    count_forwards,
-    edit,
-    encode_source,
-    find_heat,
-    morph,
-    redraw,
-    unchanged,
-)
+from diffedit_cli.edit import Areas, Editor, Texts, count_forwards, encode_source, find_heat
 from diffedit_cli.errors import DiffeditError, NumericError
 from diffedit_cli.images.files import load_image
 from diffedit_cli.mask import binarise
@@ -31,13 +20,6 @@ from diffedit_cli.schedules import draw_noise, make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
-
-
-@pytest.fixture(scope="module")
-def pixels() -> Tensor:
-    """Two pictures of soft blobs."""
-    noise = draw_noise((3, 8, 8), [1, 2])
-    return torch.nn.functional.interpolate(noise, (32, 32), mode="bicubic").sigmoid()
 
 
 @pytest.fixture
@@ -52,14 +34,6 @@ def decoded(model: DiffusersDenoiser) -> Iterator[list[Tensor]]:
     """The latents that the VAE was given to decode, as it takes them."""
     seen: list[Tensor] = []
     hook = model.vae.post_quant_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-    yield seen
-    hook.remove()
-
-
-@pytest.fixture
-def encodes(model: DiffusersDenoiser) -> Iterator[list[int]]:
-    seen: list[int] = []
-    hook = model.vae.encoder.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     yield seen
     hook.remove()
 
@@ -98,7 +72,7 @@ def test_an_edit_costs_what_is_counted_and_encodes_once(
     assert tuple(counted.values()) == wanted
     before = model.forwards
     mask = None if search else half
-    edit(model, pixels[:1], config, [3], mask=mask, report=lambda *now: told.append(now))
+    Editor(model, pixels[:1]).edit(config, [3], Areas(mask), lambda *now: told.append(now))
     assert sum(unet_rows) == model.forwards - before == sum(wanted)
     assert sum(wanted) <= 95
     assert encodes == [1]
@@ -121,13 +95,13 @@ def test_outside_the_mask_the_latents_end_as_the_sources(
         replace(QUICK, inversion="noise"),
         replace(QUICK, guidance=GuidanceConfig(norm="both")),
     ):
-        edit(model, pixels, config, [3, 4], mask=half.expand(2, -1, -1, -1))
+        Editor(model, pixels).edit(config, [3, 4], Areas(half.expand(2, -1, -1, -1)))
         assert torch.equal(decoded[-1][..., 8:], x0[..., 8:])
         assert (decoded[-1][..., :8] - x0[..., :8]).abs().mean() > 0.01
 
 
 def test_an_empty_mask_gives_the_vaes_round_trip(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    result = edit(model, pixels, QUICK, [3, 4], mask=torch.zeros(2, 1, 16, 16))
+    result = Editor(model, pixels).edit(QUICK, [3, 4], Areas(torch.zeros(2, 1, 16, 16)))
     assert torch.equal(result.pixels, model.decode(model.encode(pixels)))
 
 
@@ -135,14 +109,14 @@ def test_nothing_that_is_handed_in_is_changed(model: DiffusersDenoiser, pixels: 
     """diffusers writes into the caller's mask (fault 7)."""
     given = [pixels[:1].clone(), half / 3, half.flip(-1) / 2, half.flip(-2) / 2]
     before = [x.clone() for x in given]
-    edit(model, given[0], QUICK, [3], mask=given[1], add=given[2], subtract=given[3])
+    Editor(model, given[0]).edit(QUICK, [3], Areas(*given[1:]))
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
 
 
 def test_a_users_mask_replaces_the_search(model: DiffusersDenoiser, pixels: Tensor, half: Tensor) -> None:
-    result = edit(
-        model, pixels[:1], replace(QUICK, ref="zebra"), [3], mask=half
-    )  # equal texts are allowed here
+    result = Editor(model, pixels[:1]).edit(
+        replace(QUICK, ref="zebra"), [3], Areas(half)
+    )  # equal texts are allowed
     assert result.heat is None
     assert torch.equal(result.found, half)
 
@@ -151,16 +125,14 @@ def test_areas_are_added_and_kept_out(
     model: DiffusersDenoiser, pixels: Tensor, half: Tensor, decoded: list[Tensor]
 ) -> None:
     x0 = model.encode(pixels[:1]) / model.vae.config.scaling_factor
-    result = edit(
-        model, pixels[:1], QUICK, [3], mask=torch.zeros_like(half), add=half, subtract=half.flip(-2).mT
-    )
+    result = Editor(model, pixels[:1]).edit(QUICK, [3], Areas(torch.zeros_like(half), half, half.flip(-2).mT))
     changed = (decoded[-1] != x0).any(1, keepdim=True).float()
     assert torch.equal(changed, half * (1 - half.flip(-2).mT))
     assert not result.found.any()
 
 
 def test_the_mask_is_found_as_in_step_1_alone(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    result = edit(model, pixels, QUICK, [3, 4])
+    result = Editor(model, pixels).edit(QUICK, [3, 4])
     heat = find_heat(model, pixels, model.encode(pixels), Texts.embed(model, QUICK), QUICK, [3, 4])
     assert result.heat is not None
     assert torch.allclose(result.heat, heat, atol=1e-6)
@@ -171,7 +143,7 @@ def test_the_mask_is_found_as_in_step_1_alone(model: DiffusersDenoiser, pixels: 
 def test_guidance_and_inversion_do_not_touch_the_mask(model: DiffusersDenoiser, pixels: Tensor) -> None:
     """In diffusers' mask half of the forwards go into terms that cancel (fault 3)."""
     results = [
-        edit(model, pixels[:1], replace(QUICK, **changes), [3])
+        Editor(model, pixels[:1]).edit(replace(QUICK, **changes), [3])
         for changes in (
             {},
             {"guidance": GuidanceConfig(scale=1)},
@@ -188,10 +160,10 @@ def test_pictures_of_a_batch_do_not_touch_each_other(
 ) -> None:
     """In diffusers the mask depends on the neighbours, and prompts and pictures mix (faults 5 and 8)."""
     config = replace(QUICK, guidance=GuidanceConfig(norm=norm))
-    together = edit(model, pixels, config, [3, 4])
+    together = Editor(model, pixels).edit(config, [3, 4])
     assert iou(together.found[:1], together.found[1:]) < 0.9
     for i, seed in enumerate([3, 4]):
-        alone = edit(model, pixels[i : i + 1], config, [seed])
+        alone = Editor(model, pixels[i : i + 1]).edit(config, [seed])
         assert iou(alone.found, together.found[i : i + 1]) >= 0.99
         assert (alone.pixels - together.pixels[i : i + 1]).abs().max() <= 1 / 255
 
@@ -232,7 +204,7 @@ def test_only_noise_inversion_depends_on_the_seed(
 ) -> None:
     for inversion, depends in (("ddim", False), ("negative-prompt", False), ("noise", True)):
         config = replace(QUICK, inversion=inversion)
-        a, b = (edit(model, pixels[:1], config, [seed], mask=half).pixels for seed in (3, 4))
+        a, b = (Editor(model, pixels[:1]).edit(config, [seed], Areas(half)).pixels for seed in (3, 4))
         assert torch.equal(a, b) != depends
 
 
@@ -245,15 +217,17 @@ def test_negative_prompt_inversion_to_the_same_text_changes_nothing(
     oracle = Oracle(lambda x, alphas, text: text * pattern, sd_schedule(to_one=True))
     pattern = draw_noise((3, 32, 32), [9])
     whole = torch.ones(1, 1, 32, 32)
-    result = edit(oracle, pixels[:1], replace(same, guidance=guidance), [3], mask=whole)
+    result = Editor(oracle, pixels[:1]).edit(replace(same, guidance=guidance), [3], Areas(whole))
     assert (result.pixels - pixels[:1]).abs().max() < 1e-4
-    moved = edit(oracle, pixels[:1], replace(same, guidance=guidance, inversion="ddim"), [3], mask=whole)
+    ddim = replace(same, guidance=guidance, inversion="ddim")
+    moved = Editor(oracle, pixels[:1]).edit(ddim, [3], Areas(whole))
     assert (moved.pixels - pixels[:1]).abs().max() > 0.1
 
     real = replace(QUICK, query="horse", inversion="negative-prompt", steps=10)
     whole = torch.ones(1, 1, 16, 16)
+    editor = Editor(model, pixels[:1])
     guided, plain = (
-        edit(model, pixels[:1], replace(real, guidance=GuidanceConfig(scale=scale)), [3], mask=whole).pixels
+        editor.edit(replace(real, guidance=GuidanceConfig(scale=scale)), [3], Areas(whole)).pixels
         for scale in (g, 1.0)
     )
     assert (guided - plain).abs().max() < 1 / 255
@@ -267,13 +241,13 @@ def test_texts_that_do_not_differ_are_refused(
 ) -> None:
     """diffusers divides 0 by 0 and masks everything (fault 4)."""
     with pytest.raises(DiffeditError, match="differ") as caught:
-        edit(model, pixels[:1], replace(QUICK, ref=ref, query=query), [3])
+        Editor(model, pixels[:1]).edit(replace(QUICK, ref=ref, query=query), [3])
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("seed", [3, 4])
 def test_the_same_seed_gives_the_same_edit(model: DiffusersDenoiser, pixels: Tensor, seed: int) -> None:
-    a, b = (edit(model, pixels[:1], QUICK, [seed]) for _ in range(2))
+    a, b = (Editor(model, pixels[:1]).edit(QUICK, [seed]) for _ in range(2))
     assert torch.equal(a.pixels, b.pixels)
     assert a.pixels.shape == (1, 3, 32, 32)
     assert bool(((a.pixels >= 0) & (a.pixels <= 1)).all())
@@ -293,7 +267,7 @@ def test_values_that_are_not_numbers_are_refused(
     spoilt = pixels[:1].clone()
     spoilt[0, 0, 0, 0] = bad
     with pytest.raises(NumericError, match="encoded picture"):
-        edit(broken, spoilt, QUICK, [3])
+        Editor(broken, spoilt).edit(QUICK, [3])
     for mask, words in (
         (None, "difference map"),
         (half, "predicted picture"),
@@ -301,11 +275,11 @@ def test_values_that_are_not_numbers_are_refused(
     ):
         broken.unet.conv_out.bias[1] = bad
         with pytest.raises(NumericError, match=words):
-            edit(broken, pixels[:1], QUICK, [3], mask=mask)
+            Editor(broken, pixels[:1]).edit(QUICK, [3], Areas(mask))
     broken.unet.conv_out.bias[1] = 0
     broken.vae.decoder.conv_out.bias[1] = float("nan")
     with pytest.raises(NumericError, match="decoded picture"):
-        edit(broken, pixels[:1], QUICK, [3], mask=half)
+        Editor(broken, pixels[:1]).edit(QUICK, [3], Areas(half))
 
 
 @pytest.mark.parametrize(
@@ -328,9 +302,9 @@ def test_every_guidance_edits_inside_the_mask_alone(
     guidance: GuidanceConfig,
 ) -> None:
     config = replace(QUICK, guidance=guidance)
-    plain = edit(model, pixels[:1], QUICK, [3], mask=half)
+    plain = Editor(model, pixels[:1]).edit(QUICK, [3], Areas(half))
     unet_rows.clear()
-    result = edit(model, pixels[:1], config, [3], mask=half)
+    result = Editor(model, pixels[:1]).edit(config, [3], Areas(half))
     assert torch.equal(decoded[0][..., 8:], decoded[1][..., 8:])
     assert not torch.equal(plain.pixels, result.pixels)
     assert sum(unet_rows) <= sum(count_forwards(config, search=False).values())
@@ -338,12 +312,8 @@ def test_every_guidance_edits_inside_the_mask_alone(
 
 def test_the_region_of_the_norms_matters(model: DiffusersDenoiser, pixels: Tensor, half: Tensor) -> None:
     a, b = (
-        edit(
-            model,
-            pixels[:1],
-            replace(QUICK, guidance=GuidanceConfig(norm="pred", norm_region=where)),
-            [3],
-            mask=half,
+        Editor(model, pixels[:1]).edit(
+            replace(QUICK, guidance=GuidanceConfig(norm="pred", norm_region=where)), [3], Areas(half)
         )
         for where in ("mask", "latent")
     )
@@ -357,76 +327,3 @@ def test_the_embedded_models_mask_lies_on_the_horse() -> None:
     inside = sum(found.crop((30, 70, 190, 190)).tobytes())
     assert inside > 0.7 * sum(found.tobytes())
     assert inside > 0.2 * 255 * 160 * 120
-
-
-# ------------------------------------------------------------------------------------------------- morph
-
-
-def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any) -> list[MorphFrame]:
-    """The film of an edit of the first picture, in order."""
-    one, config = pixels[:1], replace(QUICK, **settings)
-    plan = Editor(model, one).plan(config, [3])
-    drawn = morph(model, one, plan, redraw(model, plan), frames)
-    return [frame for _, frame in sorted(drawn, key=lambda pair: pair[0])]
-
-
-@pytest.mark.parametrize(
-    "guidance",
-    [
-        GuidanceConfig(),
-        GuidanceConfig(norm="diff"),
-        GuidanceConfig(norm="both", norm_region="latent"),
-        GuidanceConfig(method="apg"),
-        GuidanceConfig(method="cfg++"),
-        GuidanceConfig(interval="0.2:0.8"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt"])
-def test_a_film_leads_from_the_source_to_the_edit(
-    model: DiffusersDenoiser, pixels: Tensor, guidance: GuidanceConfig, inversion: Inversion
-) -> None:
-    shown = film(model, pixels, 6, guidance=guidance, inversion=inversion)
-    config = replace(QUICK, guidance=guidance, inversion=inversion)
-    assert torch.equal(shown[0].pixels, pixels[:1])
-    assert torch.equal(shown[-1].pixels, edit(model, pixels[:1], config, [3]).pixels)
-    assert (float(shown[0].keep.amin()), float(shown[-1].keep.amax())) == (1, 0)
-    keeps = [float(frame.keep.mean()) for frame in shown]
-    assert keeps == sorted(keeps, reverse=True)
-
-
-def test_a_film_starts_without_a_jump(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    """Near weight 0 a frame is the source, even for norms that give every update the same length."""
-    one = pixels[:1]
-    for norm in ("none", "diff", "both"):
-        plan = Editor(model, one).plan(replace(QUICK, guidance=GuidanceConfig(norm=norm)), [3])
-        seen: dict[float, Tensor] = {}
-        for weight, frame in morph(model, one, plan, redraw(model, plan), 12):
-            seen[weight] = frame.pixels
-        nearest = min(weight for weight in seen if weight > 0)
-        far = float((seen[1.0] - one).abs().mean())
-        assert float((seen[nearest] - one).abs().mean()) < 0.5 * far
-
-
-def test_a_film_costs_one_run_less_than_it_has_frames(
-    model: DiffusersDenoiser, pixels: Tensor, unet_rows: list[int]
-) -> None:
-    plan = Editor(model, pixels[:1]).plan(QUICK, [3])
-    edited = redraw(model, plan)
-    unet_rows.clear()
-    seen: list[tuple[str, int, int]] = []
-    list(morph(model, pixels[:1], plan, edited, 7, lambda *step: seen.append(step)))
-    assert sum(unet_rows) == 6 * count_forwards(QUICK)["decode"]
-    assert {(stage, total) for stage, _, total in seen} == {("frame", 6 * len(plan.steps))}
-    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
-    assert seen[-1][1] == 6 * len(plan.steps)
-
-
-def test_detail_is_kept_where_nothing_has_changed() -> None:
-    base = torch.zeros(1, 3, 4, 4)
-    frames = base.repeat(2, 1, 1, 1)
-    frames[1, :, :, 2:] = 0.5
-    keep = unchanged(frames, base, [0.0, 0.6], factor=1)
-    assert torch.equal(keep[0], torch.ones(1, 4, 4))
-    assert torch.allclose(keep[1, 0, :, :2], torch.tensor(1 - 0.6**2))
-    assert float(keep[1, 0, :, 2:].amax()) < 1e-16

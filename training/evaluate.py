@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffedit_cli.edit import Texts, edit, find_heat
+from diffedit_cli.edit import Editor, Texts, find_heat
 from diffedit_cli.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import EditConfig, MaskConfig
@@ -109,7 +109,7 @@ def edit_sheet(models: list[DiffusersDenoiser], cases: list[Case], path: Path) -
         tiles.append(pixels[0])
         for model in models:
             config = EditConfig(ref=case.ref, query=case.query)
-            result = edit(model, pixels, config, [case.seed])
+            result = Editor(model, pixels).edit(config, [case.seed])
             mask = F.interpolate(result.found, pixels.shape[-2:], mode="nearest")
             tiles += [mask[0].expand(3, -1, -1), torch.lerp(pixels, result.pixels, mask)[0]]
     save_sheet(torch.stack(tiles), path, columns=2 * (1 + 2 * len(models)))

@@ -1,0 +1,95 @@
+"""The film of an edit: the way from a picture to what it became. Pure torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from .ddim import decode, finish
+from .edit import Editor, Plan
+from .guidance import Guidance
+from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
+from .mask import enlarge
+from .schedules import append_dims
+from .types import Denoiser, Heat, Latents, Pixels, Report, Trajectory, silent
+
+
+@dataclass(frozen=True)
+class MorphFrame:
+    """A picture on the way to its edit. keep: where, from 0 to 1, detail of the source is in its place."""
+
+    pixels: Pixels
+    keep: Heat
+
+
+def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tuple[float, MorphFrame]]:
+    """The way from one picture (1 3 H W) to its latest edit: (weight, frame) as they are drawn, in no order.
+
+    Weight 0 is the picture itself and 1 the edit. Between them the same noisiest latents are decoded under
+    texts on the line from those of the inversion to those of the edit, and under a share w of the guidance:
+    at 0 that leads back to the picture. The weights are chosen by `spread_evenly`, from what is seen inside
+    the mask. What the VAE loses of the picture is put back where nothing has changed yet.
+    """
+    if editor.latest is None:
+        raise ValueError("a film is made of an edit: call edit first")
+    (plan, edited), denoiser, pixels = editor.latest, editor.denoiser, editor.pixels
+    factor = pixels.shape[-1] // plan.mask.shape[-1]
+    seen, count = enlarge(plan.mask, factor), len(plan.steps)
+    drawn = 0
+
+    def draw(weights: list[float]) -> Pixels:
+        nonlocal drawn
+        before, size = drawn * count, len(weights)
+        drawn += size
+        run = decode_between(denoiser, plan, weights)
+        total = (frames - 1) * count
+        return finish(
+            denoiser, run, "frame", count, lambda _, done, __: report("frame", before + size * done, total)
+        )
+
+    def render(weights: list[float]) -> list[MorphFrame]:
+        if weights == [0.0, 1.0]:
+            return [MorphFrame(pixels, torch.ones_like(seen)), MorphFrame(edited, torch.zeros_like(seen))]
+        fresh = draw(weights)
+        keep = unchanged(fresh, base, weights, factor)
+        fresh = (fresh + keep * (pixels - base)).clamp(0, 1)
+        return [MorphFrame(*pair) for pair in zip(fresh.split(1), keep.split(1), strict=True)]
+
+    def gap(a: MorphFrame, b: MorphFrame) -> float:
+        return float(((b.pixels - a.pixels).abs() * seen).sum() / seen.sum())
+
+    base = draw([0.0])
+    yield from spread_evenly(render, frames, FRAMES_AT_ONCE, gap)
+
+
+def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iterator[Latents]:
+    """`decode` under texts between those of the inversion and those of the edit, one row a weight."""
+    texts, count = plan.texts, len(weights)
+    noisiest = plan.source.latents[0].expand(count, -1, -1, -1)
+    return decode(
+        denoiser,
+        noisiest,
+        plan.steps,
+        lerp(texts.source, texts.query, weights),
+        lerp(texts.source, texts.negative, weights),
+        Guidance(plan.config.guidance, plan.steps),
+        plan.mask.expand(count, -1, -1, -1),
+        Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
+        None if plan.region is None else plan.region.expand(count, -1, -1, -1),
+        share=append_dims(torch.tensor(weights), noisiest),
+    )
+
+
+def unchanged(
+    frames: Pixels, base: Float[torch.Tensor, "1 3 H W"], weights: list[float], factor: int
+) -> Heat:
+    """Where frames still look like the source's reconstruction `base`, (b 1 H W), fading out with the weight.
+
+    (1 - w^2) exp(-(gap / 0.08)^2), gap the mean difference of frame and base over about one latent cell.
+    """
+    side = factor // 2 * 2 + 1
+    gap = (frames - base).abs().mean(1, keepdim=True)
+    gap = F.avg_pool2d(gap, side, stride=1, padding=side // 2, count_include_pad=False)
+    return append_dims(1 - torch.tensor(weights) ** 2, gap) * torch.exp(-((gap / 0.08) ** 2))

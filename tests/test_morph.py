@@ -1,0 +1,89 @@
+"""morph.py on a tiny real network: where a film begins and ends, and what it costs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffedit_cli.edit import Editor, count_forwards
+from diffedit_cli.models import DiffusersDenoiser
+from diffedit_cli.morph import MorphFrame, morph, unchanged
+from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
+
+QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
+
+
+def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any) -> list[MorphFrame]:
+    """The film of an edit of the first picture, in order."""
+    editor = Editor(model, pixels[:1])
+    editor.edit(replace(QUICK, **settings), [3])
+    return [frame for _, frame in sorted(morph(editor, frames), key=lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        GuidanceConfig(),
+        GuidanceConfig(norm="diff"),
+        GuidanceConfig(norm="both", norm_region="latent"),
+        GuidanceConfig(method="apg"),
+        GuidanceConfig(method="cfg++"),
+        GuidanceConfig(interval="0.2:0.8"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("inversion", ["ddim", "negative-prompt"])
+def test_a_film_leads_from_the_source_to_the_edit(
+    model: DiffusersDenoiser, pixels: Tensor, guidance: GuidanceConfig, inversion: Inversion
+) -> None:
+    shown = film(model, pixels, 6, guidance=guidance, inversion=inversion)
+    config = replace(QUICK, guidance=guidance, inversion=inversion)
+    assert torch.equal(shown[0].pixels, pixels[:1])
+    assert torch.equal(shown[-1].pixels, Editor(model, pixels[:1]).edit(config, [3]).pixels)
+    assert (float(shown[0].keep.amin()), float(shown[-1].keep.amax())) == (1, 0)
+    keeps = [float(frame.keep.mean()) for frame in shown]
+    assert keeps == sorted(keeps, reverse=True)
+
+
+def test_a_film_starts_without_a_jump(model: DiffusersDenoiser, pixels: Tensor) -> None:
+    """Near weight 0 a frame is the source, even for norms that give every update the same length."""
+    one = pixels[:1]
+    for norm in ("none", "diff", "both"):
+        editor = Editor(model, one)
+        editor.edit(replace(QUICK, guidance=GuidanceConfig(norm=norm)), [3])
+        seen = {weight: frame.pixels for weight, frame in morph(editor, 12)}
+        nearest = min(weight for weight in seen if weight > 0)
+        far = float((seen[1.0] - one).abs().mean())
+        assert float((seen[nearest] - one).abs().mean()) < 0.5 * far
+
+
+def test_a_film_costs_one_run_less_than_it_has_frames(
+    model: DiffusersDenoiser, pixels: Tensor, unet_rows: list[int]
+) -> None:
+    editor = Editor(model, pixels[:1])
+    editor.edit(QUICK, [3])
+    unet_rows.clear()
+    seen: list[tuple[str, int, int]] = []
+    list(morph(editor, 7, lambda *step: seen.append(step)))
+    assert sum(unet_rows) == 6 * count_forwards(QUICK)["decode"]
+    steps = count_forwards(QUICK)["invert"]
+    assert {(stage, total) for stage, _, total in seen} == {("frame", 6 * steps)}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == 6 * steps
+
+
+def test_detail_is_kept_where_nothing_has_changed() -> None:
+    base = torch.zeros(1, 3, 4, 4)
+    frames = base.repeat(2, 1, 1, 1)
+    frames[1, :, :, 2:] = 0.5
+    keep = unchanged(frames, base, [0.0, 0.6], factor=1)
+    assert torch.equal(keep[0], torch.ones(1, 4, 4))
+    assert torch.allclose(keep[1, 0, :, :2], torch.tensor(1 - 0.6**2))
+    assert float(keep[1, 0, :, 2:].amax()) < 1e-16
+
+
+def test_there_is_no_film_before_an_edit(model: DiffusersDenoiser, pixels: Tensor) -> None:
+    with pytest.raises(ValueError, match="call edit first"):
+        list(morph(Editor(model, pixels[:1]), 3))
