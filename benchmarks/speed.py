@@ -105,7 +105,7 @@ def open_model(name: str, device: str, dtype: str) -> DiffusersDenoiser:
         vae=fill_randomly(empty(AutoencoderKL, "sd1", "vae"), torch.float32),
         text_encoders=[fill_randomly(empty(CLIPTextModel, "sd1", "text_encoder"), kind)],
         tokenizers=tokenizers("sd1"),
-        scheduler=scheduler(False, False),
+        scheduler=scheduler(),
     )
     return DiffusersDenoiser("sd15, random weights", parts, where, kind)
 
@@ -145,7 +145,7 @@ def contenders(model: DiffusersDenoiser, image: Image.Image, steps: int, maps: i
 def stable_diffusion_schedule() -> Any:
     from diffedit_cli.models.single_file import scheduler
 
-    return scheduler(is_v=False, has_zero_snr=False).config
+    return scheduler().config
 
 
 def networks_of(model: DiffusersDenoiser) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from jaxtyping import Float
 
 from .ddim import decode, finish, invert
 from .guidance import Guidance, forwards_per_run
@@ -90,40 +92,57 @@ def interpolate(
     expected = sum(config.frames if is_even else len(places) for places in legs if places)
     drawn = 0
     last: Pixels | None = None
+
+    def render(leg: Leg, weights: list[float]) -> list[Pixels]:
+        nonlocal drawn
+        before, size = drawn, len(weights)
+        drawn += size
+        return leg.render(
+            denoiser,
+            weights,
+            lambda stage, done, total: report(stage, before * total + size * done, expected * total),
+        )
+
     for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
         if places:
-            strength = 1.0 if init is None else config.strength
-            share = strength if last is None else config.chain or 1
-            steps = make_steps(denoiser.schedule, config.steps, share, config.solver)
-            inverted = None
-            if last is not None:
-                *_, inverted = invert(denoiser, denoiser.encode(last), steps, embeds.row(number))
-            leg = Leg(
-                embeds=(embeds.row(number), embeds.row(number + 1)),
-                uncond=uncond,
-                noise=(noise[number : number + 1], noise[number + 1 : number + 2]),
-                start=denoiser.encode(init) if init is not None and last is None else None,
-                steps=steps,
-                guidance=config.guidance,
-                inverted=inverted,
-            )
-
-            def render(weights: list[float], leg: Leg = leg) -> list[Pixels]:
-                nonlocal drawn
-                before, size = drawn, len(weights)
-                drawn += size
-                return leg.render(
-                    denoiser,
-                    weights,
-                    lambda stage, done, total: report(stage, before * total + size * done, expected * total),
-                )
-
-            for place, pixels in leg_frames(render, config, places):
+            ends = embeds.rows(number, number + 2), noise[number : number + 2]
+            leg = make_leg(denoiser, config, *ends, uncond, init, last)
+            for place, pixels in leg_frames(partial(render, leg), config, places):
                 last = pixels
                 yield start + place, pixels
         elif have is not None and config.chain is not None:
             last = have(start + config.frames - 1)
         last = None if last is None or config.chain is None else (last * 255).round() / 255  # as in a file
+
+
+def make_leg(
+    denoiser: Denoiser,
+    config: InterpolateConfig,
+    embeds: PromptEmbeds,
+    noise: Float[torch.Tensor, "2 c h w"],
+    uncond: PromptEmbeds,
+    init: Pixels | None,
+    last: Pixels | None,
+) -> Leg:
+    """The way between two prompts, whose embeddings and noise come as batches of two.
+
+    last: of a chain, the picture that the leg before ended with; else it starts from `init`, if there is one.
+    """
+    strength = 1.0 if init is None else config.strength
+    share = strength if last is None else config.chain or 1
+    steps = make_steps(denoiser.schedule, config.steps, share, config.solver)
+    inverted = None
+    if last is not None:
+        *_, inverted = invert(denoiser, denoiser.encode(last), steps, embeds.row(0))
+    return Leg(
+        embeds=(embeds.row(0), embeds.row(1)),
+        uncond=uncond,
+        noise=(noise[:1], noise[1:]),
+        start=denoiser.encode(init) if init is not None and last is None else None,
+        steps=steps,
+        guidance=config.guidance,
+        inverted=inverted,
+    )
 
 
 def count_frames(config: InterpolateConfig) -> int:

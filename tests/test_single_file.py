@@ -233,7 +233,7 @@ def test_what_a_network_predicts_is_read_from_the_file() -> None:
     assert single_file.predicts_v({bias: 0.2 * spread}, "sd2")
     assert not single_file.predicts_v({bias: 0.05 * spread}, "sd2")
     assert not single_file.predicts_v({bias: 0.2 * spread}, "sd1")
-    config = single_file.scheduler(True, has_zero_snr=True).config
+    config = single_file.scheduler(is_v=True, has_zero_snr=True).config
     assert (config.prediction_type, config.timestep_spacing) == ("v_prediction", "trailing")
     assert config.rescale_betas_zero_snr
 

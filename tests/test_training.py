@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffedit_cli.models import load_model
+from diffedit_cli.models.single_file import scheduler
 from training.evaluate import evaluate, held_out_cases, iou, psnr
 from training.examples import Example, draw_examples
 from training.export import export
@@ -38,7 +39,6 @@ from training.train import (
     Settings,
     learning_rate,
     min_snr_weights,
-    new_scheduler,
     new_text_encoder,
     new_unet,
     new_vae,
@@ -281,7 +281,7 @@ def test_the_learning_rate_warms_up_holds_and_anneals() -> None:
 
 
 def test_min_snr_weights_have_mean_one_and_never_rise_with_snr() -> None:
-    weights = min_snr_weights(new_scheduler().alphas_cumprod)
+    weights = min_snr_weights(scheduler().alphas_cumprod)
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
     assert (weights.diff() >= 0).all()  # later timesteps have less signal and count no less
 

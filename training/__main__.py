@@ -69,36 +69,38 @@ RateOption = Annotated[float, typer.Option("--learning-rate")]
 ReuseOption = Annotated[float, typer.Option(help="How often a scene is used; 1 where drawing is fast (GPU).")]
 
 
-@app.command()
-def vae(
-    run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None, minutes: MinutesOption = 60,
-    samples: SamplesOption = 10_000_000, batch: BatchOption = 6, workers: WorkersOption = 2,
-    learning_rate: RateOption = 5e-4, reuse: ReuseOption = 24, device: str = "cpu",
-) -> None:  # fmt: skip
-    """Train the VAE. Run it again to go on from its checkpoint."""
-    from training.train import Job, Settings, run_job
+def add_stage(
+    stage: str, about: str, *, minutes: float, samples: int, batch: int, reuse: float, warmup: int
+) -> None:
+    """A command that trains one stage, with its usual numbers."""
 
-    settings = Settings(
-        minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
-        reuse=reuse, anneal_from=0.5, final_rate=0.02,
-    )  # fmt: skip
-    run_job(Job("vae", data, run, settings, start, device))
+    def train(
+        run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None,
+        minutes: MinutesOption = minutes, samples: SamplesOption = samples, batch: BatchOption = batch,
+        workers: WorkersOption = 2, learning_rate: RateOption = 5e-4, reuse: ReuseOption = reuse,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
+        from training.train import Job, Settings, run_job
+
+        settings = Settings(
+            minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
+            reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup,
+        )  # fmt: skip
+        run_job(Job(stage, data, run, settings, start, device))
+
+    app.command(stage, help=f"{about} Run it again to go on from its checkpoint.")(train)
 
 
-@app.command()
-def unet(
-    run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None, minutes: MinutesOption = 240,
-    samples: SamplesOption = 100_000_000, batch: BatchOption = 10, workers: WorkersOption = 2,
-    learning_rate: RateOption = 5e-4, reuse: ReuseOption = 6, device: str = "cpu",
-) -> None:  # fmt: skip
-    """Train UNet and text encoder on the latents of run/vae. Run it again to go on from its checkpoint."""
-    from training.train import Job, Settings, run_job
-
-    settings = Settings(
-        minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
-        reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=150,
-    )  # fmt: skip
-    run_job(Job("unet", data, run, settings, start, device))
+add_stage("vae", "Train the VAE.", minutes=60, samples=10_000_000, batch=6, reuse=24, warmup=100)
+add_stage(
+    "unet",
+    "Train UNet and text encoder on the latents of run/vae.",
+    minutes=240,
+    samples=100_000_000,
+    batch=10,
+    reuse=6,
+    warmup=150,
+)
 
 
 @app.command()

@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from diffedit_cli.models.single_file import scheduler
 from training.tokenizer import load_tokenizer
-from training.train import new_scheduler
 from training.words import COLOURS, PLACES, PLAIN_WORDS, THINGS
 
 NAME = "embedded"
@@ -28,7 +28,7 @@ def export(run: Path, out: Path, trained_samples: int) -> Path:
         text_encoder=CLIPTextModel.from_pretrained(run / "text_encoder", dtype=torch.float16),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(run / "unet", torch_dtype=torch.float16),
-        scheduler=new_scheduler(),
+        scheduler=scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffedit_cli.models.single_file import scheduler
 from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
 from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.words import caption, caption_words
@@ -97,18 +98,6 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.eos_token_id,
     )
     return CLIPTextModel(config)
-
-
-def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's schedule: scaled linear betas, epsilon prediction."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
 
 
 # ---------------------------------------------------------------- the loop
@@ -193,17 +182,14 @@ def run_training(
 
     compute_loss draws a batch and returns the loss and numbers for the log. on_save sees the EMA weights.
     """
-    parameters = [
-        parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
-    ]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
     ema = Ema(parameters, settings.ema)
     state = {"step": 0, "samples": 0, "seconds": 0.0}
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, parameters, optimizer, ema)
-    start = time.monotonic() - state["seconds"]
-    last_log = last_save = time.monotonic()
-    sums: dict[str, list[float]] = {}
+    start, log = time.monotonic() - state["seconds"], Log(log_path)
+    log_clock, save_clock = Clock(settings.log_seconds), Clock(settings.save_seconds)
 
     def save() -> None:
         save_checkpoint(checkpoint, parameters, optimizer, ema, state)
@@ -212,8 +198,7 @@ def run_training(
 
     done = budget_spent(settings, state)
     while done < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, state["step"], done)
+        rate = learning_rate(settings, state["step"], done)
         loss, numbers = compute_loss()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -223,21 +208,38 @@ def run_training(
         done = budget_spent(settings, state)
         if worker.peers is not None:
             done = worker.peers.average(worker.rank, parameters, done)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descend(optimizer, parameters, rate)
         ema.update(state["step"])
-        for name, value in numbers.items():
-            sums.setdefault(name, []).append(value)
-        if worker.rank == 0 and time.monotonic() - last_log > settings.log_seconds:
-            write_log(log_path, state, optimizer.param_groups[0]["lr"], sums)
-            sums, last_log = {}, time.monotonic()
-        if worker.rank == 0 and time.monotonic() - last_save > settings.save_seconds:
+        log.add(numbers)
+        if worker.rank == 0 and log_clock.rings():
+            log.write(state, rate)
+        if worker.rank == 0 and save_clock.rings():
             save()
-            last_save = time.monotonic()
     if worker.rank == 0:
-        write_log(log_path, state, optimizer.param_groups[0]["lr"], sums)
+        log.write(state, learning_rate(settings, state["step"], done))
         save()
     return int(state["samples"])
+
+
+def descend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float) -> None:
+    """One step of the optimiser, with gradients of norm 1 at most."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+class Clock:
+    """Rings when so many seconds have passed since it last rang."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def rings(self) -> bool:
+        if time.monotonic() - self.last <= self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True
 
 
 def budget_spent(settings: Settings, state: dict) -> float:
@@ -269,17 +271,28 @@ def load_checkpoint(path: Path, parameters: list, optimizer: torch.optim.Optimiz
     return content["state"]
 
 
-def write_log(path: Path, state: dict, rate: float, sums: dict[str, list[float]]) -> None:
-    """One line: samples, minutes, speed, learning rate, and the means since the last line."""
-    known = {name: [value for value in values if not math.isnan(value)] for name, values in sums.items()}
-    means = " ".join(f"{name} {sum(values) / len(values):.4f}" for name, values in known.items() if values)
-    minutes = state["seconds"] / 60
-    speed = state["samples"] / max(state["seconds"], 1e-9)
-    line = f"samples {state['samples']} minutes {minutes:.1f} per_second {speed:.1f} lr {rate:.1e} {means}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
-    print(line, flush=True)
+class Log:
+    """Lines of samples, minutes, speed, learning rate, and the means of numbers since the last line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            if not math.isnan(value):
+                self.sums.setdefault(name, []).append(value)
+
+    def write(self, state: dict, rate: float) -> None:
+        means = " ".join(f"{name} {sum(values) / len(values):.4f}" for name, values in self.sums.items())
+        self.sums = {}
+        samples, seconds = state["samples"], state["seconds"]
+        pace = f"minutes {seconds / 60:.1f} per_second {samples / max(seconds, 1e-9):.1f}"
+        line = f"samples {samples} {pace} lr {rate:.1e} {means}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
 
 
 def fresh_seeds(seed: int) -> Iterator[int]:
@@ -513,7 +526,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
         return
     unet, text_encoder, tokenizer = load_unet(job)
     vae = AutoencoderKL.from_pretrained(job.out / "vae").float().eval()
-    model = TextToImage(unet, text_encoder, tokenizer, vae, new_scheduler().alphas_cumprod)
+    model = TextToImage(unet, text_encoder, tokenizer, vae, scheduler().alphas_cumprod)
     train_unet(world, model, job.settings, job.out, worker)
 
 

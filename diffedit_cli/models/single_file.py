@@ -99,7 +99,7 @@ def convert(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) 
         vae=fill(f"{name}, its VAE,", vae, vae_state, torch.float32),
         text_encoders=text_encoders(name, state, kind, dtype),
         tokenizers=tokenizers(kind),
-        scheduler=scheduler(is_v, has_zero_snr="ztsnr" in state),
+        scheduler=scheduler(is_v=is_v, has_zero_snr="ztsnr" in state),
         has_zero_empty_prompt=kind == "sdxl",
     )
 
@@ -154,7 +154,7 @@ def tokenizers(kind: str) -> list[Any]:
     return [clip_tokenizer("!")] if kind == "sd2" else [clip_tokenizer(), clip_tokenizer("!")]
 
 
-def scheduler(is_v: bool, has_zero_snr: bool) -> Any:
+def scheduler(*, is_v: bool = False, has_zero_snr: bool = False) -> Any:
     """The schedule of all Stable Diffusion, rescaled to end in pure noise where the file says so."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
