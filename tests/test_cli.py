@@ -1150,6 +1150,7 @@ def test_prompts_are_compared_without_a_picture(run: Run) -> None:
         (["--strength", "0.5,1.5"], "--strength 1.5"),
         (["--steps", "9"], "nothing to compare"),
         (["--steps", "9,8", "--animate", "x.avi"], "x.avi"),
+        (["--steps", "9,8", "--animate", "x.webp", "-o", "./x.webp"], "Two results would go to x.webp."),
     ],
 )
 def test_a_comparison_that_makes_no_sense_is_a_usage_error(
@@ -1251,6 +1252,7 @@ def test_an_interrupted_film_of_an_edit_keeps_the_edit_and_the_frames(
     ("flags", "code", "words"),
     [
         (["--animate", "film.avi"], 2, "film.avi"),
+        (["--save-mask", "film.webp", "--animate", "film.webp"], 2, "Two results would go to film.webp."),
         (["--animate", "film", "--frames", "1"], 2, "--frames 1"),
         (["--animate", "film", "--inversion", "noise"], 2, "--inversion noise"),
         (["--animate", "no/film.mp4"], 1, "does not exist"),

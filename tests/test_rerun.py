@@ -117,8 +117,15 @@ def test_what_a_result_does_not_hold_has_to_be_given_again(run: Run, checkpoint:
     assert stored is not None
     assert len(stored["mask_sha256"]) == 64
     refusal(run("rerun", "out.png"), "made with a mask", "--mask")
-    good(run("rerun", "out.png", "--mask", "white.png", "-o", "again.png"))
+    same = good(run("rerun", "out.png", "--mask", "white.png", "-o", "again.png"))
+    assert "was made with" not in same.stderr
     assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+    Image.new("L", (40, 30), 250).save("white.png")
+    other = good(run("rerun", "out.png", "--mask", "white.png", "-o", "other.png"))
+    assert "Note: --mask is not what out.png was made with: the result will differ." in other.stderr
+    quiet = good(run("rerun", "out.png", "--mask", "white.png", "-o", "other.png", "--overwrite", "-q"))
+    assert quiet.stderr == ""
+    refusal(run("rerun", "out.png", "--mask", "none.png"), "none.png")
     good(run(*masked, "-o", "out.png", "--overwrite", "--model", checkpoint))
     refusal(run("rerun", "out.png", "--mask=white.png"), f"local model {checkpoint.name}", "--model")
 

@@ -57,7 +57,7 @@ def compare(
         forwards = comparison.count_forwards(values, has_picture=picture is not None, search=mask is None)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")
-        check_targets([target], overwrite=overwrite)
+        check_targets([target], overwrite=overwrite, film=animate)
         if animate is not None:
             check_film(animate, fps=comparison.FPS, overwrite=overwrite)
         if dry_run:

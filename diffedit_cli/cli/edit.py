@@ -99,7 +99,8 @@ def edit_one(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:
     config, overwrite = order.config, order.overwrite
     target = target_for(order.output, Path(order.pictures[0]).stem.strip("-"), config.query)
     source = read_picture(order.pictures[0])
-    check_targets([target, order.grid, order.save_mask], overwrite=overwrite, picture=source)
+    targets = [target, order.grid, order.save_mask]
+    check_targets(targets, overwrite=overwrite, picture=source, film=order.animate)
     order.check_film()
     masks, units = order.read_masks(source), order.forwards()
     if order.dry_run:

@@ -48,18 +48,25 @@ def target_for(output: str | None, stem: str, words: str) -> Path | None:
     return Path(output) / name if Path(output).is_dir() else Path(output)
 
 
-def check_targets(targets: list[Path | None], *, overwrite: bool, picture: "Picture | None" = None) -> None:
+def check_targets(
+    targets: list[Path | None],
+    *,
+    overwrite: bool,
+    picture: "Picture | None" = None,
+    film: Path | None = None,
+) -> None:
     """Refuse what cannot be written, before the long work: see images/files.py; and one name twice.
 
-    picture: whose transparency the first target will hold.
+    picture: whose transparency the first target will hold. film: written too, and checked elsewhere.
     """
     from ..images.files import check_target
 
     seen: set[Path] = set()
-    for number, target in enumerate(targets):
+    for number, target in enumerate([*targets, film]):
         if target is None:
             continue
-        check_target(target, overwrite=overwrite, picture=None if number else picture)
+        if target is not film:
+            check_target(target, overwrite=overwrite, picture=None if number else picture)
         if target.resolve() in seen:
             raise SettingError(f"Two results would go to {target}.", "Give each a name of its own.")
         seen.add(target.resolve())

@@ -42,7 +42,12 @@ def rerun(
     The input is looked for beside FILE and here; name it as PICTURE if it is elsewhere. The result goes
     beside FILE, under its name with -rerun, or where -o says. Where a text was the input, PICTURE is that.
     """
-    talk = TalkConfig(json="--json" in context.args, verbose=bool({"-v", "--verbose"} & {*context.args}))
+    words = {*context.args}
+    talk = TalkConfig(
+        json="--json" in words,
+        verbose=bool({"-v", "--verbose"} & words),
+        quiet=bool({"-q", "--quiet"} & words),
+    )
     with plain_errors(talk):
         stored = read_stored(file)
         places, flags = split_arguments(context.args)
@@ -52,7 +57,7 @@ def rerun(
             flags = [*flags, "--init", str(find_input(file, stored, []))]
         if is_model_given(flags):  # these belong to the other one
             stored |= {"revision": None, "variant": None}
-        if stored["diffedit"] != __version__ and not {"-q", "--quiet"} & {*flags}:
+        if stored["diffedit"] != __version__:
             Terminal(talk).warn(
                 f"{file.name} was made by diffedit {stored['diffedit']}, and this is {__version__}: "
                 "the result may differ."
@@ -67,6 +72,9 @@ def rerun(
         parent=context.parent,
         default_map={**kept, **for_commands(command, {**usual, **stored})},
     ) as inner:
+        with plain_errors(talk):
+            for flag in other_masks(stored, inner.params, arguments):
+                Terminal(talk).warn(f"{flag} is not what {file.name} was made with: the result will differ.")
         command.invoke(inner)
 
 
@@ -126,6 +134,21 @@ def check_what_is_needed(file: Path, stored: dict[str, Any], flags: Sequence[str
             raise SettingError(
                 f"{file.name} was made with {what}, which it does not hold.", f"Give it again with {flag}."
             )
+
+
+def other_masks(stored: dict[str, Any], params: dict[str, Any], arguments: list[str]) -> list[str]:
+    """The flags whose masks differ from those of the run that is stored, by their SHA-256."""
+    given = {key: path for key in MASKS if (path := params.get(key.removesuffix("_sha256"))) is not None}
+    if not {*given} & {*stored}:
+        return []
+
+    from ..api import hashes
+    from ..images.files import load_image, load_mask
+
+    size = load_image(arguments[0]).rgb.size
+    masks = {key.removesuffix("_sha256"): load_mask(path, size) for key, path in given.items()}
+    found = hashes(**masks)
+    return [MASKS[key] for key in given if key in stored and found[key] != stored[key]]
 
 
 def positionals(file: Path, stored: dict[str, Any], places: list[str]) -> list[str]:
