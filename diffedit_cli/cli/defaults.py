@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ..errors import SettingError
 from ..settings import SCHEMAS, check_setting, keys, unknown_setting
+from .interrupt import begin_work
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -186,6 +187,7 @@ def set_value(path: Path, key: str, text: str) -> Any:
         is_right = False
     if not is_right:  # a value over several lines, say
         raise SettingError(f"{path} cannot be changed by this command.", f"Write `{line}` into it by hand.")
+    begin_work()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, overwrite=True) as part:
         part.write_text(after, "utf-8")

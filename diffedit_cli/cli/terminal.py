@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..errors import DiffeditError
 from ..settings import TalkConfig
+from .interrupt import SENTENCE, begin_work
 
 if TYPE_CHECKING:
     from ..api import EditResult, Generated, MaskResult
@@ -97,6 +98,7 @@ class Terminal:
         """A bar with what is being done and the time left over all stages; units: {stage: its weight}."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        begin_work()
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}")
         with Progress(
             *columns,
@@ -132,7 +134,7 @@ def plain_errors(talk: TalkConfig, output: str | None = None) -> Generator[None,
         Terminal(talk, output).fail(known)
         raise typer.Exit(known.exit_code) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted; nothing half-written was left.")
+        Console(stderr=True).print(SENTENCE)
         raise typer.Exit(130) from None
 
 
