@@ -6,7 +6,8 @@
 Every picture of Pillow's own test corpus, seeded mutations of small valid files, eight orientations in four
 formats, and pictures of the most pixels that are read. Each must give a picture, or an error that is an
 ImageError of one sentence. Each file of the corpus and each big picture is read in a process of its own,
-whose peak memory the system reports. Prints the worst by name and appends a line to results.jsonl.
+whose peak memory the system reports. Prints the worst by name, appends a line to results.jsonl, and writes
+the tables of docs/robustness.md.
 """
 
 import json
@@ -20,17 +21,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
 from PIL.ExifTags import Base
 
-from benchmarks.report import record
+from benchmarks.report import markdown, record, write_block
 from diffedit_cli.errors import ImageError
 from diffedit_cli.images.files import MAX_PIXELS, load_image
 
+PAGE = Path(__file__).parent.parent / "docs" / "robustness.md"
 MOST_SECONDS = 30  # after that a process counts as hung
 MUTATIONS_A_PROCESS = 1000
 
@@ -176,7 +178,7 @@ def big_pictures(folder: Path) -> Iterator[Reading]:
         path = folder / name
         work = lambda path=path, mode=mode: save_big(path, mode, exif.tobytes())  # noqa: E731
         in_a_process(name, work)  # in a process of its own too: this one has to stay small
-        yield in_a_process(f"12000 x 9000 {name}", lambda path=path: read(path))
+        yield in_a_process(name, lambda path=path: read(path))
         path.unlink()
 
 
@@ -187,7 +189,7 @@ def save_big(path: Path, mode: str, exif: bytes) -> tuple[str, str]:
     return "written", ""
 
 
-def summary(readings: list[Reading]) -> dict[str, object]:
+def summary(readings: list[Reading]) -> dict[str, Any]:
     """Outcomes, and the slowest and the largest by name."""
     slow, large = max(readings, key=lambda r: r.seconds), max(readings, key=lambda r: r.bytes)
     return {
@@ -198,11 +200,42 @@ def summary(readings: list[Reading]) -> dict[str, object]:
     }
 
 
+def write_page(line: dict[str, Any]) -> None:
+    """The tables of docs/robustness.md."""
+    found = {
+        "Pillow's own test pictures": line["pillow_corpus"],
+        "of these, named crash, oob, bomb or truncated": line["named_crash_oob_bomb_truncated"],
+        "mutations of small valid files (JPEG, PNG, WebP, TIFF, BMP, GIF)": line["mutations"],
+    }
+    rows: list[list[str]] = []
+    for name, one in found.items():
+        read, refused = (one["outcomes"].get(outcome, 0) for outcome in ("picture", "refused"))
+        counts = one["files"], read, refused, one["files"] - read - refused
+        rows.append([name, *(f"{count:,}" for count in counts)])
+    upright = line["orientations_upright"]
+    turned = ["eight orientations as JPEG, PNG, WebP and TIFF", "32", f"{upright} upright", "0"]
+    rows.append([*turned, str(32 - upright)])
+    write_block(PAGE, "outcomes", markdown(["", "files", "read", "refused", "anything else"], rows))
+    slow, large = line["pillow_corpus"]["slowest"], line["pillow_corpus"]["largest"]
+    seconds, size = (line["mutations"][worst][1] for worst in ("slowest", "largest"))
+    worst = (
+        f"The slowest of the corpus is `{slow[0]}` with {slow[1]:.2f} s, the largest in memory `{large[0]}`\n"
+        f"with {1000 * large[1]:.0f} MB. A process that reads a thousand mutations one after another takes "
+        f"{seconds:.1f} s at most, and {size:.2f} GB."
+    )
+    write_block(PAGE, "worst", worst)
+    big = sorted(line["big"].items(), key=lambda item: -item[1][1])
+    tall = [
+        [Path(name).stem, Path(name).suffix[1:].upper(), f"{s:.1f}", f"{gb:.2f}"] for name, (_, s, gb) in big
+    ]
+    write_block(PAGE, "big", markdown(["picture", "format", "seconds", "GB at the peak"], tall))
+
+
 def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> None:
     """Read everything; print the worst; record the figures (seconds, and 10^9 bytes)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        line: dict[str, object] = {"corpus": archive.name}
+        line: dict[str, Any] = {"corpus": archive.name}
         line["orientations_upright"] = orientations(folder)
         readings = list(corpus(archive, folder))
         for reading in sorted(readings, key=lambda r: -max(r.seconds / 5, r.bytes / 1e9))[:12]:
@@ -221,6 +254,7 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
         line["mutations"] = {**summary(parts), "files": count, "outcomes": dict(outcomes)}
     print(json.dumps(line, indent=1))
     record("robustness", **line)
+    write_page(line)
 
 
 if __name__ == "__main__":

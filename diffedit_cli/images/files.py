@@ -99,11 +99,8 @@ def load_image(source: Source) -> Picture:
             notices.append(f"{name} has {frames} frames; only the first is used.")
         image.load()
         exif, turn, sha256 = _exif(image), _turn(image), _sha256(stream)
-        rgb, alpha, icc = _split(image, name, notices)
-        image.close()  # frees the decoded pixels before the turn: a big picture is held twice at most
-        if turn is not None:
-            rgb = rgb.transpose(turn)
-            alpha = alpha.transpose(turn) if alpha else None
+        colours, alpha, icc = _split(image, name, notices)
+        rgb, alpha = _upright(colours, alpha, turn)
         return Picture(rgb, alpha, icc, exif, name, sha256, tuple(notices))
 
 
@@ -206,7 +203,8 @@ def _frames(image: Image.Image) -> int:
 def _split(
     image: Image.Image, name: str, notices: list[str]
 ) -> tuple[Image.Image, Image.Image | None, bytes | None]:
-    """A decoded picture of any mode as RGB, alpha, and the ICC profile if it still fits."""
+    """A decoded picture of any mode as RGB or RGBA, alpha if that is apart, and the ICC profile if it still
+    fits. Where the picture is converted, the given one is closed."""
     icc, alpha = image.info.get("icc_profile"), _alpha(image)
     if image.mode[0] in "IF":
         grey = _to_8_bits(image, name, notices)
@@ -219,17 +217,39 @@ def _split(
         image = grey
     if profile and (image.mode, space) in (("L", "GRAY"), ("CMYK", "CMYK")):
         rgb = convert(image, profile, SRGB)
+        image.close()
         notices.append(f"{name} was converted from {space} to sRGB by its colour profile.")
         return rgb, alpha, None
     if image.mode in ("CMYK", "LAB"):
         notices.append(f"{name} was converted from {image.mode} to sRGB.")
-    rgb = image.convert("RGB")
-    rgb.info = {}  # a transparent colour, a comment: it must not reach a file that is written from here
-    return rgb, alpha, icc if space == "RGB" and image.mode not in ("CMYK", "LAB") else None
+    fits = space == "RGB" and image.mode not in ("CMYK", "LAB")
+    if image.mode not in ("RGB", "RGBA"):
+        rgb = image.convert("RGB")
+        image.close()
+        image = rgb
+    return image, alpha, icc if fits else None
+
+
+def _upright(
+    image: Image.Image, alpha: Image.Image | None, turn: Image.Transpose | None
+) -> tuple[Image.Image, Image.Image | None]:
+    """An RGB or RGBA image, which is closed, as RGB and alpha, turned.
+
+    A big picture is held twice at most: it is turned before its bands are taken apart. The new images have no
+    info: a transparent colour or a comment must not reach a file that is written from here.
+    """
+    if turn is not None:
+        turned = image.transpose(turn)
+        image.close()
+        image, alpha = turned, alpha.transpose(turn) if alpha else None
+    bands = image.split()
+    image.close()
+    return Image.merge("RGB", bands[:3]), bands[3] if len(bands) > 3 else alpha
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
-    if image.mode in ("LA", "PA", "RGBA"):  # LAB has a band A too
+    """The transparency, but of RGBA, which has it as a band."""
+    if image.mode in ("LA", "PA"):  # LAB has a band A too
         return image.getchannel("A")
     key = image.info.get("transparency")
     if key is None:
