@@ -51,13 +51,32 @@ def swapped_profile() -> bytes:
     return data.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
 
 
+def profile(kind: bytes, space: bytes, pcs: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """A minimal ICC profile, version 2.1."""
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name, start + len(body), len(data))
+        body += data.ljust(-4 * (-len(data) // 4), b"\0")
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", start + len(body), b"lcms", 0x02100000, kind, space, pcs, bytes(12), b"acsp"
+    )
+    header = (header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
+    return header + table + body
+
+
 def grey_profile() -> bytes:
     """A grey profile whose values are proportional to light."""
     white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
     curve = struct.pack(">4s4xI", b"curv", 0)
-    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
-    header = struct.pack(
-        ">I4sI4s4s4s12s4s", 188, b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp"
-    )
-    header = (header + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
-    return header + tags + white + curve
+    return profile(b"mntr", b"GRAY", b"XYZ ", {b"wtpt": white, b"kTRC": curve})
+
+
+def ink_profile() -> bytes:
+    """A CMYK profile of a press that prints cyan as red; any other ink is black."""
+    white, red, black = (255, 128, 128), (136, 208, 195), (0, 128, 128)  # CIELAB in 8 bits
+    corners = [white] + [black] * 15
+    corners[0b1000] = red  # of the cube of inks; the first one changes slowest
+    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    ramp, cube = bytes(range(256)), bytes(value for corner in corners for value in corner)
+    table = struct.pack(">4s4x4B", b"mft1", 4, 3, 2, 0) + identity + 4 * ramp + cube + 3 * ramp
+    return profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import ink_profile, noise, opened
 from PIL import Image
 
 import diffedit_cli
@@ -94,6 +95,18 @@ def test_an_edit_stays_within_its_mask_at_any_size(model: DiffusersDenoiser, siz
     assert not changed[mask == 0].any()
     assert result.changed_outside == 0
     assert result.coverage == pytest.approx((mask > 0).mean())
+
+
+def test_a_cmyk_picture_with_a_profile_comes_through(model: DiffusersDenoiser, tmp_path: Path) -> None:
+    """It is edited as its profile shows it, and is an RGB picture then."""
+    before = opened(noise(45, 37).convert("CMYK"), "JPEG", icc_profile=ink_profile())
+    result = edit_image(model, before, QUICK, mask=left_half())
+    assert any("CMYK to sRGB by its colour profile" in notice for notice in result.notices)
+    assert differ(before.rgb, result.image).any()
+    assert not differ(before.rgb, result.image)[np.asarray(result.mask) == 0].any()
+    result.save(tmp_path / "out.jpg")
+    after = load_image(tmp_path / "out.jpg")
+    assert (after.rgb.mode, after.icc) == ("RGB", None)
 
 
 def test_nothing_that_is_handed_in_is_changed(model: DiffusersDenoiser) -> None:

@@ -1,5 +1,6 @@
 """images/files.py, metadata.py, colour.py: hand cases, then bad input, then faults while writing."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import BLUE, GREEN, RED, WHITE, box_mask, encoded, noise, opened, same, swapped_profile
+from pictures import (
+    BLUE,
+    GREEN,
+    RED,
+    WHITE,
+    box_mask,
+    encoded,
+    ink_profile,
+    noise,
+    opened,
+    same,
+    swapped_profile,
+)
 from PIL import Image, PngImagePlugin
 from PIL.ExifTags import IFD, Base
 
@@ -130,6 +143,20 @@ def test_every_mode_comes_back_at_its_own_size(tmp_path, size, mode, kind):
     assert again.alpha is picture.alpha is None or same(again.alpha, picture.alpha)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_by_its_own_profile(kind):
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    picture = opened(cyan, kind, icc_profile=ink_profile())
+    red, green, blue = picture.rgb.getpixel((8, 8))
+    assert red > 240
+    assert max(green, blue) < 40
+    assert picture.icc is None
+    assert picture.notices == ("stdin was converted from CMYK to sRGB by its colour profile.",)
+    plain = opened(cyan, kind)
+    assert plain.rgb.getpixel((8, 8))[0] < 40
+    assert plain.notices == ("stdin was converted from CMYK to sRGB.",)
+
+
 def test_lab_and_palette_transparency():
     lab = opened(Image.new("LAB", (3, 3), (128, 128, 128)), "TIFF")
     assert all(abs(value - 119) < 4 for value in lab.rgb.getpixel((1, 1)))
@@ -210,14 +237,8 @@ def test_a_mask_of_another_shape_is_refused(mask, size):
 
 
 def png_header(width: int, height: int) -> bytes:
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + body
-        + struct.pack(">I", zlib.crc32(body))
-        + b"\0\0\xff\0IDAT"
-    )
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"\0\0\xff\0IDAT"
 
 
 @pytest.mark.parametrize("size", [(10_400, 10_400), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
@@ -225,8 +246,15 @@ def test_bombs_are_refused_from_the_header(size):
     with pytest.raises(ImageError, match="108 million"):
         load_image(png_header(*size))
     gif = b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(3) + b",\0\0\0\0\xff\xff\xff\xff\0\2"
-    with pytest.raises(ImageError):
-        load_image(gif)
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", 3)
+    tiff += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, 99999), (257, 99999)))
+    tiff += struct.pack("<HHIII", 262, 3, 1, 1, 0)
+    bmp = b"BM" + struct.pack("<IIIIiiHHII", 54, 0, 54, 40, 99999, 99999, 1, 24, 0, 0) + bytes(16)
+    webp = b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xff\x3f\0" * 2
+    jpeg = b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65500, 65500, 3) + b"\1\x11\0\2\x11\1\3\x11\1"
+    for bomb in (gif, tiff, bmp, webp, jpeg):
+        with pytest.raises(ImageError):
+            load_image(bomb)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +328,60 @@ def test_mutations_give_a_picture_or_an_image_error():
                 except ImageError:
                     pass
     assert fine > 50
+
+
+def cut_short(data: bytes) -> Iterable[bytes]:
+    return (data[:end] for end in range(0, len(data), 64))
+
+
+def repeated(data: bytes) -> Iterable[bytes]:
+    """Parts of 16 bytes left out, doubled, and changed to zeros."""
+    for start in range(0, len(data), 128):
+        before, part, after = data[:start], data[start : start + 16], data[start + 16 :]
+        yield from (before + after, before + part + part + after, before + bytes(len(part)) + after)
+
+
+def sizes_in_the_header(data: bytes) -> Iterable[bytes]:
+    """The picture's width and height, wherever they stand as two bytes, made 0, one more, and huge."""
+    for order in ("big", "little"):
+        for side in (19, 14):
+            if (place := data.find(side.to_bytes(2, order))) < 0:
+                continue
+            for other in (0, side + 1, 65535):
+                yield data[:place] + other.to_bytes(2, order) + data[place + 2 :]
+
+
+@pytest.mark.parametrize("nasty", [cut_short, repeated, sizes_in_the_header])
+def test_nasty_files_give_a_picture_or_one_sentence(nasty):
+    said: list[str] = []
+    for data in seeds():
+        for broken in nasty(data):
+            try:
+                assert load_image(broken).rgb.mode == "RGB"
+            except ImageError as error:
+                said.append(error.message)
+    assert len(said) > 20
+    assert not [message for message in said if not message.startswith("stdin ") or ". " in message]
+
+
+def test_png_chunks_that_lie():
+    """Lengths and checksums that are not those of the chunk, and chunks that must not be there."""
+    data = encoded(noise(19, 14))
+    place = data.index(b"IDAT")
+    for broken in (
+        data[: place - 4] + b"\x7f\xff\xff\xff" + data[place:],
+        data[: place - 4] + b"\0\0\0\0" + data[place:],
+        data[: place + 8] + bytes(4) + data[place + 12 :],
+        data[: place - 4] + 2 * data[8:33] + data[place - 4 :],  # three headers
+        data[: place - 4] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7))) + data[place - 4 :],
+        data[: place - 4] + chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**7))) + data[place - 4 :],
+    ):
+        with contextlib.suppress(ImageError):
+            assert load_image(broken).rgb.size == (19, 14)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 # ------------------------------------------------------------------------------------------------- writing
