@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from diffedit_cli.settings import (
     FilmConfig,
     GenerateConfig,
     InterpolateConfig,
+    MaskConfig,
     ModelConfig,
     TalkConfig,
     build,
@@ -1083,6 +1085,36 @@ def test_ctrl_c_ends_a_process_soon(tmp_path: Path) -> None:
     assert "Interrupted" in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+IN_BASH = """
+eval "$(_DIFFEDIT_COMPLETE=source_bash diffedit)"
+COMP_WORDS=(diffedit edit --mask-)
+COMP_CWORD=2
+_diffedit_completion diffedit
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+ASKED = {"_TYPER_COMPLETE_ARGS": "diffedit edit --mask-", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+
+
+@pytest.mark.parametrize(
+    ("shell", "command", "pattern"),
+    [
+        ("bash", ["bash", "-c", IN_BASH], r"(?m)^(--[\w-]+)$"),
+        ("zsh", [SCRIPT], r'"(--[\w-]+)":"[A-Z].*?"'),
+        ("fish", [SCRIPT], r"(?m)^(--[\w-]+)\t[A-Z].*$"),
+    ],
+)
+def test_a_shell_completes_the_flags(shell: str, command: list[Any], pattern: str) -> None:
+    """Bash itself is run; zsh and fish are asked for as their scripts do it, and take one line a flag."""
+    asked = {} if shell == "bash" else {**ASKED, "_DIFFEDIT_COMPLETE": f"complete_{shell}"}
+    path = f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **asked, "PATH": path, "COLUMNS": "80"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    wanted = {option_name(key) for key, *_ in keys(MaskConfig, "mask_")}
+    found = re.findall(pattern, done.stdout)
+    assert {*found} == wanted | {"--mask-add", "--mask-subtract"}
+    assert len(found) == len(done.stdout.splitlines())
 
 
 def test_the_embedded_model_opens_no_socket() -> None:

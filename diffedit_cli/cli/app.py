@@ -1,5 +1,6 @@
 """The Typer app: which commands there are. Nothing here or in the command files imports torch at the top."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -56,4 +57,6 @@ app.add_typer(config, name="config")
 
 
 def main() -> None:
+    if "_DIFFEDIT_COMPLETE" in os.environ:  # a shell asks: fish takes every line of a broken help for a flag
+        os.environ["COLUMNS"] = "1000"
     app()
