@@ -1,5 +1,6 @@
 """The Python API: pictures and settings in, results out. The command line is a thin layer over this."""
 
+import functools
 import hashlib
 import secrets
 import time
@@ -13,8 +14,9 @@ import torch
 from PIL import Image, ImageChops
 
 from . import __version__, edit, generate, mask
+from .edit import Editor
 from .errors import DiffeditError, SettingError
-from .images import canvas, colour, files, sheets
+from .images import canvas, colour, files, sheets, zoom
 from .images.canvas import Fit
 from .images.files import Picture
 from .models import DiffusersDenoiser
@@ -31,9 +33,12 @@ from .settings import (
 )
 from .types import Heat, Pixels, Report, silent
 
+Area = Image.Image | None
 Target = str | PathLike[str] | BinaryIO
 Config = TypeVar("Config", EditConfig, GenerateConfig)
 FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
+ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows things so many times larger
+LOOK_SAMPLES = 4  # maps of a look at most
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
@@ -185,34 +190,21 @@ def make_mask(
     add, subtract: areas to add and to take away, mode L at the picture's size, white counts.
     Raises DiffeditError where the texts are the same or the model sees no difference.
     """
-    config, fit = prepare(model, picture, config)
-    meter = Meter(model)
-    pixels = canvas.to_pixels(picture, fit)
-    texts = edit.Texts.embed(model, config)
-    heat = edit.find_heat(model, pixels, model.encode(pixels), texts, config, [seed_of(config)], report)
-    found = paste_mask(mask.binarise(heat, config.mask), config, fit, model.factor)
-    found = combine(found, add, subtract)
-    coverage = covered(found)
-    return MaskResult(
-        picture=picture,
-        mask=found,
-        heat=full_heat(heat, fit, model.factor),
-        coverage=coverage,
-        config=config,
-        origin=model.origin,
-        given=hashes(mask_add=add, mask_subtract=subtract),
-        run=meter.stop(),
-        notices=(*picture.notices, *word_notices(model, config.ref, config.query), *mask_notices(coverage)),
-    )
+    return Editing(model, picture).find(config, add=add, subtract=subtract, report=report)
 
 
 class Editing:
-    """Pictures of one shape, edited under any number of settings: what two of them share is computed once."""
+    """Pictures of one shape, edited under any number of settings: what two of them share is computed once.
+
+    latest: the editor of the latest edit, and where its first picture was worked on.
+    """
+
+    latest: tuple[Editor, Fit]
 
     def __init__(self, model: DiffusersDenoiser, *pictures: Picture) -> None:
         self.model = model
         self.pictures = pictures
-        self.editors: dict[tuple[Fit, ...], edit.Editor] = {}
+        self.editors: dict[tuple[tuple[int, Fit], ...], Editor] = {}
 
     def edit(
         self,
@@ -226,29 +218,118 @@ class Editing:
         """As `edit_image`, one result a picture; stages that an earlier call has done cost nothing."""
         if mask is None:
             require_query(config)
-        model = self.model
-        config, fit = prepare(model, self.pictures[0], config)
-        given = hashes(mask=mask, mask_add=add, mask_subtract=subtract)
+        config = prepare(self.model, config)
+        given, meter = hashes(mask=mask, mask_add=add, mask_subtract=subtract), Meter(self.model)
         if mask is not None and config.mask.invert:
             mask = ImageChops.invert(mask)
-        meter = Meter(model)
-        fits = tuple(prepare(model, picture, config)[1] for picture in self.pictures)
-        if fits not in self.editors:
-            pixels = [canvas.to_pixels(*pair) for pair in zip(self.pictures, fits, strict=True)]
-            self.editors[fits] = edit.Editor(model, torch.cat(pixels).to(model.device))
-        edited = self.editors[fits].edit(
-            config,
-            [seed_of(config)] * len(fits),
-            edit.Areas(*(cells(area, fit, model) for area in (mask, add, subtract))),
-            report,
-        )
-        results: list[EditResult] = []
-        for row, (picture, fit) in enumerate(zip(self.pictures, fits, strict=True)):
-            where = paste_mask(edited.row(row).found, config, fit, model.factor) if mask is None else mask
-            where = combine(where, add, subtract)
-            results.append(put_back(model, picture, fit, config, edited.row(row), where))
+        fits = self.fits(config, mask, add, subtract, report)
+        results: dict[int, EditResult] = {}
+        for rows in rows_of_one_canvas(fits):
+            fit = fits[rows[0]]
+            editor = self.editor(rows, fits)
+            self.latest = editor, fit
+            areas = edit.Areas(*(cells(area, fit, self.model) for area in (mask, add, subtract)))
+            edited = editor.edit(config, [seed_of(config)] * len(rows), areas, report)
+            for i, row in enumerate(rows):
+                one, fit = edited.row(i), fits[row]
+                where = paste_mask(one.found, config, fit, self.model.factor) if mask is None else mask
+                where = combine(where, add, subtract)
+                results[row] = put_back(self.model, self.pictures[row], fit, config, one, where)
         run = meter.stop(len(results))
-        return [replace(result, run=run, given=given) for result in results]
+        return [replace(results[row], run=run, given=given) for row in sorted(results)]
+
+    def find(
+        self,
+        config: EditConfig,
+        *,
+        add: Image.Image | None = None,
+        subtract: Image.Image | None = None,
+        report: Report = silent,
+    ) -> MaskResult:
+        """As `make_mask`, for one picture."""
+        model, (picture,), config = self.model, self.pictures, prepare(self.model, config)
+        meter = Meter(model)
+        fits = self.fits(config, None, add, subtract, report)
+        heat = self.heat([0], fits, config, report)
+        where = self.seen(mask.binarise(heat, config.mask), config, fits[0], add, subtract)
+        coverage = covered(where)
+        return MaskResult(
+            picture=picture,
+            mask=where,
+            heat=full_heat(heat, fits[0], model.factor),
+            coverage=coverage,
+            config=as_run(config, fits[0]),
+            origin=model.origin,
+            given=hashes(mask_add=add, mask_subtract=subtract),
+            run=meter.stop(),
+            notices=(
+                *picture.notices,
+                *word_notices(model, config.ref, config.query),
+                *zoom_notices(config, fits[0]),
+                *mask_notices(coverage),
+            ),
+        )
+
+    def editor(self, rows: list[int], fits: Mapping[int, Fit] | list[Fit]) -> Editor:
+        """The editor of some of the pictures, which have one canvas."""
+        key = tuple((row, fits[row]) for row in rows)
+        if key not in self.editors:
+            pixels = [canvas.to_pixels(self.pictures[row], fit) for row, fit in key]
+            self.editors[key] = Editor(self.model, torch.cat(pixels).to(self.model.device))
+        return self.editors[key]
+
+    def heat(
+        self, rows: list[int], fits: Mapping[int, Fit] | list[Fit], config: EditConfig, report: Report
+    ) -> Heat:
+        """Step 1 in some of the pictures (see Editor.find)."""
+        texts = edit.Texts.embed(self.model, config)
+        return self.editor(rows, fits).find(config, texts, [seed_of(config)] * len(rows), report)
+
+    def seen(self, found: Heat, config: EditConfig, fit: Fit, add: Area, subtract: Area) -> Image.Image:
+        """A latent mask with the user's areas, mode L at the picture's own size."""
+        return combine(paste_mask(found, config, fit, self.model.factor), add, subtract)
+
+    def fits(self, config: EditConfig, given: Area, add: Area, subtract: Area, report: Report) -> list[Fit]:
+        """Where each picture is worked on: all of it, or the part round the mask (see EditConfig.zoom)."""
+        shape = config.size or self.model.size, self.model.multiple
+        fits = [fit_of(self.model, picture, config) for picture in self.pictures]
+        gain = 1.0 if config.zoom else ZOOM_FROM
+        if config.zoom is False or all(fit.scale * gain >= 1 for fit in fits):
+            return fits
+        if given is not None:
+            part = zoom.part_round(combine(given, add, subtract), *shape)
+            return [part if part.scale > gain * fits[0].scale else fits[0]]
+        rows = [*range(len(fits))]
+        if config.zoom is None:
+            heats = self.heat(rows, fits, config, report).split(1)
+            hot = [
+                self.seen(mask.hottest(heat), config, fit, add, subtract)
+                for heat, fit in zip(heats, fits, strict=True)
+            ]
+            rows = [row for row in rows if zoom.part_round(hot[row], *shape).scale >= gain * fits[row].scale]
+        quick = replace(config, mask=replace(config.mask, samples=min(LOOK_SAMPLES, config.mask.samples)))
+
+        def look(row: int, find: Callable[[Heat], Heat], fit: Fit) -> Image.Image:
+            heat = self.heat([row], {row: fit}, quick, report)
+            return self.seen(find(heat), config, fit, add, subtract)
+
+        for row in rows:
+            found = functools.partial(mask.binarise, config=config.mask)
+            fits[row] = zoom.close_in(
+                fits[row],
+                *shape,
+                functools.partial(look, row, mask.hottest),
+                functools.partial(look, row, found),
+            )
+        return fits
+
+
+def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
+    """The numbers of the fits, those of one canvas together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, fit in enumerate(fits):
+        groups.setdefault(fit.canvas, []).append(row)
+    return [*groups.values()]
 
 
 def animate_edit(
@@ -271,10 +352,10 @@ def animate_edit(
     require_way_back(config)
     editing = Editing(model, picture)
     (result,) = editing.edit(config, mask=mask, add=add, subtract=subtract, report=report)
-    ((fits, editor),) = editing.editors.items()
-    softened = canvas.paste(picture, editor.pixels.cpu(), result.mask, fits[0])
+    editor, fit = editing.latest
+    softened = canvas.paste(picture, editor.pixels.cpu(), result.mask, fit)
     drawn = in_order(morph(editor, frames, report))
-    return result, (film_frame(result, fits[0], softened, frame) for frame in drawn)
+    return result, (film_frame(result, fit, softened, frame) for frame in drawn)
 
 
 def film_frame(result: EditResult, fit: Fit, softened: Image.Image, frame: MorphFrame) -> Image.Image:
@@ -322,11 +403,11 @@ def put_back(
         heat=None if edited.heat is None else full_heat(edited.heat, fit, model.factor),
         coverage=coverage,
         changed_outside=canvas.changed_outside(picture.rgb, image, where),
-        config=config,
+        config=as_run(config, fit),
         origin=model.origin,
         given={},
         run=Run(0, 0, 0),
-        notices=(*picture.notices, *notices, *mask_notices(coverage)),
+        notices=(*picture.notices, *notices, *zoom_notices(config, fit), *mask_notices(coverage)),
     )
 
 
@@ -385,7 +466,7 @@ def groups_of_one_shape(
     model: DiffusersDenoiser, pictures: Sequence[Picture], config: EditConfig
 ) -> Iterator[list[Picture]]:
     """Pictures that follow each other and have one canvas, as many as are worked on together."""
-    for (width, height), group in groupby(pictures, lambda one: prepare(model, one, config)[1].canvas):
+    for (width, height), group in groupby(pictures, lambda one: fit_of(model, one, config).canvas):
         members = list(group)
         count = edit.pictures_together(height // model.factor, width // model.factor)
         for start in range(0, len(members), count):
@@ -526,11 +607,20 @@ def interpolate_frames(
         yield canvas.pixels_to_image(pixels.cpu())
 
 
-def prepare(model: DiffusersDenoiser, picture: Picture, config: EditConfig) -> tuple[EditConfig, Fit]:
-    """The settings as they will be run, seed and size filled in, and how the picture lies in the canvas."""
+def prepare(model: DiffusersDenoiser, config: EditConfig) -> EditConfig:
+    """The settings as they will be run, seed and size filled in."""
     seed = random_seed() if config.seed is None else config.seed
-    config = replace(config, seed=seed, size=config.size or model.size)
-    return config, canvas.fit(picture.rgb.size, config.size or model.size, model.multiple)
+    return replace(config, seed=seed, size=config.size or model.size)
+
+
+def fit_of(model: DiffusersDenoiser, picture: Picture, config: EditConfig) -> Fit:
+    """How a whole picture lies in the working canvas."""
+    return canvas.fit(picture.rgb.size, config.size or model.size, model.multiple)
+
+
+def as_run(config: EditConfig, fit: Fit) -> EditConfig:
+    """The settings with what was chosen for this picture filled in."""
+    return replace(config, zoom=fit.is_part)
 
 
 def seed_of(config: EditConfig | GenerateConfig) -> int:
@@ -590,6 +680,18 @@ def mask_notices(coverage: float) -> tuple[str, ...]:
             "rest; a change of the whole picture (style, weather, time of day) is beyond it. "
             "For a smaller mask try a higher --mask-threshold.",
         )
+    return ()
+
+
+def zoom_notices(config: EditConfig, fit: Fit) -> tuple[str, ...]:
+    if fit.is_part and config.zoom is None:
+        left, top, right, bottom = fit.region
+        return (
+            f"The mask covers little, so the edit was made in the {right - left}x{bottom - top} pixels round "
+            "it. --no-zoom works on the whole picture.",
+        )
+    if config.zoom and not fit.is_part:
+        return ("There was nothing to zoom in on: the part round the mask would not be shown larger.",)
     return ()
 
 

@@ -65,7 +65,10 @@ class Edited:
 
 
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
-    """UNet sample-forwards of each stage of an edit of one picture, the most that it can take."""
+    """UNet sample-forwards of each stage of an edit of one picture, the most that it can take.
+
+    The looks of a zoom are not in it.
+    """
     steps = max(1, round_half_up(config.strength * config.steps))
     return {
         "mask": 2 * config.mask.samples if search else 0,
@@ -188,6 +191,13 @@ class Editor:
         self.sources: dict[object, Trajectory] = {}
         self.latest: tuple[Plan, Pixels] | None = None
 
+    def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
+        """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
+        key = heat_key(config), *seeds
+        if key not in self.heats:
+            self.heats[key] = find_heat(self.denoiser, self.pixels, self.x0, texts, config, seeds, report)
+        return self.heats[key]
+
     def plan(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Plan:
@@ -195,10 +205,7 @@ class Editor:
         denoiser, mask, heat = self.denoiser, areas.mask, None
         texts = Texts.embed(denoiser, config)
         if mask is None:
-            key = heat_key(config), *seeds
-            if key not in self.heats:
-                self.heats[key] = find_heat(denoiser, self.pixels, self.x0, texts, config, seeds, report)
-            heat = self.heats[key]
+            heat = self.find(config, texts, seeds, report)
             mask = binarise(heat, config.mask)
         steps = make_steps(denoiser.schedule, config.steps, config.strength, config.solver)
         key = source_key(config), *(seeds if config.inversion == "noise" else ())
@@ -227,6 +234,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         solver=usual.solver,
         strength=usual.strength,
         inversion=usual.inversion,
+        zoom=None,
         guidance=usual.guidance,
         mask=found,
     )
@@ -241,6 +249,7 @@ def source_key(config: EditConfig) -> EditConfig:
         negative_prompt="",
         seed=config.seed if config.inversion == "noise" else None,
         solver="ddim",
+        zoom=None,
         guidance=GuidanceConfig(),
         mask=MaskConfig(),
     )

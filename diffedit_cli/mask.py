@@ -114,10 +114,39 @@ def fill_holes(mask: Heat) -> Heat:
         outside = spread
 
 
+def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
+    """A binary mask without the pieces that hold less than `share` of the heat of the hottest piece.
+
+    Cells that touch side by side are one piece. Each cell carries a number, and takes the largest of its
+    piece by passing them on to its neighbours.
+    """
+    cells = mask[0].numel()
+    number = torch.arange(1, cells + 1, device=mask.device, dtype=torch.float32).view(mask[:1].shape) * mask
+    while True:
+        spread = torch.maximum(
+            F.max_pool2d(number, (3, 1), stride=1, padding=(1, 0)),
+            F.max_pool2d(number, (1, 3), stride=1, padding=(0, 1)),
+        ) * (mask > 0)
+        if torch.equal(spread, number):
+            break
+        number = spread
+    piece = number.long().flatten(1)
+    weights = (heat * mask).to(number).flatten(1)
+    weight = torch.zeros(len(mask), cells + 1, dtype=number.dtype, device=mask.device)
+    weight.scatter_add_(1, piece, weights)
+    keep = weight.gather(1, piece) >= share * weight.amax(1, keepdim=True)
+    return mask * keep.view(mask.shape)
+
+
+def hottest(heat: Heat) -> Heat:
+    """Where a small thing is most likely, as 0 and 1: the hottest places, and not the warm ones round it."""
+    return drop_specks((heat >= 0.7).to(heat), heat, 0.3)
+
+
 def binarise(heat: Heat, config: MaskConfig) -> Heat:
-    """Heat in [0, 1] as a mask of 0 and 1: threshold, holes, growth, inversion."""
+    """Heat in [0, 1] as a mask of 0 and 1: threshold, specks, holes, growth, inversion."""
     mask = (heat >= config.threshold).to(heat)
-    mask = mask * (heat > 0)
+    mask = drop_specks(mask * (heat > 0), heat)
     if config.fill_holes:
         mask = fill_holes(mask)
     if config.grow:

@@ -254,6 +254,11 @@ class EditConfig:
         low=32,
         high=4096,
     )
+    zoom: bool | None = setting(
+        None,
+        "Look for a small thing closer and closer, and work on the part round it alone. Default: where the "
+        "mask covers so little that this shows it twice as large, or larger.",
+    )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
 

@@ -157,10 +157,74 @@ def test_the_config_comes_back_with_all_that_was_chosen(model: DiffusersDenoiser
     first, second = (make_mask(model, picture(), config) for _ in range(2))
     assert config.seed is None
     assert first.config.seed != second.config.seed
-    assert replace(first.config, seed=None, size=None) == config
-    assert first.config.size == model.size
+    assert replace(first.config, seed=None, size=None, zoom=None) == config
+    assert (first.config.size, first.config.zoom) == (model.size, False)
     again = make_mask(model, picture(), first.config)
     assert again.mask.tobytes() == first.mask.tobytes()
+
+
+def speck(size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A given mask that covers little."""
+    mask = Image.new("L", size)
+    mask.paste(255, (100, 40, 110, 48))
+    return mask
+
+
+@pytest.mark.parametrize("zoom", [None, True])
+def test_a_small_mask_is_edited_in_the_part_round_it(model: DiffusersDenoiser, zoom: bool | None) -> None:
+    source = picture(160, 120)
+    config = replace(QUICK, zoom=zoom, size=32)
+    near = edit_image(model, source, config, mask=speck())
+    whole = edit_image(model, source, replace(config, zoom=False), mask=speck())
+    assert (near.config.zoom, whole.config.zoom) == (True, False)
+    assert ("round it" in " ".join(near.notices)) == (zoom is None)
+    assert near.changed_outside == whole.changed_outside == 0
+    assert near.image.tobytes() != whole.image.tobytes()
+    region = 89, 28, 121, 60  # 32 pixels round the middle of the mask: the working size
+    part = replace(source, rgb=source.rgb.crop(region))
+    alone = edit_image(model, part, replace(config, zoom=False), mask=speck().crop(region))
+    assert np.abs(np.asarray(near.image.crop(region), int) - np.asarray(alone.image, int)).max() <= 2
+
+
+def test_a_zoom_closes_in_by_searching(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
+    source, config = picture(640, 480), replace(QUICK, size=32)
+    plain = make_mask(model, source, replace(config, zoom=False))
+    alone = sum(unet_rows)
+    near = make_mask(model, source, replace(config, zoom=True))
+    assert near.config.zoom
+    assert sum(unet_rows) - alone > alone  # the looks, and the search
+    box = near.mask.getbbox()
+    assert box is not None
+    assert max(box[2] - box[0], box[3] - box[1]) < 480
+    again = make_mask(model, source, near.config)
+    assert again.mask.tobytes() == near.mask.tobytes() != plain.mask.tobytes()
+    edited = edit_image(model, source, near.config)
+    assert edited.mask.tobytes() == near.mask.tobytes()
+    assert edited.changed_outside == 0
+
+
+def test_nothing_is_zoomed_in_on_in_a_small_picture(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
+    source = picture(40, 32)
+    plain = edit_image(model, source, replace(QUICK, zoom=False, size=32))
+    forwards = sum(unet_rows)
+    auto = edit_image(model, source, replace(QUICK, size=32))
+    assert sum(unet_rows) == 2 * forwards
+    assert auto.image.tobytes() == plain.image.tobytes()
+    asked = edit_image(model, source, replace(QUICK, size=64, zoom=True))
+    assert any("nothing to zoom in on" in notice for notice in asked.notices)
+
+
+def test_pictures_of_a_batch_zoom_each_for_itself(model: DiffusersDenoiser) -> None:
+    config = replace(QUICK, size=32, zoom=True)
+    sources = [picture(320, 240), replace(picture(320, 240), rgb=picture(320, 240).rgb.rotate(180))]
+    regions = []
+    for source, result in zip(sources, edit_images(model, sources, config), strict=True):
+        assert isinstance(result, EditResult)
+        alone = edit_image(model, source, config)
+        assert result.config == alone.config
+        assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
+        regions.append(result.mask.getbbox())
+    assert regions[0] != regions[1]
 
 
 def test_the_working_size_changes_the_work_and_not_the_result(model: DiffusersDenoiser) -> None:

@@ -1,5 +1,7 @@
 """images/canvas.py: the working copy and the paste, colour profiles both ways."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -24,10 +26,14 @@ from diffedit_cli.images.files import load_image, save_image
 
 
 def test_fit_by_hand():
-    assert fit((512, 512), 512, 64) == canvas.Fit((512, 512), (512, 512), (512, 512), (0, 0))
-    assert fit((400, 100), 200, 64) == canvas.Fit((400, 100), (400, 100), (448, 128), (24, 14))
+    assert fit((512, 512), 512, 64) == canvas.Fit(
+        (512, 512), (0, 0, 512, 512), (512, 512), (512, 512), (0, 0)
+    )
+    assert fit((400, 100), 200, 64) == canvas.Fit(
+        (400, 100), (0, 0, 400, 100), (400, 100), (448, 128), (24, 14)
+    )
     assert fit((1, 1), 256, 64).content == (256, 256)
-    assert fit((1, 5000), 256, 64) == canvas.Fit((1, 5000), (1, 1024), (64, 1024), (31, 0))
+    assert fit((1, 5000), 256, 64) == canvas.Fit((1, 5000), (0, 0, 1, 5000), (1, 1024), (64, 1024), (31, 0))
 
 
 @settings(max_examples=200, deadline=None)
@@ -47,6 +53,37 @@ def test_fit_never_squashes(width, height, side, multiple):
         assert 0 <= f.offset[axis] <= f.canvas[axis] - f.content[axis]
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_region_is_worked_on_as_the_picture_cut_to_it(data):
+    width, height = data.draw(st.integers(8, 60)), data.draw(st.integers(8, 60))
+    left, top = data.draw(st.integers(0, width - 4)), data.draw(st.integers(0, height - 4))
+    right, bottom = data.draw(st.integers(left + 4, width)), data.draw(st.integers(top + 4, height))
+    region = left, top, right, bottom
+    smooth = noise(3, 3).resize((width, height), Image.Resampling.BILINEAR)
+    picture, where = opened(smooth), noise(width, height, 1, seed=1)
+    part = opened(picture.rgb.crop(region))
+    f, cut = fit((width, height), 32, 8, region), fit(part.rgb.size, 32, 8)
+    assert (f.content, f.canvas, f.offset, f.scale) == (cut.content, cut.canvas, cut.offset, cut.scale)
+    assert f.is_part == (region != (0, 0, width, height))
+    x, y, end, foot = f.box
+    edge = math.ceil(3 * max(1, f.scale))  # Lanczos looks three pixels over the edge
+    inner = ..., slice(y + edge, max(0, foot - edge)), slice(x + edge, max(0, end - edge))
+    assert torch.allclose(to_pixels(picture, f)[inner], to_pixels(part, cut)[inner], atol=3 / 255)
+    assert torch.equal(mask_to_cells(where, f, 4), mask_to_cells(where.crop(region), cut, 4))
+    edited = torch.rand(1, 3, f.canvas[1], f.canvas[0])
+    soft = mask_to_full(edited[:, :1], f)
+    assert same(soft.crop(region), mask_to_full(edited[:, :1], cut))
+    result = paste(picture, edited, where, f)
+    assert same(result.crop(region), paste(part, edited, where.crop(region), cut))
+    inside = Image.new("L", (width, height))
+    inside.paste(255, region)
+    assert changed_outside(picture.rgb, result, inside) == 0
+    assert (
+        soft.getbbox() is None or Image.composite(Image.new("L", soft.size), soft, inside).getbbox() is None
+    )
+
+
 def test_to_pixels_shape_range_and_padding():
     picture = opened(noise(50, 20))
     f = fit(picture.rgb.size, 64, 32)
@@ -59,7 +96,7 @@ def test_to_pixels_shape_range_and_padding():
     assert torch.equal(
         pixels[..., bottom:, :], pixels[..., bottom - 1 : bottom, :].expand_as(pixels[..., bottom:, :])
     )
-    exact = to_pixels(picture, canvas.Fit((50, 20), (50, 20), (50, 20), (0, 0)))
+    exact = to_pixels(picture, canvas.Fit((50, 20), (0, 0, 50, 20), (50, 20), (50, 20), (0, 0)))
     assert same(pixels_to_image(exact), picture.rgb)
 
 
@@ -178,7 +215,7 @@ def test_paste_by_strips_is_paste_at_once(monkeypatch):
 
 def test_paste_of_the_picture_itself_changes_nothing():
     picture = opened(noise(64, 48))
-    f = canvas.Fit((64, 48), (64, 48), (96, 64), (16, 8))
+    f = canvas.Fit((64, 48), (0, 0, 64, 48), (64, 48), (96, 64), (16, 8))
     assert same(paste(picture, to_pixels(picture, f), Image.new("L", (64, 48), 255), f), picture.rgb)
 
 

@@ -15,6 +15,7 @@ from diffedit_cli.mask import (
     binarise,
     combine,
     difference_maps,
+    drop_specks,
     enlarge,
     feather,
     fill_holes,
@@ -56,6 +57,42 @@ def maps_of(
     oracle: Oracle, x0: Tensor, config: MaskConfig, seeds: list[int], ref: float = 1, query: float = 3
 ) -> Tensor:
     return torch.cat(list(difference_maps(oracle, x0, text(ref), text(query), config, seeds)))
+
+
+def pieces(mask: Tensor) -> list[set[tuple[int, int]]]:
+    """The sets of cells of a 2-d mask that touch side by side, by a flood from each."""
+    left = {(int(row), int(column)) for row, column in mask.nonzero()}
+    found = []
+    while left:
+        piece, edge = set(), {left.pop()}
+        while edge:
+            piece |= edge
+            edge = {(r + i, c + j) for r, c in edge for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))} & left
+            left -= edge
+        found.append(piece)
+    return found
+
+
+def test_specks_are_dropped_by_hand() -> None:
+    mask = grid("##..#", "##...", "...#.", "....#")
+    heat = mask.clone()
+    heat[0, 0, 2, 3] = 3.0
+    assert draw(drop_specks(mask, heat, 0.5)) == ["##...", "##...", "...#.", "....."]
+    assert draw(drop_specks(mask, heat, 0.76)) == ["##...", "##...", ".....", "....."]
+    assert torch.equal(drop_specks(mask, heat, 0.0), mask)
+
+
+@given(masks(), st.integers(0, 2**16), st.sampled_from([0.05, 0.3, 1.0]))
+def test_the_pieces_that_stay_are_those_with_enough_heat(mask: Tensor, seed: int, share: float) -> None:
+    heat = torch.randint(1, 9, mask.shape, generator=torch.Generator().manual_seed(seed)).float()
+    weights = [sum(float(heat[0, 0][cell]) for cell in piece) for piece in pieces(mask[0, 0])]
+    expected = torch.zeros_like(mask)
+    for piece, weight in zip(pieces(mask[0, 0]), weights, strict=True):
+        for cell in piece:
+            expected[0, 0][cell] = float(weight >= share * max(weights))
+    assert torch.equal(drop_specks(mask, heat, share), expected)
+    both = drop_specks(torch.cat([torch.ones_like(mask), mask]), torch.cat([heat, heat]), share)
+    assert torch.equal(both[1:], expected)  # pictures of a batch do not touch each other
 
 
 def test_difference_maps_by_hand() -> None:

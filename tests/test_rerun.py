@@ -68,6 +68,27 @@ def test_rerun_of_every_command(
     assert Path(f"again-{name}").read_bytes() == Path(name).read_bytes()
 
 
+def test_a_zoom_is_told_stored_and_taken_again(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    model = ["--model", checkpoint, "--device", "cpu", "--size", "32"]
+    noise(320, 240).save(tmp_path / "photo.png")
+    dot = Image.new("L", (320, 240))
+    dot.paste(255, (200, 90, 215, 100))
+    dot.save(tmp_path / "dot.png")
+    told = good(run("edit", "photo.png", *QUICK, *model, "--mask", "dot.png", "-o", "out.png")).output
+    assert "the edit was made in the 32x32 pixels round it" in " ".join(told.split())
+    settings = read_settings(Path("out.png"))
+    assert settings is not None
+    assert settings["zoom"] is True
+    good(run("rerun", "out.png", *model, "--mask", "dot.png"))
+    assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
+    whole = good(run("rerun", "out.png", *model, "--mask", "dot.png", "--no-zoom", "-o", "whole.png")).output
+    assert "round it" not in whole
+    assert Path("whole.png").read_bytes() != Path("out.png").read_bytes()
+    good(run("edit", "photo.png", *QUICK, *model, "--zoom", "-o", "found.png"))
+    good(run("rerun", "found.png", *model))
+    assert Path("found-rerun.png").read_bytes() == Path("found.png").read_bytes()
+
+
 def test_the_embedded_model_needs_no_flag_and_a_flag_changes_one_thing(run: Run) -> None:
     good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
     good(run("rerun", "out.png"))

@@ -28,6 +28,7 @@ class Example:
 EXAMPLES = (
     Example("horse_park", "horse", "park", 13, 224, (0.55, 0.7)),
     Example("horse_dunes", "horse", "dune", 4, aspect=1.5),
+    Example("horse_far", "horse", "park", 2, 640, (0.14, 0.2), aspect=1.5),
     Example("fox_forest", "fox", "path", 4, width=(0.45, 0.6)),
     Example("dog_grass", "dog", "grass", 3, width=(0.45, 0.6)),
     # The apple's photo is 46 pixels wide, so its picture is small.

@@ -121,10 +121,10 @@ def with_flags(
 def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
     """The parameter that Typer makes a flag of."""
     flag = option_name(key)
-    if kind is bool and default:
-        flag += f"/--no-{flag[2:]}"
     if get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], list(default)
+    elif bool in (kind, *get_args(kind)) and default is not False:
+        flag += f"/--no-{flag[2:]}"
     option = typer.Option(
         flag,
         *metadata["flags"],
@@ -139,9 +139,10 @@ def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> insp
 
 def list_flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
     """As `flag_of`, for a flag that takes a comma list of values, and is None if it is left out."""
-    choices = ("on", "off") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+    is_switch = bool in (kind, *get_args(kind))
+    choices = ("on", "off") if is_switch else get_args(kind) if get_origin(kind) is Literal else ()
     usual = "+".join(map(str, default)) if isinstance(default, tuple) else default
-    usual = ("off", "on")[bool(default)] if kind is bool else usual
+    usual = ("off", "on")[default] if isinstance(default, bool) else usual
     option = typer.Option(
         option_name(key),
         *metadata["flags"],

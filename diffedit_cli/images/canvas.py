@@ -23,16 +23,29 @@ GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture lies in the working canvas. All are pixels, (width, height) or (x, y).
+    """How a picture, or a region of it, lies in the working canvas. All are pixels.
 
-    `size` is the picture's own size; `content` is what it is scaled to; `canvas` is the content padded to
-    a multiple; `offset` is where the content begins in the canvas.
+    `size` is the picture's own (width, height); `region` is the part that is worked on, left, top, right,
+    bottom; `content` is the size that the region is scaled to; `canvas` is the content padded to a multiple;
+    `offset` is where the content begins in the canvas, (x, y).
     """
 
     size: tuple[int, int]
+    region: Box
     content: tuple[int, int]
     canvas: tuple[int, int]
     offset: tuple[int, int]
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the region is not the whole picture."""
+        return self.region != (0, 0, *self.size)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the canvas for each pixel of the picture, along a side."""
+        left, top, right, bottom = self.region
+        return max(self.content) / max(right - left, bottom - top)
 
     @property
     def box(self) -> Box:
@@ -41,19 +54,20 @@ class Fit:
         return x, y, x + width, y + height
 
 
-def fit(size: tuple[int, int], side: int, multiple: int) -> Fit:
-    """Lay a picture of any size in a canvas of about side * side pixels.
+def fit(size: tuple[int, int], side: int, multiple: int, region: Box | None = None) -> Fit:
+    """Lay a picture of any size, or a region of it, in a canvas of about side * side pixels.
 
     Scaled up or down by one factor, never squashed, then padded on all sides to multiples of `multiple`.
     The long side is at most MAX_STRETCH * side: beyond 16:1 the picture gets less area. A side that would be
     less than a pixel is one.
     """
-    width, height = size
-    scale = min(side / (width * height) ** 0.5, MAX_STRETCH * side / max(size))
+    left, top, right, bottom = region = region or (0, 0, *size)
+    width, height = right - left, bottom - top
+    scale = min(side / (width * height) ** 0.5, MAX_STRETCH * side / max(width, height))
     content = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = -(-content[0] // multiple) * multiple, -(-content[1] // multiple) * multiple
     offset = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
-    return Fit(size, content, canvas, offset)
+    return Fit(size, region, content, canvas, offset)
 
 
 def to_pixels(picture: Picture, fit: Fit) -> Tensor:
@@ -65,7 +79,7 @@ def to_pixels(picture: Picture, fit: Fit) -> Tensor:
     if picture.alpha is not None and picture.alpha.getextrema() != (255, 255):
         rgb = Image.new("RGB", rgb.size, GREY)
         rgb.paste(picture.rgb, mask=picture.alpha)
-    small = to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS), picture.icc)
+    small = to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS, fit.region), picture.icc)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
     left, top, right, bottom = fit.box
     return functional.pad(pixels, (left, fit.canvas[0] - right, top, fit.canvas[1] - bottom), "replicate")
@@ -74,8 +88,8 @@ def to_pixels(picture: Picture, fit: Fit) -> Tensor:
 def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
     """A mode L mask at the picture's size as one value a cell: float32 (1 1 H/factor W/factor) in [0, 1].
 
-    Each cell is the maximum over all pixels that it touches, so that no part of the mask is left unedited.
-    Cells of padding only are 0.
+    Each cell is the maximum over all pixels of the fit's region that it touches, so that no part of the mask
+    is left unedited. Cells of padding only are 0.
     """
     columns, rows = (_spans(fit, axis, factor) for axis in (0, 1))
     cells = np.zeros((len(rows), len(columns)), np.uint8)
@@ -88,19 +102,30 @@ def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
 
 def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
     """First and past-the-last pixel of the picture under each cell of one axis; integers, so exact."""
-    size, content, offset = fit.size[axis], fit.content[axis], fit.offset[axis]
+    start, end, content, offset = fit.region[axis], fit.region[axis + 2], fit.content[axis], fit.offset[axis]
     edges = [cell - offset for cell in range(0, fit.canvas[axis] + 1, factor)]
+    size = end - start
     return [
-        (max(0, first * size // content), min(size, -(-last * size // content)))
+        (start + max(0, first * size // content), min(end, start - (-last * size // content)))
         for first, last in itertools.pairwise(edges)
     ]
 
 
 def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
-    """A soft mask (1 1 H W) in [0, 1] on the canvas as mode L at the picture's own size, bilinear."""
+    """A soft mask (1 1 H W) in [0, 1] on the canvas as mode L at the picture's own size, bilinear.
+
+    Black outside the fit's region.
+    """
     require_finite(mask, "the mask")
     values = mask.detach().float().cpu()[0, 0].clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(values.numpy()).crop(fit.box).resize(fit.size, Image.Resampling.BILINEAR)
+    left, top, right, bottom = fit.region
+    size = right - left, bottom - top
+    part = Image.fromarray(values.numpy()).crop(fit.box).resize(size, Image.Resampling.BILINEAR)
+    if not fit.is_part:
+        return part
+    whole = Image.new("L", fit.size)
+    whole.paste(part, (left, top))
+    return whole
 
 
 def image_to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -124,23 +149,26 @@ def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Imag
     """The picture with the edit in it, RGB in its own colour space and at its own size.
 
     `edited` is sRGB (1 3 H W) in [0, 1] on the canvas; `mask` is mode L at the picture's size. Where the mask
-    is 0 the pixels are the picture's, bit for bit; where it is 255 they are the edit's; between, a mix. The
-    edit is scaled (Lanczos) only within the mask's bounding box, strip by strip. NumericError at NaN.
+    is 0 the pixels are the picture's, bit for bit; where it is 255 they are the edit's; between, a mix. So
+    they are outside the fit's region, which holds no edit. The edit is scaled (Lanczos) only within the
+    mask's bounding box, strip by strip. NumericError at NaN.
     """
     content = to_srgb(pixels_to_image(edited).crop(fit.box), picture.icc, back=True)
     result = picture.rgb.copy()
-    if (bounds := mask.getbbox()) is None:
+    x, y, end, foot = fit.region
+    if (bounds := mask.crop(fit.region).getbbox()) is None:
         return result
-    lanczos, left, right = Image.Resampling.LANCZOS, bounds[0], bounds[2]
-    across, down = content.width / fit.size[0], content.height / fit.size[1]
+    left, top, right, bottom = bounds[0] + x, bounds[1] + y, bounds[2] + x, bounds[3] + y
+    lanczos = Image.Resampling.LANCZOS
+    across, down = content.width / (end - x), content.height / (foot - y)
     # Across first, once; then down, by strips. Left to itself Pillow chooses the order by the size of each
     # strip, and the strips would not match at their seams.
-    span = left * across, 0, min(right * across, content.width), content.height
+    span = (left - x) * across, 0, min((right - x) * across, content.width), content.height
     wide = content.resize((right - left, content.height), lanczos, span)
-    for box in strips(fit.size, bounds):
-        _, top, _, bottom = box
-        rows = 0, top * down, wide.width, min(bottom * down, wide.height)
-        result.paste(wide.resize((wide.width, bottom - top), lanczos, rows), (left, top), mask.crop(box))
+    for box in strips(fit.size, (left, top, right, bottom)):
+        _, first, _, last = box
+        rows = 0, (first - y) * down, wide.width, min((last - y) * down, wide.height)
+        result.paste(wide.resize((wide.width, last - first), lanczos, rows), (left, first), mask.crop(box))
     return result
 
 
