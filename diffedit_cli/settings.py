@@ -301,7 +301,8 @@ def require_way_back(config: EditConfig) -> None:
         )
 
 
-FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 4}  # --fast; docs/speed.md says what it costs
+# --fast; docs/speed.md says what it costs
+FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 4, "guidance_interval": "0:0.5"}
 
 
 @dataclass(frozen=True)

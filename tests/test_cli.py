@@ -164,7 +164,7 @@ def another(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> Any:
     """A value that is allowed and is not the default."""
     if key == "guidance_interval":
         return "0.2:0.8"
-    if kind is bool:
+    if bool in (kind, *get_args(kind)):
         return not default
     if get_origin(kind) is Literal:
         return next(choice for choice in get_args(kind) if choice != default)
@@ -200,7 +200,7 @@ def test_each_flag_sets_its_setting_and_no_other(
     for flag in (option_name(key), *metadata["flags"]):
         values = value if isinstance(value, tuple) else (value,)
         parts = [part for one in values for part in (flag, str(one))]
-        if kind is bool:
+        if isinstance(value, bool):
             parts = [flag if value else f"--no-{flag[2:]}"]
         good(CliRunner().invoke(command, parts, env=PLAIN))
     base = {"prompts": ("a", "b")} if schema is InterpolateConfig else {}
@@ -327,7 +327,7 @@ def test_the_stored_settings_make_the_same_picture(edit: Run, model: DiffusersDe
     wanted = {"ref": "horse", "query": "zebra", "steps": 4, "seed": 7, "mask_samples": 2, "size": 40}
     wanted |= {"mask_threshold": 0.4, "mask_strength": [0.3, 0.6], "guidance_norm": "diff"}
     wanted |= {"inversion": "noise", "negative_prompt": "dull", "strength": 0.7, "guidance_scale": 0.3}
-    assert config == build(EditConfig, {**wanted, "mask_fill_holes": False})
+    assert config == build(EditConfig, {**wanted, "mask_fill_holes": False, "zoom": False})
     assert (stored["diffedit"], stored["command"], stored["input"]) == (__version__, "edit", "photo.png")
     again = edit_image(model, load_image(photo), config)
     assert (np.asarray(again.image) == array("out.png")).all()
@@ -444,7 +444,8 @@ def test_fast_goes_before_the_defaults_and_the_environment_and_after_flags(
         return answer(good(run("edit", photo, *WORDS, *flags, "--dry-run", "--json")))["forwards"]
 
     steps = round(0.8 * FAST["steps"])
-    quick = {"mask": 2 * FAST["mask_samples"], "invert": steps, "decode": 2 * steps}
+    guided = steps // 2  # --guidance-interval 0:0.5
+    quick = {"mask": 2 * FAST["mask_samples"], "invert": steps, "decode": steps + guided}
     assert sum(quick.values()) < sum(forwards().values()) / 2
     monkeypatch.setenv("DIFFEDIT_STEPS", "50")
     assert forwards("--fast") == quick
