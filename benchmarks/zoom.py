@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.classifier import Classifier, judge, load_classifier, verdict
 from benchmarks.quality import PAIRS
 from benchmarks.report import Figures, markdown, means, record, write_block
-from diffedit_cli.api import Editing
+from diffedit_cli.api import edit_image
 from diffedit_cli.images.canvas import pixels_to_image
 from diffedit_cli.images.files import Picture, load_image
 from diffedit_cli.models import DiffusersDenoiser, load_model
@@ -71,7 +71,7 @@ def run_case(model: DiffusersDenoiser, classifier: Classifier, case: Case) -> di
     picture, true, rows = picture_of(case.scene.pixels), case.scene.mask > 0.5, {}
     for name, zoom in VARIANTS.items():
         config = EditConfig(ref=case.ref, query=case.query, seed=case.seed, zoom=zoom)
-        result = Editing(model, picture).edit(config)[0]
+        result = edit_image(model, picture, config)
         told, found = (
             judge(classifier, as_pixels(result.image), case.scene.mask),
             as_pixels(result.mask) > 0.5,

@@ -16,9 +16,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import (
-        EditResult,
-        Generated,
-        MaskResult,
         animate_edit,
         compare_edits,
         compare_prompts,
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import DiffeditError
     from .images.files import Picture, load_image, load_mask
     from .models import load_model
+    from .results import EditResult, Generated, MaskResult
     from .settings import EditConfig, GenerateConfig, GuidanceConfig, InterpolateConfig, MaskConfig
 
 __all__ = [
@@ -64,6 +62,7 @@ _MODULES = {
     **dict.fromkeys(["Picture", "load_image", "load_mask"], "images.files"),
     "DiffeditError": "errors",
     "load_model": "models",
+    **dict.fromkeys(["EditResult", "Generated", "MaskResult"], "results"),
 }
 
 

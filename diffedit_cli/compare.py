@@ -8,13 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from .api import EditResult, Generated, Meter, Run, Target, compare_edits, compare_prompts, costs, provenance
+from .api import compare_edits, compare_prompts
 from .edit import count_shared_forwards
 from .errors import SettingError
 from .generate import count_forwards as count_picture_forwards
 from .images import files, sheets
 from .images.files import Picture
 from .models import DiffusersDenoiser
+from .results import EditResult, Generated, Meter, Run, Target, costs, provenance
 from .settings import EditConfig, GenerateConfig, GuidanceConfig, build, keys, option_name, require_query
 from .types import Report, silent
 

@@ -1,6 +1,6 @@
 """The three steps of DiffEdit (Couairon et al. 2022, arXiv 2210.11427): mask, encode, decode.
 
-Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `api.py` puts files round it.
+Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `editing.py` puts pictures round it.
 """
 
 from collections.abc import Sequence

@@ -30,11 +30,13 @@ from diffedit_cli import (
     load_image,
     make_mask,
 )
-from diffedit_cli.api import EditResult, Meter, combine, covered, resolve_interpolation
+from diffedit_cli.api import resolve_interpolation
+from diffedit_cli.editing import Given
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generate import count_frames
 from diffedit_cli.images.files import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.results import EditResult, Meter, covered
 from diffedit_cli.settings import build, keys
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=4, seed=7, mask=MaskConfig(samples=2))
@@ -384,10 +386,10 @@ def test_words_beyond_the_window_are_noted(model: DiffusersDenoiser) -> None:
 def test_masks_by_hand() -> None:
     left, none = left_half((4, 1)), Image.new("L", (4, 1))
     grey = Image.new("L", (4, 1), 128)
-    assert list(combine(none, left, None).tobytes()) == [255, 255, 0, 0]
-    assert list(combine(grey, left, None).tobytes()) == [255, 255, 128, 128]
-    assert list(combine(grey, None, left).tobytes()) == [0, 0, 128, 128]
-    assert list(combine(none, left, left).tobytes()) == [0, 0, 0, 0]
+    assert list(Given(add=left, subtract=None).mend(none).tobytes()) == [255, 255, 0, 0]
+    assert list(Given(add=left, subtract=None).mend(grey).tobytes()) == [255, 255, 128, 128]
+    assert list(Given(add=None, subtract=left).mend(grey).tobytes()) == [0, 0, 128, 128]
+    assert list(Given(add=left, subtract=left).mend(none).tobytes()) == [0, 0, 0, 0]
     assert [covered(image) for image in (none, left, grey)] == [0, 0.5, 1]
 
 

@@ -1,4 +1,4 @@
-"""Draw the example input pictures of examples/: scenes that no training saw, exactly from their seeds."""
+"""Draw the input pictures of examples/ from their seeds: scenes that no training saw."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

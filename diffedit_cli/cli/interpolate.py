@@ -18,9 +18,9 @@ from .terminal import Terminal, plain_errors
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..api import Run
     from ..images.files import Picture
     from ..models import DiffusersDenoiser
+    from ..results import Run
     from ..types import Report
 
 
@@ -49,7 +49,7 @@ def interpolate(
             raise SettingError("A film cannot go to stdout.", "Name a file or a folder with -o.")
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
-        from .. import api, video
+        from .. import api, results, video
         from ..generate import count_frames
 
         first, picture = 0, None if init is None else read_picture(init)
@@ -57,8 +57,8 @@ def interpolate(
             settings, first = resumed(settings, checkpoint.model, picture, target)
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         model = open_model(checkpoint, terminal)
-        settings, meter = api.resolve_interpolation(model, settings), api.Meter(model)
-        stored = None if no_metadata else api.provenance("interpolate", model.origin, settings, picture)
+        settings, meter = api.resolve_interpolation(model, settings), results.Meter(model)
+        stored = None if no_metadata else results.provenance("interpolate", model.origin, settings, picture)
         film = Film(target, settings.fps, first)
         if first < count_frames(settings):
             with terminal.progress({"frame": 1}) as report:
@@ -72,8 +72,8 @@ def interpolate(
                 )
         notices = (
             *(picture.notices if picture else ()),
-            *api.word_notices(model, *settings.prompts, settings.negative_prompt),
-            *api.guidance_notices(settings.guidance, settings.steps),
+            *results.word_notices(model, *settings.prompts, settings.negative_prompt),
+            *results.guidance_notices(settings.guidance, settings.steps),
         )
         announce(terminal, film, settings, target, meter.stop(), notices)
         film.end()
@@ -110,8 +110,8 @@ def announce(
     notices: tuple[str, ...],
 ) -> None:
     """Where the film is, how much of it there is, and what it cost."""
-    from ..api import costs
     from ..generate import count_frames
+    from ..results import costs
 
     for notice in notices:
         terminal.warn(notice)

@@ -17,9 +17,9 @@ from .session import open_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..api import EditResult
     from ..images.files import Picture
     from ..models import DiffusersDenoiser
+    from ..results import EditResult
 
 READ_TOGETHER = 8  # pictures held in memory at a time
 
@@ -48,7 +48,7 @@ def edit_many(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None
     for folder in {file.parent for job in jobs for file in (job.target, job.grid, job.mask) if file}:
         make_folder(folder)
 
-    from ..api import random_seed
+    from ..editing import random_seed
 
     seed = random_seed() if order.config.seed is None else order.config.seed
     order = replace(order, config=replace(order.config, seed=seed))

@@ -12,8 +12,8 @@ from .films import Film, there_and_back, write_film
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..api import EditResult
     from ..images.files import Picture
+    from ..results import EditResult
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,8 @@ def other_masks(stored: dict[str, Any], params: dict[str, Any], arguments: list[
     if not {*given} & {*stored}:
         return []
 
-    from ..api import hashes
     from ..images.files import load_image, load_mask
+    from ..results import hashes
 
     size = load_image(arguments[0]).rgb.size
     masks = {key.removesuffix("_sha256"): load_mask(path, size) for key, path in given.items()}

@@ -16,8 +16,8 @@ from ..settings import TalkConfig
 from .interrupt import SENTENCE, begin_work
 
 if TYPE_CHECKING:
-    from ..api import EditResult, Generated, MaskResult
     from ..compare import Comparison
+    from ..results import EditResult, Generated, MaskResult
     from ..types import Report
 
     Result = EditResult | MaskResult | Generated | Comparison

@@ -1,0 +1,264 @@
+"""What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from . import __version__
+from .images import files
+from .images.canvas import Fit
+from .images.files import Picture
+from .models import DiffusersDenoiser
+from .settings import EditConfig, GenerateConfig, GuidanceConfig, flatten
+
+Target = str | PathLike[str] | BinaryIO
+FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
+LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run cost: seconds in all and in the networks, and UNet sample-forwards.
+
+    results: how many results were made together at this cost.
+    """
+
+    seconds: float
+    network_seconds: float
+    forwards: int
+    results: int = 1
+
+
+class Meter:
+    """Measures a run of a model."""
+
+    def __init__(self, model: DiffusersDenoiser) -> None:
+        self.model = model
+        self.start = time.perf_counter(), model.network_seconds, model.forwards
+
+    def stop(self, results: int = 1) -> Run:
+        now = time.perf_counter(), self.model.network_seconds, self.model.forwards
+        seconds, network, forwards = (after - before for after, before in zip(now, self.start, strict=True))
+        return Run(seconds, network, int(forwards), results)
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """A found mask: `mask` and `heat` (mode L, 255 is hottest) at the picture's own size.
+
+    coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
+    model's (load.origin_of). given: hashes of the areas that were given.
+    """
+
+    picture: Picture
+    mask: Image.Image
+    heat: Image.Image
+    coverage: float
+    config: EditConfig
+    origin: Mapping[str, Any]
+    given: Mapping[str, str]
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        return provenance("mask", self.origin, self.config, self.picture, self.given)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {"coverage": self.coverage, **costs(self.run, self.notices), "settings": self.settings()}
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        files.save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited picture: `image` (RGB) and `mask` (mode L) at the picture's own size; heat, if searched for.
+
+    changed_outside: pixels outside the mask that differ from the input, by comparison: 0.
+    """
+
+    picture: Picture
+    image: Image.Image
+    mask: Image.Image
+    heat: Image.Image | None
+    coverage: float
+    changed_outside: int
+    config: EditConfig
+    origin: Mapping[str, Any]
+    given: Mapping[str, str]
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that is needed to make this picture again."""
+        return provenance("edit", self.origin, self.config, self.picture, self.given)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {
+            "coverage": self.coverage,
+            "changed_outside": self.changed_outside,
+            **costs(self.run, self.notices),
+            "settings": self.settings(),
+        }
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        """Write the picture with the input's alpha, colour profile, EXIF, and its settings."""
+        files.save_image(
+            path,
+            self.image,
+            picture=self.picture,
+            settings=self.settings() if metadata else None,
+            parameters=parameters(self.config, self.config.query, self.image.size, self.origin["model"])
+            if metadata
+            else "",
+            overwrite=overwrite,
+        )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A picture made from a text."""
+
+    image: Image.Image
+    config: GenerateConfig
+    origin: Mapping[str, Any]
+    run: Run
+    notices: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        return provenance("generate", self.origin, self.config)
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {**costs(self.run, self.notices), "settings": self.settings()}
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        files.save_image(
+            path,
+            self.image,
+            settings=self.settings() if metadata else None,
+            parameters=parameters(self.config, self.config.prompt, self.image.size, self.origin["model"])
+            if metadata
+            else "",
+            overwrite=overwrite,
+        )
+
+
+def provenance(
+    command: str,
+    origin: Mapping[str, Any],
+    config: Any,
+    picture: Picture | None = None,
+    given: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What is stored in a result, all that is needed to make it again: the version, the command, the model,
+    the input's name and hash, the hashes of masks that were given, and every setting."""
+    source = {} if picture is None else {"input": picture.name, "input_sha256": picture.sha256}
+    return {
+        "diffedit": __version__,
+        "command": command,
+        **origin,
+        **source,
+        **(given or {}),
+        **flatten(config),
+    }
+
+
+def hashes(**masks: Image.Image | None) -> dict[str, str]:
+    """The SHA-256 of the pixels of each mask that was given, under its name and `_sha256`."""
+    return {
+        f"{name}_sha256": hashlib.sha256(mask.tobytes()).hexdigest()
+        for name, mask in masks.items()
+        if mask is not None
+    }
+
+
+def costs(run: Run, notices: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "seconds": round(run.seconds, 3),
+        "network_seconds": round(run.network_seconds, 3),
+        "forwards": run.forwards,
+        **({"made_together": run.results} if run.results > 1 else {}),
+        "notices": list(notices),
+    }
+
+
+def parameters(config: EditConfig | GenerateConfig, prompt: str, size: tuple[int, int], model: str) -> str:
+    """The settings as AUTOMATIC1111 writes them, which other tools read."""
+    facts = {
+        "Steps": config.steps,
+        "Sampler": {"ddim": "DDIM", "dpm++": "DPM++ 2M"}[config.solver],
+        "CFG scale": f"{config.guidance.base_scale:g}",
+        "Seed": config.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": model,
+    }
+    if isinstance(config, EditConfig):
+        facts["Denoising strength"] = f"{config.strength:g}"
+    negative = f"\nNegative prompt: {config.negative_prompt}" if config.negative_prompt else ""
+    return f"{prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def covered(where: Image.Image) -> float:
+    """The share of a mask that is not 0."""
+    return 1 - where.histogram()[0] / (where.width * where.height)
+
+
+def mask_notices(coverage: float) -> tuple[str, ...]:
+    if coverage < LITTLE:
+        return (
+            f"The mask covers {coverage:.1%} of the picture: next to nothing will change. "
+            "Try a lower --mask-threshold, other words, or a mask of your own with --mask.",
+        )
+    if coverage > MUCH:
+        return (
+            f"The mask covers {coverage:.0%} of the picture. This method changes one thing and keeps the "
+            "rest; a change of the whole picture (style, weather, time of day) is beyond it. "
+            "For a smaller mask try a higher --mask-threshold.",
+        )
+    return ()
+
+
+def zoom_notices(config: EditConfig, fit: Fit) -> tuple[str, ...]:
+    if fit.is_part and config.zoom is None:
+        left, top, right, bottom = fit.region
+        return (
+            f"The mask covers little, so the edit was made in the {right - left}x{bottom - top} pixels round "
+            "it. --no-zoom works on the whole picture.",
+        )
+    if config.zoom and not fit.is_part:
+        return ("There was nothing to zoom in on: the part round the mask would not be shown larger.",)
+    return ()
+
+
+def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
+    if config.method != "cfg++" or steps >= FEW_STEPS:
+        return ()
+    return (
+        f"cfg++ pulls the less the fewer the steps, and {steps} are few. Use --steps {FEW_STEPS} or more, "
+        "or another --guidance-method.",
+    )
+
+
+def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
+    """What to tell the user: words that the model never learned or does not hear, and memory that ran out."""
+    notices = [*model.notices]
+    notices += [
+        f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
+        for prompt in prompts
+        if model.is_too_long(prompt)
+    ]
+    if model.words is not None and (unknown := model.unknown_words(prompts)):
+        groups = "; ".join(f"{group}: {', '.join(words)}" for group, words in model.words.items())
+        notices.append(
+            f"The model {model.name} never learned: {', '.join(unknown)}. It knows {groups}. For any other "
+            "word use a full checkpoint, e.g. --model stable-diffusion-v1-5/stable-diffusion-v1-5."
+        )
+    return tuple(notices)
