@@ -3,7 +3,7 @@
     python -m benchmarks.fast --count 64
 
 needs the sources (`python -m training sources`) and the judge (`python -m benchmarks.classifier`). Prints a
-table and appends a line to results.jsonl.
+table, appends a line to results.jsonl, and writes docs/speed.md.
 """
 
 from itertools import groupby
@@ -14,7 +14,7 @@ import torch
 import typer
 
 from benchmarks.classifier import judge, load_classifier, verdict
-from benchmarks.report import Figures, means, record
+from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import load_model
 from diffedit_cli.settings import FAST, EditConfig, build
@@ -22,6 +22,7 @@ from training.evaluate import Case, held_out_cases, iou, psnr
 from training.scenes import latent_mask
 from training.sources import DATA
 
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 VARIANTS: dict[str, dict[str, Any]] = {"full": {}, "--fast": dict(FAST)}
 TOGETHER = 4  # cases of one pair that are edited at once
 
@@ -56,8 +57,27 @@ def main(
                 )
     found = {name: means(some) for name, some in rows.items()}
     record("fast", model=model, scenes=count, fast=dict(FAST), variants=found)
-    for name, mean in found.items():
-        print(f"{name:34}", *(f"{key} {value:.3f}" for key, value in mean.items()))
+    text = f"{count} held-out scenes, model {model}.\n\n{table(found)}"
+    typer.echo(text)
+    write_block(PAGE, "fast", text)
+
+
+def table(found: dict[str, Figures]) -> str:
+    """The table of docs/speed.md. PSNR: to the full edit, on the object."""
+    head = (
+        "",
+        "mask IoU",
+        "success",
+        "query over ref",
+        "sample-forwards",
+        "PSNR to the full edit, on the object",
+    )
+    rows = []
+    for name, row in found.items():
+        cells = f"{row['iou']:.3f}", f"{row['success']:.1%}", f"{row['query over ref']:.1%}"
+        likeness = "" if name == "full" else f"{row['psnr_to_full']:.1f} dB"
+        rows.append((name, *cells, f"{row['forwards']:.0f}", likeness))
+    return markdown(head, rows)
 
 
 def groups(cases: list[Case]) -> list[list[Case]]:

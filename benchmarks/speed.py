@@ -9,7 +9,8 @@
 
 `sd15` is the full-size network of Stable Diffusion 1.5 with seeded random weights N(0, 1/fan_in): what a
 forward costs does not depend on what it draws. Samples, and the time inside the networks, are counted with
-hooks on the networks, the same for all. Each command prints its figures and appends a line to results.jsonl.
+hooks on the networks, the same for all. Each command prints its figures, appends a line to results.jsonl, and
+writes them into docs/speed.md where that has a place for them.
 """
 
 import json
@@ -29,13 +30,14 @@ import torch
 import typer
 from PIL import Image
 
-from benchmarks.report import markdown, record
+from benchmarks.report import markdown, record, write_block
 from diffedit_cli.api import edit_image, edit_images
 from diffedit_cli.images.files import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import FAST, EditConfig, build
 
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"
+PAGE = Path(__file__).parents[1] / "docs/speed.md"
 REF, QUERY, STRENGTH, SEED = "horse", "zebra", 0.8, 1
 GUIDANCE = 7.5
 Run = Callable[[], object]
@@ -379,7 +381,10 @@ def edits(
         "contenders": {name: summary(some, unet_flops, peak) for name, some in rows.items()},
     }
     record("speed", **line)
-    print(table(line))
+    intro = (
+        f"{rounds} rounds at {side}x{side}, {line['dtype']}, on {line['machine']}, {line['threads']} threads."
+    )
+    show(f"{model} {line['dtype']}", f"{intro}\n\n{table(line)}")
 
 
 @app.command()
@@ -401,7 +406,8 @@ def memory(
     after = peak_memory(loaded)
     figures = {"loaded_gib": round(before, 3), "peak_gib": round(after, 3)}
     record("speed", **about(loaded), side=side, maps=maps, contender=contender, **figures)
-    print(json.dumps(figures))
+    told = f"{before:.2f} GiB with the weights loaded, {after:.2f} GiB at the peak"
+    show(f"memory {model} {contender}", f"{contender}, {side}x{side}, {loaded.dtype}: {told}.")
 
 
 @app.command()
@@ -410,7 +416,11 @@ def batch(model: Model = "embedded", side: Side = 128, count: int = 20) -> None:
     loaded = open_model(model, "auto", "auto")
     figures = many(loaded, square(side), count)
     record("speed", **about(loaded), side=side, batch=figures)
-    print(json.dumps(figures))
+    together, single, ratio = (figures[key] for key in ("one_call_s", "single_s", "ratio"))
+    told = (
+        f"{count} pictures of {side}x{side} took {together:.1f} s in one call, and one alone {single:.2f} s"
+    )
+    show("batch", f"{told} in between:\na picture of the call costs {ratio:.2f} of a single edit.")
 
 
 @app.command()
@@ -418,7 +428,15 @@ def cold(rounds: int = 3) -> None:
     """A first edit with the embedded model in a new process: imports, load, work."""
     figures = cold_start(rounds)
     record("speed", model="embedded", rounds=rounds, cold_start_wall_and_cpu_s=figures)
-    print(json.dumps(figures))
+    rows = [[name, f"{wall:.2f}", f"{cpu:.2f}"] for name, (wall, cpu) in figures.items()]
+    show("cold", markdown(["", "seconds", "processor seconds"], rows))
+
+
+def show(name: str, text: str) -> None:
+    """Print figures, and write them into docs/speed.md if it has a place of that name."""
+    print(text)
+    if f"<!-- {name} -->" in PAGE.read_text():
+        write_block(PAGE, name, text)
 
 
 def about(model: DiffusersDenoiser) -> dict[str, Any]:
