@@ -6,7 +6,7 @@
 Every picture of Pillow's own test corpus, seeded mutations of small valid files, eight orientations in four
 formats, and pictures of the most pixels that are read. Each must give a picture, or an error that is an
 ImageError of one sentence. Each file of the corpus and each big picture is read in a process of its own,
-whose peak memory the system reports. Prints the worst by name, appends a line to results.jsonl, and writes
+whose peak memory the system reports. Appends a line to results.jsonl, and writes
 the tables of docs/robustness.md.
 """
 
@@ -200,6 +200,16 @@ def summary(readings: list[Reading]) -> dict[str, Any]:
     }
 
 
+def by_name(readings: list[Reading]) -> list[tuple[str, str, float, float]]:
+    """Of each its name, what it gives, seconds, and 10^9 bytes."""
+    return [(r.name, r.message or r.outcome, round(r.seconds, 2), round(r.bytes / 1e9, 3)) for r in readings]
+
+
+def listed(rows: list[tuple[str, str, float, float]]) -> str:
+    cells = [(f"`{name}`", told, f"{s:.2f}", f"{1000 * gb:.0f}") for name, told, s, gb in rows]
+    return markdown(["file", "gives", "seconds", "MB at the peak"], cells)
+
+
 def write_page(line: dict[str, Any]) -> None:
     """The tables of docs/robustness.md."""
     found = {
@@ -216,14 +226,10 @@ def write_page(line: dict[str, Any]) -> None:
     turned = ["eight orientations as JPEG, PNG, WebP and TIFF", "32", f"{upright} upright", "0"]
     rows.append([*turned, str(32 - upright)])
     write_block(PAGE, "outcomes", markdown(["", "files", "read", "refused", "anything else"], rows))
-    slow, large = line["pillow_corpus"]["slowest"], line["pillow_corpus"]["largest"]
     seconds, size = (line["mutations"][worst][1] for worst in ("slowest", "largest"))
-    worst = (
-        f"The slowest of the corpus is `{slow[0]}` with {slow[1]:.2f} s, the largest in memory `{large[0]}`\n"
-        f"with {1000 * large[1]:.0f} MB. A process that reads a thousand mutations one after another takes "
-        f"{seconds:.1f} s at most, and {size:.2f} GB."
-    )
-    write_block(PAGE, "worst", worst)
+    told = "A process that reads a thousand mutations one after another takes at most"
+    write_block(PAGE, "worst", f"{listed(line['dearest'])}\n\n{told} {seconds:.1f} s\nand {size:.2f} GB.")
+    write_block(PAGE, "named", listed(line["named"]))
     big = sorted(line["big"].items(), key=lambda item: -item[1][1])
     tall = [
         [Path(name).stem, Path(name).suffix[1:].upper(), f"{s:.1f}", f"{gb:.2f}"] for name, (_, s, gb) in big
@@ -238,13 +244,11 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
         line: dict[str, Any] = {"corpus": archive.name}
         line["orientations_upright"] = orientations(folder)
         readings = list(corpus(archive, folder))
-        for reading in sorted(readings, key=lambda r: -max(r.seconds / 5, r.bytes / 1e9))[:12]:
-            print(
-                f"{reading.seconds:6.2f} s {reading.bytes / 1e9:6.3f} GB  {reading.name}: {reading.outcome}"
-            )
         line["pillow_corpus"] = summary(readings)
         bad = [r for r in readings if any(w in r.name.lower() for w in ("crash", "oob", "bomb", "trunc"))]
         line["named_crash_oob_bomb_truncated"] = summary(bad)
+        line["dearest"] = by_name(sorted(readings, key=lambda r: -max(r.seconds / 5, r.bytes / 1e9))[:12])
+        line["named"] = by_name(sorted(bad, key=lambda r: (r.outcome, r.message, r.name)))
         big = list(big_pictures(folder))
         line["big"] = {r.name: [r.outcome, round(r.seconds, 2), round(r.bytes / 1e9, 3)] for r in big}
         parts = list(mutations(folder, count))

@@ -8,7 +8,6 @@ width is 3 to 8 of its cells. Mask IoU is taken over the pixels of the picture. 
 results.jsonl and the table of docs/zoom.md.
 """
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +23,7 @@ from benchmarks.quality import PAIRS
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.api import edit_image
 from diffedit_cli.images.canvas import pixels_to_image
-from diffedit_cli.images.files import Picture, load_image
+from diffedit_cli.images.files import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import EditConfig
 from training.evaluate import Case, iou
@@ -53,13 +52,6 @@ def cases_of(data: Path, width: tuple[float, float], count: int) -> list[Case]:
     return cases
 
 
-def picture_of(pixels: Tensor) -> Picture:
-    """(1 3 s s) in [0, 1] as a picture that was read from a file."""
-    buffer = io.BytesIO()
-    pixels_to_image(pixels).save(buffer, "PNG")
-    return load_image(buffer.getvalue())
-
-
 def as_pixels(image: Image.Image) -> Tensor:
     """(1 c s s) in [0, 1]."""
     values = torch.from_numpy(np.array(image)).float() / 255
@@ -68,7 +60,8 @@ def as_pixels(image: Image.Image) -> Tensor:
 
 def run_case(model: DiffusersDenoiser, classifier: Classifier, case: Case) -> dict[str, Figures]:
     """Each variant on one scene, each from the start."""
-    picture, true, rows = picture_of(case.scene.pixels), case.scene.mask > 0.5, {}
+    picture = Picture(pixels_to_image(case.scene.pixels), None, None, None, "scene", "")
+    true, rows = case.scene.mask > 0.5, {}
     for name, zoom in VARIANTS.items():
         config = EditConfig(ref=case.ref, query=case.query, seed=case.seed, zoom=zoom)
         result = edit_image(model, picture, config)

@@ -261,8 +261,8 @@ def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True)
     for number, config in enumerate(configs):
         counts = count_forwards(config, search=search)
         stages |= {
-            ("mask", heat_key(config)): counts["mask"],
-            ("invert", source_key(config)): counts["invert"],
+            ("mask", heat_key(config), config.zoom): counts["mask"],
+            ("invert", source_key(config), config.zoom): counts["invert"],
             ("decode", number): counts["decode"],
         }
     return sum(stages.values())

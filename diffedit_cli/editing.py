@@ -1,15 +1,18 @@
 """Edits of pictures: each goes into the working canvas, is edited there, and comes back at its own size."""
 
 import functools
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageChops
+from torch.nn import functional
 
 from . import edit, mask
 from .edit import Editor
+from .errors import MemoryShort
 from .images import canvas, zoom
 from .images.canvas import Fit
 from .images.files import Picture
@@ -113,7 +116,7 @@ class Editing:
             origin=model.origin,
             given=given.hashes(),
             run=meter.stop(),
-            notices=(*picture.notices, *notices, *mask_notices(coverage)),
+            notices=(*picture.notices, *notices, *mask_notices(coverage, fit)),
         )
 
     def editor(self, fits: Mapping[int, Fit]) -> Editor:
@@ -134,24 +137,29 @@ class Editing:
         shape = config.size or self.model.size, self.model.multiple
         fits = [canvas.fit(picture.rgb.size, *shape) for picture in self.pictures]
         gain = 1.0 if config.zoom else ZOOM_FROM
-        if config.zoom is False or all(fit.scale * gain >= 1 for fit in fits):
+        is_rest = config.mask.invert and given.mask is None  # all but a thing is worked on
+        if config.zoom is False or is_rest or all(fit.scale * gain >= 1 for fit in fits):
             return fits
         if given.mask is not None:
             part = zoom.part_round(given.mend(given.mask), *shape)
-            return [part if part.scale > gain * fits[0].scale else fits[0]]
+            return [part if part.is_part and part.scale >= gain * fit.scale else fit for fit in fits]
         is_small = [True] * len(fits)
         if config.zoom is None:
             heats = self.heat(dict(enumerate(fits)), config, report).split(1)
             for row, (heat, fit) in enumerate(zip(heats, fits, strict=True)):
                 hot = given.mend(paste_mask(mask.hottest(heat), config, fit, self.model.factor))
                 is_small[row] = zoom.part_round(hot, *shape).scale >= gain * fit.scale
-        return [
-            self.close_in(row, fit, config, given, report) if is_small[row] else fit
-            for row, fit in enumerate(fits)
-        ]
+        for row, whole in enumerate(fits):
+            if is_small[row]:
+                part = self.close_in(row, whole, config, given, report)
+                fits[row] = part if part.scale >= gain * whole.scale else whole
+        return fits
 
     def close_in(self, row: int, whole: Fit, config: EditConfig, given: Given, report: Report) -> Fit:
-        """The part of a picture that `zoom.close_in` finds by searches of few maps."""
+        """The part of a picture that `zoom.close_in` finds by searches of few maps.
+
+        Where memory is too short for the first look, a large one: the whole, unless a zoom was asked for.
+        """
         quick = replace(config, mask=replace(config.mask, samples=min(LOOK_SAMPLES, config.mask.samples)))
 
         def look(find: Callable[[Heat], Heat], fit: Fit) -> Image.Image:
@@ -160,9 +168,13 @@ class Editing:
 
         usual = functools.partial(mask.binarise, config=config.mask)
         shape = config.size or self.model.size, self.model.multiple
-        return zoom.close_in(
-            whole, *shape, functools.partial(look, mask.hottest), functools.partial(look, usual)
-        )
+        looks = functools.partial(look, mask.hottest), functools.partial(look, usual)
+        try:
+            return zoom.close_in(whole, *shape, *looks)
+        except MemoryShort:
+            if config.zoom:
+                raise
+            return whole
 
 
 def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
@@ -196,7 +208,7 @@ def put_back(
         origin=model.origin,
         given={},
         run=Run(0, 0, 0),
-        notices=(*picture.notices, *notices, *zoom_notices(config, fit), *mask_notices(coverage)),
+        notices=(*picture.notices, *notices, *zoom_notices(config, fit), *mask_notices(coverage, fit)),
     )
 
 
@@ -223,7 +235,17 @@ def as_run(config: EditConfig, fit: Fit) -> EditConfig:
 
 def paste_mask(found: Heat, config: EditConfig, fit: Fit, factor: int) -> Image.Image:
     """A latent mask as the soft mask of the paste, mode L at the picture's own size."""
-    soft = mask.feather(mask.enlarge(found, factor), config.mask.feather)
+    soft = mask.enlarge(found, factor)
+    if not fit.is_part:
+        return canvas.mask_to_full(mask.feather(soft, config.mask.feather).cpu(), fit)
+    (left, top, right, bottom), (width, height) = fit.region, fit.size
+    reach = 2 * math.ceil(config.mask.feather)
+    room = [reach * side for side in (left > 0, right < width, top > 0, bottom < height)]
+    x, y, end, foot = fit.box
+    # Where a part ends inside the picture, a mask that touches its border is softened there too.
+    inside = functional.pad(soft[..., y:foot, x:end], room)
+    softened = mask.feather(inside, config.mask.feather)
+    soft[..., y:foot, x:end] = softened[..., room[2] : room[2] + foot - y, room[0] : room[0] + end - x]
     return canvas.mask_to_full(soft.cpu(), fit)
 
 

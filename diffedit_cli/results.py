@@ -211,8 +211,8 @@ def covered(where: Image.Image) -> float:
     return 1 - where.histogram()[0] / (where.width * where.height)
 
 
-def mask_notices(coverage: float) -> tuple[str, ...]:
-    if coverage < LITTLE:
+def mask_notices(coverage: float, fit: Fit) -> tuple[str, ...]:
+    if coverage < LITTLE and not fit.is_part:
         return (
             f"The mask covers {coverage:.1%} of the picture: next to nothing will change. "
             "Try a lower --mask-threshold, other words, or a mask of your own with --mask.",

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pictures import ink_profile, noise, opened
-from PIL import Image
+from PIL import Image, ImageChops
 
 import diffedit_cli
 from diffedit_cli import (
@@ -31,9 +32,10 @@ from diffedit_cli import (
     make_mask,
 )
 from diffedit_cli.api import resolve_interpolation
-from diffedit_cli.editing import Given
+from diffedit_cli.editing import Given, paste_mask
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generate import count_frames
+from diffedit_cli.images import canvas
 from diffedit_cli.images.files import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.results import EditResult, Meter, covered
@@ -188,21 +190,23 @@ def test_a_small_mask_is_edited_in_the_part_round_it(model: DiffusersDenoiser, z
     assert np.abs(np.asarray(near.image.crop(region), int) - np.asarray(alone.image, int)).max() <= 2
 
 
-def test_a_zoom_closes_in_by_searching(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
-    source, config = picture(640, 480), replace(QUICK, size=32)
-    plain = make_mask(model, source, replace(config, zoom=False))
-    alone = sum(unet_rows)
-    near = make_mask(model, source, replace(config, zoom=True))
-    assert near.config.zoom
-    assert sum(unet_rows) - alone > alone  # the looks, and the search
-    box = near.mask.getbbox()
-    assert box is not None
-    assert max(box[2] - box[0], box[3] - box[1]) < 480
-    again = make_mask(model, source, near.config)
-    assert again.mask.tobytes() == near.mask.tobytes() != plain.mask.tobytes()
-    edited = edit_image(model, source, near.config)
-    assert edited.mask.tobytes() == near.mask.tobytes()
-    assert edited.changed_outside == 0
+def test_all_but_a_thing_is_no_small_thing(model: DiffusersDenoiser) -> None:
+    rest = replace(QUICK, size=32, zoom=True, mask=MaskConfig(samples=2, invert=True))
+    assert edit_image(model, picture(160, 120), rest).config.zoom is False
+    given = edit_image(model, picture(160, 120), rest, mask=ImageChops.invert(speck()))
+    assert given.config.zoom is True  # the speck is what is left of it
+
+
+def test_a_mask_that_a_part_cuts_is_softened_there() -> None:
+    everywhere, config = torch.ones(1, 1, 4, 4), EditConfig(size=32, mask=MaskConfig(feather=4))
+    part = np.asarray(paste_mask(everywhere, config, canvas.fit((100, 100), 32, 8, (0, 40, 32, 72)), 8), int)
+    line = part[40:72, 16]
+    assert line[0] < 60 < 200 < line[8] <= line.max() == 255
+    assert np.abs(np.diff(line)).max() < 60
+    assert part[56, 0] == 255  # here the picture ends
+    assert part[:40].max() == part[72:].max() == part[:, 32:].max() == 0
+    whole = paste_mask(everywhere, config, canvas.fit((32, 32), 32, 8), 8)
+    assert whole.getextrema() == (255, 255)
 
 
 def test_nothing_is_zoomed_in_on_in_a_small_picture(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
@@ -214,19 +218,6 @@ def test_nothing_is_zoomed_in_on_in_a_small_picture(model: DiffusersDenoiser, un
     assert auto.image.tobytes() == plain.image.tobytes()
     asked = edit_image(model, source, replace(QUICK, size=64, zoom=True))
     assert any("nothing to zoom in on" in notice for notice in asked.notices)
-
-
-def test_pictures_of_a_batch_zoom_each_for_itself(model: DiffusersDenoiser) -> None:
-    config = replace(QUICK, size=32, zoom=True)
-    sources = [picture(320, 240), replace(picture(320, 240), rgb=picture(320, 240).rgb.rotate(180))]
-    regions = []
-    for source, result in zip(sources, edit_images(model, sources, config), strict=True):
-        assert isinstance(result, EditResult)
-        alone = edit_image(model, source, config)
-        assert result.config == alone.config
-        assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
-        regions.append(result.mask.getbbox())
-    assert regions[0] != regions[1]
 
 
 def test_the_working_size_changes_the_work_and_not_the_result(model: DiffusersDenoiser) -> None:
@@ -485,6 +476,47 @@ def test_cfg_plus_plus_with_few_steps_is_noted(model: DiffusersDenoiser) -> None
 
 
 # ----------------------------------------------------------------------------------- the embedded model
+
+
+FAR = Path(__file__).parents[1] / "examples/horse_far.jpg"
+SMALL = EditConfig(ref="horse", query="zebra", seed=2, steps=3, mask=MaskConfig(samples=4))
+
+
+@pytest.fixture(scope="module")
+def embedded() -> DiffusersDenoiser:
+    return load_model("embedded", device="cpu")
+
+
+def test_the_embedded_model_zooms_in_on_a_small_horse_by_itself(embedded: DiffusersDenoiser) -> None:
+    far, before = make_mask(embedded, load_image(FAR), SMALL), embedded.forwards
+    assert far.config.zoom is True
+    assert 0.005 < far.coverage < 0.05
+    assert any("round it" in notice for notice in far.notices)
+    assert make_mask(embedded, load_image(FAR.with_name("horse_park.jpg")), SMALL).config.zoom is False
+    whole = make_mask(embedded, load_image(FAR), replace(SMALL, zoom=False))
+    assert whole.coverage > 2 * far.coverage
+    assert embedded.forwards - before == 2 * 2 * 4  # neither has looked
+    edited = edit_image(embedded, load_image(FAR), far.config)
+    assert edited.mask.tobytes() == far.mask.tobytes()
+    assert edited.changed_outside == 0
+
+
+def test_pictures_of_a_batch_zoom_each_for_itself(embedded: DiffusersDenoiser) -> None:
+    far = load_image(FAR)
+    turned = replace(far, rgb=far.rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    plain = replace(far, rgb=load_image(FAR.with_name("horse_park.jpg")).rgb.resize(far.rgb.size))
+    results = [*edit_images(embedded, [far, plain, turned], SMALL)]
+    zoomed = []
+    for source, result in zip([far, plain, turned], results, strict=True):
+        assert isinstance(result, EditResult)
+        assert result.picture is source
+        alone = edit_image(embedded, source, SMALL)
+        assert result.config == alone.config
+        assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
+        zoomed.append(result.config.zoom)
+    assert zoomed == [True, False, True]
+    boxes = [result.mask.getbbox() for result in results if isinstance(result, EditResult)]
+    assert boxes[0] != boxes[2]
 
 
 def test_the_embedded_model_turns_a_horse_into_a_zebra_and_nothing_else() -> None:

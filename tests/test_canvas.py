@@ -84,6 +84,15 @@ def test_a_region_is_worked_on_as_the_picture_cut_to_it(data):
     )
 
 
+def test_cells_of_padding_are_never_in_a_mask():
+    f = fit((4000, 3000), 256, 64)
+    assert f.offset[0] >= 8  # a whole cell of padding
+    cells = mask_to_cells(Image.new("L", (4000, 3000), 255), f, 8)[0, 0]
+    left, top, right, bottom = f.box
+    assert cells.sum() == ((right - 1) // 8 - left // 8 + 1) * ((bottom - 1) // 8 - top // 8 + 1)
+    assert cells[:, 0].sum() == 0
+
+
 def test_to_pixels_shape_range_and_padding():
     picture = opened(noise(50, 20))
     f = fit(picture.rgb.size, 64, 32)

@@ -84,9 +84,16 @@ def test_a_zoom_is_told_stored_and_taken_again(run: Run, checkpoint: Path, tmp_p
     whole = good(run("rerun", "out.png", *model, "--mask", "dot.png", "--no-zoom", "-o", "whole.png")).output
     assert "round it" not in whole
     assert Path("whole.png").read_bytes() != Path("out.png").read_bytes()
-    good(run("edit", "photo.png", *QUICK, *model, "--zoom", "-o", "found.png"))
-    good(run("rerun", "found.png", *model))
-    assert Path("found-rerun.png").read_bytes() == Path("found.png").read_bytes()
+
+
+def test_a_zoom_that_an_edit_chose_is_taken_again(run: Run) -> None:
+    far = Path(__file__).parents[1] / "examples/horse_far.jpg"
+    good(run("edit", far, *WORDS, "--steps", "3", "--seed", "2", "--mask-samples", "4", "-o", "far.png"))
+    settings = read_settings(Path("far.png"))
+    assert settings is not None
+    assert settings["zoom"] is True
+    good(run("rerun", "far.png", far))
+    assert Path("far-rerun.png").read_bytes() == Path("far.png").read_bytes()
 
 
 def test_the_embedded_model_needs_no_flag_and_a_flag_changes_one_thing(run: Run) -> None:

@@ -16,6 +16,7 @@ def test_around_by_hand():
     assert around(box_mask((100, 80), (0, 70, 10, 80)), 1) == (0, 60, 20, 80)  # shifted from the border
     assert around(box_mask((100, 80), (10, 0, 70, 80)), 1) == (0, 0, 100, 80)  # cut to the picture
     assert around(Image.new("L", (100, 80)), 1) == (0, 0, 100, 80)
+    assert around(box_mask((2000, 10), (900, 4, 1100, 6)), 100) == (500, 0, 1500, 10)  # 100 * 100 pixels
 
 
 @settings(max_examples=200, deadline=None)
@@ -79,6 +80,21 @@ def test_a_part_that_cuts_the_thing_is_made_larger_again():
     assert [view.region[0] for _, view in scene.views] == [0, 240, 170, 105]
     scene = Scene(1024, (100, 100, 900, 900), hot=(320, 320, 480, 480))
     assert not scene.close_in().is_part
+
+
+def test_a_part_moves_to_where_the_thing_is():
+    scene = Scene(1024, (450, 430, 800, 530), hot=(400, 400, 500, 500))
+    left, top, right, bottom = scene.close_in().region
+    assert left <= 450 < 800 <= right
+    assert top <= 430 < 530 <= bottom
+
+
+def test_what_was_looked_at_last_is_used():
+    """The looks are few, and none is made whose outcome nobody waits for."""
+    scene = Scene(4096, (1000, 1000, 3000, 3000), hot=(1000, 1000, 1100, 1100))
+    part = scene.close_in()
+    assert len(scene.views) == 5
+    assert part != scene.views[-1][1]
 
 
 @pytest.mark.parametrize("side", [64, 200])

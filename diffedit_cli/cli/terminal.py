@@ -112,9 +112,10 @@ class Terminal:
 
             def report(stage: str, done: int, total: int) -> None:
                 before = sum(units[name] for name in order[: order.index(stage)])
+                reached = before + units[stage] * done / total
                 bar.update(
                     task,
-                    completed=before + units[stage] * done / total,
+                    completed=max(reached, bar.tasks[0].completed),  # a zoom searches more than once
                     description=STAGES[stage],
                     step=f"{done}/{total}",
                 )

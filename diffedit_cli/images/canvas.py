@@ -75,11 +75,13 @@ def to_pixels(picture: Picture, fit: Fit) -> Tensor:
 
     Transparent areas are shown over grey, so hidden colour does not leak. The padding repeats the edge.
     """
-    rgb = picture.rgb
+    rgb, region = picture.rgb, fit.region
     if picture.alpha is not None and picture.alpha.getextrema() != (255, 255):
-        rgb = Image.new("RGB", rgb.size, GREY)
-        rgb.paste(picture.rgb, mask=picture.alpha)
-    small = to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS, fit.region), picture.icc)
+        alpha = picture.alpha.crop(region)
+        region = 0, 0, *alpha.size
+        rgb = Image.new("RGB", alpha.size, GREY)
+        rgb.paste(picture.rgb if not fit.is_part else picture.rgb.crop(fit.region), mask=alpha)
+    small = to_srgb(rgb.resize(fit.content, Image.Resampling.LANCZOS, region), picture.icc)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
     left, top, right, bottom = fit.box
     return functional.pad(pixels, (left, fit.canvas[0] - right, top, fit.canvas[1] - bottom), "replicate")
@@ -106,7 +108,7 @@ def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
     edges = [cell - offset for cell in range(0, fit.canvas[axis] + 1, factor)]
     size = end - start
     return [
-        (start + max(0, first * size // content), min(end, start - (-last * size // content)))
+        (start + max(0, first * size // content), max(start, min(end, start - (-last * size // content))))
         for first, last in itertools.pairwise(edges)
     ]
 

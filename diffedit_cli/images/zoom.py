@@ -10,21 +10,23 @@ from .files import Box
 
 FIRST = 2.0  # the first look is at the whole picture, so many times larger than an edit sees it
 ROOM = 2.0  # a part is so many times as long and as wide as what it is made round
-SAME = 1.2  # a part shows a thing as large as before, if its scale has changed by no more than this factor
+STILL = 0.1  # a part is the same as before, if no edge has moved by more than this share of its longer side
 LOOKS = 4  # at parts, at most
 
 
 def around(mask: Image.Image, least: int) -> Box:
     """The square round what a mode L mask covers, ROOM times its longer side, at least `least` pixels.
 
-    Where the picture is too small for the square it is cut, and near the border it is shifted. An empty mask
-    gives the whole picture.
+    Where the picture is too small for the square it is cut, and made longer if it has fewer than least^2
+    pixels; near the border it is shifted. An empty mask gives the whole picture.
     """
     if (bounds := mask.getbbox()) is None:
         return 0, 0, *mask.size
     left, top, right, bottom = bounds
     side = max(least, round(ROOM * max(right - left, bottom - top)))
     width, height = min(side, mask.width), min(side, mask.height)
+    width = min(mask.width, max(width, -(-(least**2) // height)))
+    height = min(mask.height, max(height, -(-(least**2) // width)))
     x = min(max(0, (left + right - width) // 2), mask.width - width)
     y = min(max(0, (top + bottom - height) // 2), mask.height - height)
     return x, y, x + width, y + height
@@ -55,12 +57,18 @@ def close_in(
     """
     view = canvas.fit(whole.size, round(side * min(FIRST, max(1.0, 1 / whole.scale))), multiple)
     here, mask = whole, hottest(view)
-    for _ in range(LOOKS):
+    for looks_left in reversed(range(LOOKS + 1)):
         part = part_round(mask, side, multiple)
-        if 1 / SAME < part.scale / here.scale < SAME:
+        if is_same(part.region, here.region):
             break
         here = part
-        if not here.is_part:
+        if not (here.is_part and looks_left):
             break
         mask = look(here)
     return here
+
+
+def is_same(a: Box, b: Box) -> bool:
+    """Whether a part hardly differs from the one before."""
+    side = max(b[2] - b[0], b[3] - b[1])
+    return all(abs(x - y) <= STILL * side for x, y in zip(a, b, strict=True))
