@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -200,6 +200,18 @@ def summary(readings: list[Reading]) -> dict[str, Any]:
     }
 
 
+def one_of_each(readings: list[Reading]) -> list[Reading]:
+    """The dearest of those that give the same, with how many more there are in its name."""
+    groups: dict[str, list[Reading]] = {}
+    for reading in sorted(readings, key=lambda r: (r.outcome, -r.seconds, r.name)):
+        told = reading.message.replace(Path(reading.name).name, "It")
+        groups.setdefault(told or reading.name, []).append(replace(reading, message=told))
+    return [
+        replace(first, name=first.name + (f" and {len(rest)} more" if rest else ""))
+        for first, *rest in groups.values()
+    ]
+
+
 def by_name(readings: list[Reading]) -> list[tuple[str, str, float, float]]:
     """Of each its name, what it gives, seconds, and 10^9 bytes."""
     return [(r.name, r.message or r.outcome, round(r.seconds, 2), round(r.bytes / 1e9, 3)) for r in readings]
@@ -248,7 +260,7 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
         bad = [r for r in readings if any(w in r.name.lower() for w in ("crash", "oob", "bomb", "trunc"))]
         line["named_crash_oob_bomb_truncated"] = summary(bad)
         line["dearest"] = by_name(sorted(readings, key=lambda r: -max(r.seconds / 5, r.bytes / 1e9))[:12])
-        line["named"] = by_name(sorted(bad, key=lambda r: (r.outcome, r.message, r.name)))
+        line["named"] = by_name(one_of_each(bad))
         big = list(big_pictures(folder))
         line["big"] = {r.name: [r.outcome, round(r.seconds, 2), round(r.bytes / 1e9, 3)] for r in big}
         parts = list(mutations(folder, count))

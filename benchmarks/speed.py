@@ -382,7 +382,7 @@ def edits(
     }
     record("speed", **line)
     intro = (
-        f"{rounds} rounds at {side}x{side}, {line['dtype']}, on {line['machine']}, {line['threads']} threads."
+        f"{side}x{side}, {line['dtype']}, on {line['machine']}, {line['threads']} threads; rounds: {rounds}."
     )
     show(f"{model} {line['dtype']}", f"{intro}\n\n{table(line)}")
 
