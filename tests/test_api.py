@@ -293,9 +293,26 @@ def test_pictures_edited_together_are_those_edited_alone(
         assert result.picture is pictures[number // 2]
         alone = edit_image(model, result.picture, result.config)
         assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
+        both, either = (np.asarray(one.mask) > 127 for one in (alone, result))
+        assert (both & either).sum() >= 0.99 * (both | either).sum()
         assert result.config == alone.config
         assert result.changed_outside == 0
     assert forwards / 20 < len(unet_rows) / 4 / 2
+
+
+def test_the_number_of_threads_changes_nothing_that_is_seen(model: DiffusersDenoiser) -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(edit_image(model, picture(), QUICK))
+    finally:
+        torch.set_num_threads(before)
+    one, two = results
+    assert np.abs(np.asarray(one.image, int) - np.asarray(two.image, int)).max() <= 1
+    masks = np.asarray(one.mask) > 127, np.asarray(two.mask) > 127
+    assert (masks[0] & masks[1]).sum() >= 0.99 * (masks[0] | masks[1]).sum()
 
 
 def test_queries_share_the_encoding_of_their_picture(model: DiffusersDenoiser, unet_rows: list[int]) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -1080,7 +1081,9 @@ def test_ctrl_c_ends_a_process_soon(tmp_path: Path) -> None:
         line = next(line for line in process.stderr if "embedded on" in line)  # it is loaded and begins
         assert line
         process.send_signal(signal.SIGINT)
+        struck = time.monotonic()
         out, err = process.communicate(timeout=20)
+    assert time.monotonic() - struck < 2
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "Interrupted" in err

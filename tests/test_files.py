@@ -7,6 +7,8 @@ import json
 import os
 import random
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterable
@@ -239,6 +241,27 @@ def test_a_mask_of_another_shape_is_refused(mask, size):
 def png_header(width: int, height: int) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"\0\0\xff\0IDAT"
+
+
+READ_AND_TELL = """
+import resource, sys, time
+from diffedit_cli.images.files import load_image
+start = time.perf_counter()
+load_image(sys.argv[1])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_the_largest_picture_takes_little_time_and_memory(tmp_path):
+    """12,000 x 9,000 on its side, in a process of its own: 5 s and 1 GB at most."""
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    Image.new("RGB", (12_000, 9_000), RED).save(tmp_path / "large.jpg", exif=exif.tobytes())
+    command = [sys.executable, "-c", READ_AND_TELL, str(tmp_path / "large.jpg")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seconds, memory = map(float, told.split())
+    assert seconds < 5
+    assert memory < 1e9
 
 
 @pytest.mark.parametrize("size", [(10_400, 10_400), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
