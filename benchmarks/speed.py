@@ -384,7 +384,7 @@ def edits(
     intro = (
         f"{side}x{side}, {line['dtype']}, on {line['machine']}, {line['threads']} threads; rounds: {rounds}."
     )
-    show(f"{model} {line['dtype']}", f"{intro}\n\n{table(line)}")
+    show(f"{model} {side} {line['dtype']}", f"{intro}\n\n{table(line)}")
 
 
 @app.command()
