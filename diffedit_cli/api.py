@@ -156,10 +156,7 @@ def groups_of_one_shape(
 
 
 def edit_or_fail(
-    editing: Editing,
-    config: EditConfig,
-    given: Given,
-    report: Report,
+    editing: Editing, config: EditConfig, given: Given, report: Report
 ) -> list[EditResult | DiffeditError]:
     """One outcome a picture: where they fail together, each is tried alone."""
     try:
@@ -186,14 +183,11 @@ def compare_edits(
     Configs without a seed get one seed in common. report: called as ("compare", forwards done, in all).
     """
     configs = with_one_seed(configs)
-    editing, before = Editing(model, picture), model.forwards
-    expected = edit.count_shared_forwards(configs, search=mask is None)
-
-    def count(stage: str, done: int, total: int) -> None:
-        report("compare", min(model.forwards - before, expected), expected)
+    editing, given = Editing(model, picture), Given(mask, add, subtract)
+    count = counting(model, edit.count_shared_forwards(configs, search=mask is None), report)
 
     for config in configs:
-        yield editing.edit(config, Given(mask, add, subtract), count)[0]
+        yield editing.edit(config, given, count)[0]
 
 
 def compare_prompts(
@@ -201,13 +195,16 @@ def compare_prompts(
 ) -> Iterator[Generated]:
     """`generate_image` under each of several settings, in order; as `compare_edits`."""
     configs = with_one_seed(configs)
-    expected, before = sum(generate.count_forwards(config) for config in configs), model.forwards
-
-    def count(stage: str, done: int, total: int) -> None:
-        report("compare", min(model.forwards - before, expected), expected)
+    count = counting(model, sum(generate.count_forwards(config) for config in configs), report)
 
     for config in configs:
         yield generate_image(model, config, report=count)
+
+
+def counting(model: DiffusersDenoiser, expected: int, report: Report) -> Report:
+    """Reports any stage as ("compare", forwards done from now on, `expected`)."""
+    before = model.forwards
+    return lambda *_: report("compare", min(model.forwards - before, expected), expected)
 
 
 def with_one_seed(configs: Sequence[Config]) -> list[Config]:

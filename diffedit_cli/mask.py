@@ -100,36 +100,34 @@ def grow(mask: Heat, cells: int) -> Heat:
     return pooled if cells > 0 else -pooled
 
 
-def fill_holes(mask: Heat) -> Heat:
-    """A binary mask with every hole filled that is not joined, side by side, to the border."""
-    wall = F.pad(mask, (1, 1, 1, 1))
-    outside = F.pad(torch.zeros_like(mask), (1, 1, 1, 1), value=1.0)
+def flood(values: Heat, within: Heat) -> Heat:
+    """Values passed on to side neighbours in `within` (1, else 0): the largest wins, till nothing changes."""
     while True:
         spread = torch.maximum(
-            F.max_pool2d(outside, (3, 1), stride=1, padding=(1, 0)),
-            F.max_pool2d(outside, (1, 3), stride=1, padding=(0, 1)),
-        ) * (1 - wall)
-        if torch.equal(spread, outside):
-            return 1 - outside[:, :, 1:-1, 1:-1]
-        outside = spread
+            F.max_pool2d(values, (3, 1), stride=1, padding=(1, 0)),
+            F.max_pool2d(values, (1, 3), stride=1, padding=(0, 1)),
+        )
+        spread = spread * within
+        if torch.equal(spread, values):
+            return values
+        values = spread
+
+
+def fill_holes(mask: Heat) -> Heat:
+    """A binary mask with every hole filled that is not joined, side by side, to the border."""
+    frame = F.pad(torch.zeros_like(mask), (1, 1, 1, 1), value=1.0)
+    outside = flood(frame, 1 - F.pad(mask, (1, 1, 1, 1)))
+    return 1 - outside[:, :, 1:-1, 1:-1]
 
 
 def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
     """A binary mask without the pieces that hold less than `share` of the heat of the hottest piece.
 
-    Cells that touch side by side are one piece. Each cell carries a number, and takes the largest of its
-    piece by passing them on to its neighbours.
+    Cells that touch side by side are one piece: each carries a number, and takes the largest of its piece.
     """
     cells = mask[0].numel()
     number = torch.arange(1, cells + 1, device=mask.device, dtype=torch.float32).view(mask[:1].shape) * mask
-    while True:
-        spread = torch.maximum(
-            F.max_pool2d(number, (3, 1), stride=1, padding=(1, 0)),
-            F.max_pool2d(number, (1, 3), stride=1, padding=(0, 1)),
-        ) * (mask > 0)
-        if torch.equal(spread, number):
-            break
-        number = spread
+    number = flood(number, mask.to(number))
     piece = number.long().flatten(1)
     weights = (heat * mask).to(number).flatten(1)
     weight = torch.zeros(len(mask), cells + 1, dtype=number.dtype, device=mask.device)

@@ -48,8 +48,8 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class MaskResult:
-    """A found mask: `mask` and `heat` (mode L, 255 is hottest) at the picture's own size.
+class OfPicture:
+    """What a mask and an edit have in common: `mask` has mode L and the picture's own size.
 
     coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
     model's (load.origin_of). given: hashes of the areas that were given.
@@ -57,13 +57,19 @@ class MaskResult:
 
     picture: Picture
     mask: Image.Image
-    heat: Image.Image
     coverage: float
     config: EditConfig
     origin: Mapping[str, Any]
     given: Mapping[str, str]
     run: Run
     notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskResult(OfPicture):
+    """A found mask, and its heat (mode L, 255 is hottest) at the picture's own size."""
+
+    heat: Image.Image
 
     def settings(self) -> dict[str, Any]:
         return provenance("mask", self.origin, self.config, self.picture, self.given)
@@ -77,23 +83,15 @@ class MaskResult:
 
 
 @dataclass(frozen=True)
-class EditResult:
-    """An edited picture: `image` (RGB) and `mask` (mode L) at the picture's own size; heat, if searched for.
+class EditResult(OfPicture):
+    """An edited picture: `image` (RGB) at the picture's own size; heat, if searched for.
 
     changed_outside: pixels outside the mask that differ from the input, by comparison: 0.
     """
 
-    picture: Picture
     image: Image.Image
-    mask: Image.Image
     heat: Image.Image | None
-    coverage: float
     changed_outside: int
-    config: EditConfig
-    origin: Mapping[str, Any]
-    given: Mapping[str, str]
-    run: Run
-    notices: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
         """Everything that is needed to make this picture again."""
