@@ -19,6 +19,7 @@ import pytest
 import torch
 import typer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pictures import alike
 from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
@@ -978,7 +979,7 @@ def test_an_interrupted_film_goes_on_as_if_it_never_stopped(
     resumed = frames_of("part")
     assert len(resumed) == 17
     for a, b in zip(whole, resumed, strict=True):
-        assert np.abs(a.astype(int) - b).max() <= 1  # another batch size: the last bit may differ
+        assert alike(a, b)
     good(run("interpolate", *film, "-o", "part", "--resume"))  # complete: nothing to do
     assert all((a == b).all() for a, b in zip(resumed, frames_of("part"), strict=True))
 

@@ -164,8 +164,8 @@ def test_pictures_of_a_batch_do_not_touch_each_other(
     assert iou(together.found[:1], together.found[1:]) < 0.9
     for i, seed in enumerate([3, 4]):
         alone = Editor(model, pixels[i : i + 1]).edit(config, [seed])
-        assert iou(alone.found, together.found[i : i + 1]) >= 0.99
-        assert (alone.pixels - together.pixels[i : i + 1]).abs().max() <= 1 / 255
+        assert iou(alone.found, together.found[i : i + 1]) >= 0.95
+        assert (alone.pixels - together.pixels[i : i + 1]).abs().max() <= 3 / 255
 
 
 def test_texts_go_where_they_belong(model: DiffusersDenoiser) -> None:

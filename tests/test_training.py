@@ -37,8 +37,8 @@ from training.train import (
     Peers,
     Pool,
     Settings,
+    debiased_weights,
     learning_rate,
-    min_snr_weights,
     new_text_encoder,
     new_unet,
     new_vae,
@@ -280,10 +280,12 @@ def test_the_learning_rate_warms_up_holds_and_anneals() -> None:
     assert learning_rate(settings, 50, 1.0) == pytest.approx(0.1)
 
 
-def test_min_snr_weights_have_mean_one_and_never_rise_with_snr() -> None:
-    weights = min_snr_weights(scheduler().alphas_cumprod)
+def test_weights_have_mean_one_and_grow_as_the_noise_over_the_signal() -> None:
+    alphas_cumprod = scheduler().alphas_cumprod
+    weights = debiased_weights(alphas_cumprod)
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
-    assert (weights.diff() >= 0).all()  # later timesteps have less signal and count no less
+    ratio = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+    assert torch.allclose(weights / weights[0], ratio / ratio[0], rtol=1e-4)
 
 
 def test_ema_swaps_in_and_out() -> None:

@@ -404,10 +404,14 @@ def train_vae(
 # ---------------------------------------------------------------- stage 2: UNet and text encoder
 
 
-def min_snr_weights(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tensor:
-    """Weight of each timestep for eps prediction, min(SNR, gamma) / SNR (Hang et al. 2023), with mean 1."""
+def debiased_weights(alphas_cumprod: Tensor) -> Tensor:
+    """Weight of each timestep for eps prediction, SNR^-1/2 (Yu et al. 2023), with mean 1.
+
+    An error in eps weighs the more in the picture the noisier the step: sigma / alpha times as much. Min-SNR
+    weights, 1 wherever the SNR is below 5, left things in two halves and places with two things.
+    """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = snr.clamp(max=gamma) / snr
+    weights = snr**-0.5
     return weights / weights.mean()
 
 
@@ -432,7 +436,7 @@ class TextToImage:
 def unet_loss(
     model: TextToImage, latents: Tensor, mask: Tensor, captions: list[str], weights: Tensor
 ) -> tuple:
-    """eps MSE at stratified timesteps, min-SNR weighted, times ten on the object. latents (b 4 h w).
+    """eps MSE at stratified timesteps, debiased, times ten on the object. latents (b 4 h w).
 
     An edit keeps only what the model draws in the mask; a thing covers about a tenth of its scene.
     """
@@ -460,7 +464,7 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
     model.text_encoder.to(device)
     model.vae.to(device).requires_grad_(False)
     model.alphas_cumprod = model.alphas_cumprod.to(device)
-    weights = min_snr_weights(model.alphas_cumprod)
+    weights = debiased_weights(model.alphas_cumprod)
     seed = settings.seed * 1000 + worker.rank
     seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
     torch.manual_seed(int(rng.integers(2**31)))
