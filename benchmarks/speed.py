@@ -4,6 +4,7 @@
     python -m benchmarks.speed edits --model sd15 --side 256 --steps 5 --maps 2 --rounds 2
     python -m benchmarks.speed edits --model sd15 --side 512 --device cuda --dtype float16 --compile
     python -m benchmarks.speed memory ours
+    python -m benchmarks.speed unet --model sd15 --dtype bfloat16
     python -m benchmarks.speed batch
     python -m benchmarks.speed cold
 
@@ -13,6 +14,7 @@ hooks on the networks, the same for all. Each command prints its figures, append
 writes them into docs/speed.md where that has a place for them.
 """
 
+import copy
 import json
 import os
 import platform
@@ -241,6 +243,26 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best / 1e12
 
 
+def forward_seconds(model: DiffusersDenoiser, side: int, samples: int, repeats: int) -> dict[str, float]:
+    """Median seconds of one forward of the UNet: as it is, with channels_last, and compiled, in turns."""
+    plain, cells = model.unet, side // model.factor
+    latents = torch.randn(samples, model.latent_channels, cells, cells, device=model.device)
+    inputs = latents, torch.tensor([500] * samples, device=model.device), model.embed([QUERY] * samples)
+    compiled = copy.deepcopy(plain)
+    compiled.compile_repeated_blocks(dynamic=True)
+    networks = {"as it is": (plain, torch.contiguous_format), "channels_last": (plain, torch.channels_last)}
+    networks["compiled"] = (compiled, torch.contiguous_format)
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(repeats + 2):
+        for name, (network, layout) in networks.items():
+            model.unet = network.to(memory_format=layout)
+            start = time.perf_counter()
+            model.predict_eps(latents.contiguous(memory_format=layout), *inputs[1:])
+            times[name].append(time.perf_counter() - start)
+    model.unet = plain.to(memory_format=torch.contiguous_format)
+    return {name: round(statistics.median(some[2:]), 4) for name, some in times.items()}  # 2: to warm up
+
+
 def square(side: int) -> Image.Image:
     with Image.open(PICTURE) as image:
         return image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
@@ -408,6 +430,22 @@ def memory(
     record("speed", **about(loaded), side=side, maps=maps, contender=contender, **figures)
     told = f"{before:.2f} GiB with the weights loaded, {after:.2f} GiB at the peak"
     show(f"memory {model} {contender}", f"{contender}, {side}x{side}, {loaded.dtype}: {told}.")
+
+
+@app.command()
+def unet(
+    model: Model = "embedded", sides: str = "256,512", repeats: int = 3,
+    device: str = "auto", dtype: str = "bfloat16",
+) -> None:  # fmt: skip
+    """One forward of the UNet, of one and of two samples, laid out and compiled in other ways."""
+    loaded, rows = open_model(model, device, dtype), []
+    for side in map(int, sides.split(",")):
+        for samples in (1, 2):
+            figures = forward_seconds(loaded, side, samples, repeats)
+            record("speed", **about(loaded), side=side, samples=samples, unet_forward_s=figures)
+            rows.append([f"{side}x{side}", str(samples), *(f"{value:.3f}" for value in figures.values())])
+    heads = ["", "samples", "as it is", "channels_last", "compiled"]
+    show(f"unet {model} {dtype}", markdown(heads, rows))
 
 
 @app.command()

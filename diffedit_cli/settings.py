@@ -435,6 +435,11 @@ class ModelConfig:
         "Work in small pieces: slower. Chosen by itself when memory is short.",
         panel="Model",
     )
+    compile: bool = setting(
+        False,
+        "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
+        panel="Model",
+    )
 
 
 def public_name(model: str) -> str:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
-from diffedit_cli.models.hardware import pick_device, pick_dtype
+from diffedit_cli.models.hardware import gains_by_bfloat16, pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
 from diffedit_cli.models.presets import PRESETS
 from diffedit_cli.schedules import draw_noise
@@ -365,6 +366,39 @@ def test_unknown_names_are_refused(name: str, words: str) -> None:
 def test_one_network_of_a_folder_is_refused(copy: Path) -> None:
     with pytest.raises(ModelError, match="one network of several"):
         load(copy / UNET)
+
+
+def test_a_large_model_is_halved_on_a_cpu_made_for_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 by itself: not for a small model, not on another CPU or device, not where a dtype is given."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert load(checkpoint, dtype="auto").dtype == torch.float32
+    large = SimpleNamespace(st_size=10**9, st_mode=0o100644)
+    monkeypatch.setattr(Path, "stat", lambda self, **_: large)
+    assert gains_by_bfloat16(checkpoint, torch.device("cpu"))
+    assert not gains_by_bfloat16(checkpoint, torch.device("mps"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    assert not gains_by_bfloat16(checkpoint, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_a_compiled_unet_predicts_the_same(checkpoint: Path, model: DiffusersDenoiser) -> None:
+    compiled = load(checkpoint, compile=True)
+    assert (compiled.forwards, compiled.origin["compile"]) == (0, True)
+    x, t = torch.randn(3, 4, 16, 16), torch.full((3,), 500)
+    eps = [one.predict_eps(x, t, one.embed(["zebra"] * 3)) for one in (model, compiled)]
+    assert torch.allclose(*eps, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+def test_without_a_compiler_nothing_is_compiled(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    torch._dynamo.reset()
+    with pytest.raises(ModelError, match=r"cannot be compiled here.*no-such-compiler") as caught:
+        load(checkpoint, compile=True)
+    assert "leave --compile out" in caught.value.hint
 
 
 def test_devices_and_dtypes() -> None:

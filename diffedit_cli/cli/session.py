@@ -26,6 +26,7 @@ def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
             device=config.device,
             dtype=config.dtype,
             low_memory=config.low_memory,
+            compile=config.compile,
         )
     if terminal.talk.verbose:
         terminal.say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}.")

@@ -1,5 +1,7 @@
 """What a checkpoint runs on."""
 
+from pathlib import Path
+
 import torch
 
 from ..errors import ModelError
@@ -21,3 +23,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in kinds:
         raise ModelError(f"There is no dtype {name}.", f"Use auto, {', '.join(kinds)}.")
     return kinds[name]
+
+
+def gains_by_bfloat16(path: Path, device: torch.device) -> bool:
+    """Whether this is a CPU with bfloat16 products, and the checkpoint so large (1 GB) that they pay.
+
+    A large one takes half the time and half the memory (docs/speed.md). On other CPUs it takes longer.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if device.type != "cpu" or not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
+        return False
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files) >= 1e9

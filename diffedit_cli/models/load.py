@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from ..errors import ModelError
 from ..settings import public_name
 from .addons import add_all, split
 from .denoiser import DiffusersDenoiser
-from .hardware import pick_device, pick_dtype
+from .hardware import gains_by_bfloat16, pick_device, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
-from .parts import Parts, load_folder
+from .parts import Parts, first_sentence, load_folder
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint
 
@@ -28,6 +29,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     low_memory: bool = False,
+    compile: bool = False,
     offline: bool = False,
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
@@ -37,8 +39,10 @@ def load_model(
     name: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     file that holds all, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.
     revision, variant: of a hub id, and of its weight files (fp16). device: auto, cpu, cuda or mps.
-    dtype: auto (float16 on cuda, else float32), float32, float16 or bfloat16.
+    dtype: auto (float16 on cuda; bfloat16 for a large model on a CPU that is made for it; else float32),
+    float32, float16 or bfloat16.
     low_memory: work in small pieces (denoiser.py); chosen by itself, with a notice, when memory is short.
+    compile: compile the UNet's transformer blocks with torch.compile.
     offline: never ask the hub; a checkpoint that is in its cache is loaded without asking in any case.
     lora, embedding: files laid over it, as file[:scale] and file[:word] (addons.py).
     Raises ModelError with what to do.
@@ -46,11 +50,33 @@ def load_model(
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
+    if dtype == "auto" and gains_by_bfloat16(source.path, where):
+        kind = torch.bfloat16
     with without_garbage_collection():
         parts = add_all(load_parts(str(name), source, kind), lora, embedding)
         model = place(str(name), parts, where, kind, low_memory)
-    model.origin = origin_of(str(name), source, model, lora, embedding)
+    if compile:
+        compile_unet(model)
+    model.origin = origin_of(str(name), source, model, lora, embedding) | {"compile": compile}
     return model
+
+
+def compile_unet(model: DiffusersDenoiser) -> None:
+    """Compile the blocks that the UNet repeats, one for all of their kind, and run it once.
+
+    Raises ModelError where nothing can be compiled.
+    """
+    model.unet.compile_repeated_blocks(dynamic=True)
+    cells = model.multiple // model.factor
+    noise = torch.zeros(2, model.latent_channels, cells, cells, device=model.device)
+    try:
+        model.predict_eps(noise, torch.tensor([500, 500], device=model.device), model.embed(["", ""]))
+    except RuntimeError as error:
+        raise ModelError(
+            f"The UNet cannot be compiled here: {first_sentence(error)}",
+            "A C++ compiler (g++, clang) must be there. Or leave --compile out.",
+        ) from error
+    model.forwards, model.network_seconds = 0, 0.0
 
 
 def place(
