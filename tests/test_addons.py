@@ -18,6 +18,7 @@ pytest.importorskip("peft")
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "down_blocks.0.resnets.0.conv1"
 TEXT_Q, TEXT_OUT = "encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.out_proj"
+TO_K = TO_Q.replace("to_q", "to_k")
 RANK, ALPHA = 4, 2.0
 
 
@@ -25,11 +26,11 @@ def load(path: Path, **options: Any) -> DiffusersDenoiser:
     return load_model(path, device="cpu", **options)
 
 
-def factors(weight: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def factors(weight: Tensor, seed: int, rank: int = RANK) -> tuple[Tensor, Tensor]:
     """down (rank in ...) and up (out rank ...) for a layer's weight."""
     generator = torch.Generator().manual_seed(seed)
-    down = torch.randn(RANK, *weight.shape[1:], generator=generator)
-    up = torch.randn(weight.shape[0], RANK, *(1 for _ in weight.shape[2:]), generator=generator)
+    down = torch.randn(rank, *weight.shape[1:], generator=generator)
+    up = torch.randn(weight.shape[0], rank, *(1 for _ in weight.shape[2:]), generator=generator)
     return down, up
 
 
@@ -78,6 +79,61 @@ def test_a_lora_adds_its_product_to_the_weights(
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {f"{TO_Q}.weight", f"{CONV}.weight"}
     assert not any(p.requires_grad for net in networks.values() for p in net.parameters())
+
+
+def test_layers_have_ranks_and_alphas_of_their_own(checkpoint: Path, tmp_path: Path) -> None:
+    """kohya's LoCon; diffusers lets peft drop alphas that differ, with a warning."""
+    plain = load(checkpoint)
+    cases = [("unet", TO_Q, 4, 2.0), ("unet", TO_K, 8, 1.0), ("unet", CONV, 2, 16.0)]
+    cases += [("te_text_model", TEXT_Q, 4, 1.0), ("te_text_model", TEXT_OUT, 2, 8.0)]
+    state, wanted = {}, []
+    for seed, (net, name, rank, alpha) in enumerate(cases):
+        weight = weight_of(plain, net, name)
+        down, up = factors(weight, seed, rank)
+        stem = f"lora_{net}_{kohya(name)}"
+        state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        state[f"{stem}.alpha"] = torch.tensor(alpha)
+        wanted.append(weight + alpha / rank * added(down, up))
+    save_file(state, tmp_path / "locon.safetensors")
+    model = load(checkpoint, lora=[str(tmp_path / "locon.safetensors")])
+    for (net, name, *_), weight in zip(cases, wanted, strict=True):
+        assert torch.allclose(weight_of(model, net, name), weight, atol=1e-5)
+
+
+def weight_of(model: DiffusersDenoiser, net: str, name: str) -> Tensor:
+    return (model.unet if net == "unet" else model.text_encoders[0]).get_submodule(name).weight
+
+
+def test_a_dora_of_diffusers_scales_the_rows(checkpoint: Path, tmp_path: Path) -> None:
+    """W' = m (W + B A) / |W + B A| (Liu et al. 2024, arXiv 2402.09353, eq. 5)."""
+    weight = load(checkpoint).unet.get_submodule(TO_Q).weight
+    down, up = factors(weight, 1)
+    magnitude = torch.rand(len(weight)) + 0.5
+    names = (f"unet.{TO_Q}.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector"))
+    save_file(dict(zip(names, (down, up, magnitude), strict=True)), tmp_path / "dora.safetensors")
+    full = weight + added(down, up)
+    wanted = magnitude[:, None] * full / full.norm(dim=1, keepdim=True)
+    model = load(checkpoint, lora=[str(tmp_path / "dora.safetensors")])
+    assert torch.allclose(model.unet.get_submodule(TO_Q).weight, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("DoRA", ("lora_down.weight", "lora_up.weight", "dora_scale")),
+        ("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+        ("LoKr", ("lokr_w1", "lokr_w2")),
+        ("LoCon with a core", ("lora_down.weight", "lora_mid.weight", "lora_up.weight")),
+    ],
+)
+def test_relatives_of_a_lora_are_refused_by_name(
+    checkpoint: Path, tmp_path: Path, kind: str, ends: tuple[str, ...]
+) -> None:
+    """diffusers drops the scale of a DoRA in kohya's form without a word."""
+    stem = f"lora_unet_{kohya(TO_Q)}"
+    save_file({f"{stem}.{end}": torch.ones(4, 4) for end in ends}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match=f"is a {kind}, which is not read"):
+        load(checkpoint, lora=[str(tmp_path / "a.safetensors")])
 
 
 def test_several_loras_add_up(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,6 +13,11 @@ from ..errors import ModelError, SettingError
 from .parts import Parts, reading
 from .weights import read_weights
 
+RELATIVES = {
+    "hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_mid": "LoCon with a core", "oft_": "OFT",
+    "on_input": "(IA)3",
+}  # fmt: skip
+
 
 def add_all(parts: Parts, loras: Sequence[str], embeddings: Sequence[str]) -> Parts:
     """The checkpoint with every `file[:scale]` and every `file[:word]` laid over it, in order."""
@@ -47,7 +52,7 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     ModelError if a layer of the file has no place in the checkpoint: it is made for another kind.
     """
     mixin, from_peft = lora_tools(parts)
-    state = read_weights(path)
+    state = with_alphas(read_lora(path))
     with reading(str(path)):
         state, alphas = mixin.lora_state_dict(state, unet_config=parts.unet.config)
         mixin.load_lora_into_unet(state, network_alphas=alphas, unet=parts.unet)
@@ -62,6 +67,33 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
             f"{path} fits {fused} of {layers} layers of this checkpoint.",
             "It is made for another kind of checkpoint (1.x, 2.x or XL), or is no LoRA.",
         )
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """The tensors of a LoRA file. ModelError for its relatives, which diffusers would read in part."""
+    state = read_weights(path)
+    for mark, kind in RELATIVES.items():
+        if any(mark in name for name in state):
+            raise ModelError(
+                f"{path} is a {kind}, which is not read.",
+                "Give a plain LoRA: a file of lora_down and lora_up, or lora_A and lora_B.",
+            )
+    return state
+
+
+def with_alphas(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """kohya's file without its alphas: each `up` becomes alpha / rank times as large.
+
+    diffusers hands the alphas to peft under names that peft does not find where they differ between layers.
+    """
+    scaled = {name: values for name, values in state.items() if not name.endswith(".alpha")}
+    for name in state.keys() - scaled.keys():
+        stem = name.removesuffix(".alpha")
+        up, down = f"{stem}.lora_up.weight", f"{stem}.lora_down.weight"
+        if up not in state or down not in state:
+            return state
+        scaled[up] = state[up] * (state[name].float() / len(state[down])).to(state[up])
+    return scaled
 
 
 def lora_tools(parts: Parts) -> tuple[Any, Any]:

@@ -126,4 +126,4 @@ def silence() -> None:
 
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.CRITICAL)  # an error is raised, too, and told by ours
