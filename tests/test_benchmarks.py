@@ -36,6 +36,9 @@ def test_an_edit_succeeds_if_the_query_wins() -> None:
     assert verdict(told, "horse", "zebra") == {"success": 0.0, "query over ref": 1.0}
     assert verdict(told, "horse", "dog") == {"success": 1.0, "query over ref": 1.0}
     assert verdict(told, "dog", "horse") == {"success": 0.0, "query over ref": 0.0}
+    painted = {"horse": 0.1, "white horse": 0.5, "zebra": 0.4}
+    assert verdict(painted, "zebra", "horse") == {"success": 1.0, "query over ref": 1.0}
+    assert verdict(painted, "horse", "zebra") == {"success": 0.0, "query over ref": 0.0}
 
 
 def test_similarity_is_that_of_the_region_alone() -> None:
@@ -49,12 +52,13 @@ def test_similarity_is_that_of_the_region_alone() -> None:
 
 def test_means_are_taken_over_all_edits_and_by_group() -> None:
     rows = [
-        ("known", "a to b", {"x": {"success": 1.0, "iou": 0.5}, "y": {"success": 0.0}}),
+        ("known", "a to b", {"x": {"success": 1.0, "iou": 0.5, "spill": 0.2}, "y": {"success": 0.0}}),
         ("new", "a to c", {"x": {"success": 0.0, "iou": 0.7}, "y": {"success": 0.0}}),
     ]
     found = summary(rows, ["y", "x"])
     assert list(found) == ["y", "x"]
     assert found["x"]["iou"] == pytest.approx(0.6)
+    assert found["x"]["spill"] == 0.2  # of the scenes with another thing
     assert found["x"]["success by pair"] == {"a to b": 1.0, "a to c": 0.0}
     assert found["x"]["iou by kind"] == {"known": 0.5, "new": 0.7}
     assert "| x | 2 | 50 % |  | 0.60 |" in table(found)

@@ -128,6 +128,16 @@ def test_chosen_things_cycle_and_never_come_in_pairs(world: World) -> None:
     assert (scenes.second == NOTHING).all()
 
 
+def test_a_thing_can_be_asked_for_beside_another(world: World) -> None:
+    alone = draw_scenes(world, 4, 1, size=64, things=["zebra"])
+    both = draw_scenes(world, 4, 1, size=64, things=["zebra"], beside="apple")
+    assert {THINGS[index].word for index in both.second.tolist()} == {"apple"}
+    assert (both.thing == alone.thing).all()
+    other = both.objects - both.mask
+    assert (other > -1e-6).all()
+    assert (other.amax((1, 2, 3)) > 0.9).all()
+
+
 def test_paint_shows_its_colour_and_keeps_light_and_dark(world: World) -> None:
     names = ["blue car", "white car", "black car", "car"]
     scenes = draw_scenes(world, 4, 2, size=64, things=names)

@@ -270,6 +270,7 @@ def draw_scenes(
     *,
     size: int = 128,
     things: list[str] | None = None,
+    beside: str | None = None,
     backgrounds: str = "panoramas",
     pairs: float = 0.2,
     painted: float = 0.3,
@@ -279,6 +280,7 @@ def draw_scenes(
 
     things: words to draw from evenly, as "horse" or "white horse", instead of the training shares (then
         without empty places, pairs and colours that are not named).
+    beside: the word of a second object in every scene.
     backgrounds: "panoramas", or "wallpapers" (held-out worlds only; place is then NOTHING).
     pairs: the share of scenes with a second object. painted: the share of scenes in which an object that
         comes in colours is painted in one. width: overrides the objects' own range of widths.
@@ -292,6 +294,8 @@ def draw_scenes(
     is_pair = dice.chance(pairs if things is None else 0.0) & (thing != NOTHING)
     other = dice.choice(torch.tensor([one.share for one in THINGS]))
     second = torch.where(is_pair & (other != thing), other, torch.full_like(other, NOTHING))
+    if beside is not None:
+        second = torch.full_like(thing, parse(beside)[0])
     # In a pair the objects share the width: the second stands further left or right, and behind.
     side = torch.where(dice.chance(0.5), 1.0, -1.0) * (second != NOTHING)
     plain = torch.full_like(colour, NOTHING)
