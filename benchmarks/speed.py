@@ -36,6 +36,7 @@ from benchmarks.report import markdown, record, write_block
 from diffedit_cli.api import edit_image, edit_images
 from diffedit_cli.images.files import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.settings import FAST, EditConfig, build
 
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"
@@ -243,23 +244,37 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best / 1e12
 
 
+def unpack(network: Any) -> None:
+    """Take the prepacking (models/prepack.py) back: diffusers' own pipelines run without it."""
+    for module in network.modules():
+        if isinstance(module, PackedConv2d):
+            if module.packed is not None:
+                module.weight = torch.nn.Parameter(module.packed.to_dense(), requires_grad=False)
+            module.packed = module.packed_for = None
+            module.__class__ = torch.nn.Conv2d
+
+
 def forward_seconds(model: DiffusersDenoiser, side: int, samples: int, repeats: int) -> dict[str, float]:
-    """Median seconds of one forward of the UNet: as it is, with channels_last, and compiled, in turns."""
-    plain, cells = model.unet, side // model.factor
-    latents = torch.randn(samples, model.latent_channels, cells, cells, device=model.device)
-    inputs = latents, torch.tensor([500] * samples, device=model.device), model.embed([QUERY] * samples)
-    compiled = copy.deepcopy(plain)
+    """Median seconds of one forward of the UNet under each of some treatments, in turns."""
+    packed, cells = model.unet, side // model.factor
+    unpack(packed)
+    plain, last, compiled = (copy.deepcopy(packed) for _ in range(3))
+    last.to(memory_format=torch.channels_last)
     compiled.compile_repeated_blocks(dynamic=True)
-    networks = {"as it is": (plain, torch.contiguous_format), "channels_last": (plain, torch.channels_last)}
-    networks["compiled"] = (compiled, torch.contiguous_format)
+    for network in (packed, compiled):
+        prepack(network)
+    networks = {"plain": plain, "channels_last": last, "prepacked": packed, "and compiled": compiled}
+    latents = torch.randn(samples, model.latent_channels, cells, cells, device=model.device)
+    inputs = torch.tensor([500] * samples, device=model.device), model.embed([QUERY] * samples)
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(repeats + 2):
-        for name, (network, layout) in networks.items():
-            model.unet = network.to(memory_format=layout)
+        for name, network in networks.items():
+            model.unet = network
+            layout = torch.channels_last if network is last else torch.contiguous_format
             start = time.perf_counter()
-            model.predict_eps(latents.contiguous(memory_format=layout), *inputs[1:])
+            model.predict_eps(latents.contiguous(memory_format=layout), *inputs)
             times[name].append(time.perf_counter() - start)
-    model.unet = plain.to(memory_format=torch.contiguous_format)
+    model.unet = packed
     return {name: round(statistics.median(some[2:]), 4) for name, some in times.items()}  # 2: to warm up
 
 
@@ -273,6 +288,7 @@ def timed_rounds(hooks: Hooks, runs: dict[str, Run], rounds: int) -> dict[str, l
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for number in range(1, rounds + 1):
         for name, run in runs.items():
+            (unpack if name.startswith("diffusers") else prepack)(hooks.unet)
             with quiet():
                 _, row = hooks.measure(run)
             told = f"{number}/{rounds} {name}: {row['seconds']:.2f} s, {row['forwards']} forwards"
@@ -422,6 +438,7 @@ def memory(
     """The peak memory of one edit, the weights included: of this process, or on cuda of the device."""
     loaded = open_model(model, device, dtype)
     run = contenders(loaded, square(side), steps, maps)[contender]
+    (unpack if contender.startswith("diffusers") else prepack)(loaded.unet)
     before = peak_memory(loaded)
     with quiet():
         run()
@@ -437,15 +454,14 @@ def unet(
     model: Model = "embedded", sides: str = "256,512", repeats: int = 3,
     device: str = "auto", dtype: str = "bfloat16",
 ) -> None:  # fmt: skip
-    """One forward of the UNet, of one and of two samples, laid out and compiled in other ways."""
+    """One forward of the UNet, of one and of two samples: plain, channels_last, prepacked, and compiled."""
     loaded, rows = open_model(model, device, dtype), []
     for side in map(int, sides.split(",")):
         for samples in (1, 2):
             figures = forward_seconds(loaded, side, samples, repeats)
             record("speed", **about(loaded), side=side, samples=samples, unet_forward_s=figures)
             rows.append([f"{side}x{side}", str(samples), *(f"{value:.3f}" for value in figures.values())])
-    heads = ["", "samples", "as it is", "channels_last", "compiled"]
-    show(f"unet {model} {dtype}", markdown(heads, rows))
+    show(f"unet {model} {dtype}", markdown(["", "samples", *figures], rows))
 
 
 @app.command()

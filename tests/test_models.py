@@ -19,6 +19,7 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.models.hardware import gains_by_bfloat16, pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
+from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.models.presets import PRESETS
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.types import Denoiser
@@ -380,6 +381,31 @@ def test_a_large_model_is_halved_on_a_cpu_made_for_it(
     assert not gains_by_bfloat16(checkpoint, torch.device("mps"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert not gains_by_bfloat16(checkpoint, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", [{}, {"stride": 2}, {"kernel_size": 1, "padding": 0}, {"bias": False}])
+def test_a_packed_convolution_gives_the_same(dtype: torch.dtype, how: dict[str, Any]) -> None:
+    """Whatever size it packed for last; and it keeps its weights once, and not twice."""
+    conv = torch.nn.Conv2d(8, 16, **{"kernel_size": 3, "padding": 1, **how}).to(dtype).requires_grad_(False)
+    pictures = [torch.rand(b, 8, side, side + 2).to(dtype) for b, side in ((1, 8), (3, 8), (2, 14), (1, 8))]
+    wanted = [conv(x) for x in pictures]
+    prepack(conv)
+    assert isinstance(conv, PackedConv2d)
+    for x, y in zip(pictures, wanted, strict=True):
+        assert torch.allclose(conv(x), y, atol=1e-6 if dtype == torch.float32 else 0.02)
+        assert conv.weight.numel() == 0
+
+
+def test_what_onednn_does_not_take_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in (torch.float16, torch.float64):
+        conv = torch.nn.Conv2d(3, 4, 3).to(dtype)
+        prepack(conv)
+        assert type(conv) is torch.nn.Conv2d
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    conv = torch.nn.Conv2d(3, 4, 3)
+    prepack(conv)
+    assert type(conv) is torch.nn.Conv2d
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile's own

@@ -15,6 +15,7 @@ from ..schedules import append_dims, v_to_eps
 from ..types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
+from .prepack import prepack
 
 ALL = 2**31  # samples at once: no limit
 
@@ -59,6 +60,8 @@ class DiffusersDenoiser:
             for network in networks:
                 if attempt(functools.partial(network.to, device), device) is None:
                     raise shortage("the model's weights", device, low_memory)
+        if device.type == "cpu":
+            prepack(self.unet)
 
     @contextmanager
     def _network(self) -> Generator[None, None, None]:
