@@ -26,8 +26,9 @@ from training.train import HELD_OUT_SEED, Pool, fresh_seeds
 
 WORDS = (  # what it tells apart, as far as the model knows it: what quality.py edits
     "horse", "zebra", "donkey", "cow", "sheep", "goat", "dog", "fox", "lion", "tiger", "bear", "elephant",
-    "apple", "pear", "orange", "duck", "rooster", "rabbit", "squirrel", "car", "bus", "white horse", "black horse",
-    "bowl of apples", "bowl of pears", "bowl of oranges", "bowl of lemons",
+    "apple", "pear", "orange", "duck", "rooster", "rabbit", "squirrel", "car", "bus",
+    "white horse", "black horse", "bowl of apples", "bowl of pears", "bowl of oranges",
+    "bowl of lemons",
 )  # fmt: skip
 VIEW = 64  # pixels a side of what the classifier sees
 WEIGHTS = "classifier.pt"  # in the folder of the sources
