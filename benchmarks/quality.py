@@ -59,7 +59,11 @@ class Attempt:
 
 
 Contender = Callable[[Case], Attempt]
-SOME = {"diffusers, its defaults": 2, "invert and decode": 4}  # run on every so many-th edit of a pair
+SOME = {
+    "SDEdit": 2,
+    "diffusers, its defaults": 4,
+    "invert and decode": 4,
+}  # run on every so many-th edit of a pair
 
 
 # ---------------------------------------------------------------- scenes
