@@ -222,9 +222,13 @@ def diffusers_ledits(model: DiffusersDenoiser, image: Image.Image, steps: int) -
 
 
 def flops(model: DiffusersDenoiser, side: int) -> float:
-    """Floating point operations of one sample-forward of the UNet, by torch's own count."""
+    """Floating point operations of one sample-forward of the UNet, by torch's own count.
+
+    It does not know packed convolutions.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
+    unpack(model.unet)
     cells = side // model.factor
     latents = torch.randn(1, model.latent_channels, cells, cells, device=model.device)
     with FlopCounterMode(display=False) as counter:
