@@ -30,9 +30,13 @@ class PackedConv2d(nn.Conv2d):
 
 
 def prepack(network: Any) -> None:
-    """Let every convolution of a network on the CPU pack its weights when it first runs."""
-    can = {torch.float32: torch.backends.mkldnn.is_available()}
-    can[torch.bfloat16] = can[torch.float32] and OPS._is_mkldnn_bf16_supported()
+    """Let every convolution of a network on the CPU pack its weights when it first runs.
+
+    The operators are torch's own, for its compiler; a torch without them runs the network as it is.
+    """
+    names = "_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported"
+    has_operators = torch.backends.mkldnn.is_available() and all(hasattr(OPS, name) for name in names)
+    can = {torch.float32: has_operators, torch.bfloat16: has_operators and OPS._is_mkldnn_bf16_supported()}
     for module in network.modules():
         if type(module) is nn.Conv2d and can.get(module.weight.dtype):
             module.__class__ = PackedConv2d
