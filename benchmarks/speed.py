@@ -36,6 +36,7 @@ from benchmarks.report import markdown, record, write_block
 from diffedit_cli.api import edit_image, edit_images
 from diffedit_cli.images.files import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.load import compile_unet
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.settings import FAST, EditConfig, build
 
@@ -406,7 +407,7 @@ def edits(
     """Time one edit by diffedit and by diffusers, in turns."""
     loaded = open_model(model, device, dtype)
     if compile:
-        loaded.unet.compile_repeated_blocks(dynamic=True)
+        compile_unet(loaded)
     runs = contenders(loaded, square(side), steps, maps)
     runs = {name: run for name, run in runs.items() if not only or name in only.split(",")}
     peak, unet_flops = matrix_peak(loaded.device, loaded.dtype), flops(loaded, side)

@@ -225,7 +225,7 @@ def test_nothing_of_the_machine_is_stored(run: Run, checkpoint: Path, tmp_path: 
 
 def test_the_origin_names_the_commit_of_a_hub_id(model: DiffusersDenoiser, tmp_path: Path) -> None:
     cached = Source(tmp_path / "models--org--name" / "snapshots" / "abc123", "fp16")
-    origin = origin_of("org/name", cached, model, [str(tmp_path / "a.safetensors") + ":0.5"], [])
+    origin = origin_of("org/name", cached, model, [str(tmp_path / "a.safetensors") + ":0.5"], [], False)
     assert (origin["model"], origin["revision"], origin["variant"]) == ("org/name", "abc123", "fp16")
     assert (origin["lora"], origin["model_is_local"]) == (["a.safetensors:0.5"], False)
     assert load_model("embedded").origin["model_is_local"] is False

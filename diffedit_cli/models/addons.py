@@ -13,9 +13,9 @@ from ..errors import ModelError, SettingError
 from .parts import Parts, reading
 from .weights import read_weights
 
-RELATIVES = {
-    "hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_mid": "LoCon with a core", "oft_": "OFT",
-    "on_input": "(IA)3",
+RELATIVES = {  # by what only their tensors are called
+    ".hada_": "LoHa", ".lokr_": "LoKr", ".dora_scale": "DoRA", ".lora_mid": "LoCon with a core",
+    ".oft_": "OFT", ".on_input": "(IA)3",
 }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def gains_by_bfloat16(path: Path, device: torch.device) -> bool:
     """Whether this is a CPU with bfloat16 products, and the checkpoint so large (1 GB) that they pay.
 
-    A large one takes half the time and half the memory (docs/speed.md). On other CPUs it takes longer.
+    A large one takes half the time (docs/speed.md), and its weights half the memory. On other
+    CPUs it takes longer.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     if device.type != "cpu" or not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):

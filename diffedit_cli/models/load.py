@@ -57,7 +57,7 @@ def load_model(
         model = place(str(name), parts, where, kind, low_memory)
     if compile:
         compile_unet(model)
-    model.origin = origin_of(str(name), source, model, lora, embedding) | {"compile": compile}
+    model.origin = origin_of(str(name), source, model, lora, embedding, compile)
     return model
 
 
@@ -97,7 +97,12 @@ def place(
 
 
 def origin_of(
-    name: str, source: Source, model: DiffusersDenoiser, lora: Sequence[str], embedding: Sequence[str]
+    name: str,
+    source: Source,
+    model: DiffusersDenoiser,
+    lora: Sequence[str],
+    embedding: Sequence[str],
+    compile: bool,
 ) -> dict[str, Any]:
     """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one.
 
@@ -113,6 +118,7 @@ def origin_of(
         "embedding": [without_folder(given) for given in embedding],
         "device": str(model.device),
         "low_memory": model.low_memory,
+        "compile": compile,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
