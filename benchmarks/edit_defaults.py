@@ -20,12 +20,12 @@ from training.sources import DATA
 
 
 def settings_to_try() -> dict[str, EditConfig]:
-    """The defaults and what lies beside them, by the flag that asks for it."""
+    """The model's own defaults and what lies beside them, by the flag that asks for it."""
     base = EditConfig()
     configs = {"the defaults": base}
-    for value in (0.7, 0.9):
+    for value in (0.8, 0.9):
         configs[f"--strength {value}"] = replace(base, strength=value)
-    for scale in (5.0, 10.0):
+    for scale in (3.0, 7.5):
         configs[f"--guidance-scale {scale}"] = replace(base, guidance=GuidanceConfig(scale=scale))
     for inversion in ("negative-prompt", "noise"):
         configs[f"--inversion {inversion}"] = replace(base, inversion=inversion)

@@ -17,7 +17,7 @@ from benchmarks.classifier import judge, load_classifier, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import load_model
-from diffedit_cli.settings import FAST, EditConfig, build
+from diffedit_cli.settings import FAST, EditConfig, build, filled_in
 from training.evaluate import Case, held_out_cases, iou, psnr
 from training.scenes import latent_mask
 from training.sources import DATA
@@ -37,7 +37,8 @@ def main(
         pixels = torch.cat([case.scene.pixels for case in group])
         editor, full = Editor(denoiser, pixels), pixels
         for name, settings in VARIANTS.items():
-            config = build(EditConfig, settings, {"ref": group[0].ref, "query": group[0].query})
+            texts = {"ref": group[0].ref, "query": group[0].query}
+            config = filled_in(build(EditConfig, settings, texts), denoiser.own_defaults)
             before = denoiser.forwards
             edited = editor.edit(config, [case.seed for case in group])
             forwards = (denoiser.forwards - before) / len(group)

@@ -72,7 +72,8 @@ def run_case(
 ) -> dict[str, Figures]:
     """Every variant on one scene."""
     editor, rows = Editor(model, case.scene.pixels), {}
-    base = EditConfig(ref=case.ref, query=case.query, steps=STEPS)
+    strength = model.own_defaults.get("strength")
+    base = EditConfig(ref=case.ref, query=case.query, steps=STEPS, strength=strength)
     editor.plan(base, [case.seed])  # the map and the inversion, before the counting
     for name, guidance in VARIANTS.items():
         before = model.forwards

@@ -28,7 +28,7 @@ from diffedit_cli.edit import Areas, Editor, Plan, Texts, encode_source, redraw
 from diffedit_cli.mask import binarise, enlarge, feather
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import make_steps
-from diffedit_cli.settings import EditConfig, GuidanceConfig
+from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
 from training.evaluate import Case, edit_sheet, grouped, iou, psnr
 from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
 from training.sources import DATA
@@ -99,7 +99,7 @@ def ours(model: DiffusersDenoiser, config: EditConfig | None = None, *, true_mas
     base = config or EditConfig()
 
     def run(case: Case) -> Attempt:
-        settings = replace(base, ref=case.ref, query=case.query)
+        settings = filled_in(replace(base, ref=case.ref, query=case.query), model.own_defaults)
         given = (
             binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5)) if true_mask else None
         )
@@ -113,7 +113,7 @@ def sdedit(model: DiffusersDenoiser) -> Contender:
     """Noised to the same level and redrawn everywhere (Meng et al. 2021): no mask, no inversion."""
 
     def run(case: Case) -> Attempt:
-        config = EditConfig(ref=case.ref, query=case.query, inversion="noise")
+        config = filled_in(EditConfig(ref=case.ref, query=case.query, inversion="noise"), model.own_defaults)
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
         edited = Editor(model, case.scene.pixels).edit(config, [case.seed], Areas(everywhere))
         return Attempt(edited.pixels, None)
@@ -125,9 +125,9 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
     """Inversion and decoding with no text, no guidance and no mask: what the encoding alone keeps."""
 
     def run(case: Case) -> Attempt:
-        config = EditConfig(ref="", query="", guidance=GuidanceConfig(scale=1))
+        config = filled_in(EditConfig(guidance=GuidanceConfig(scale=1)), model.own_defaults)
         texts, x0 = Texts.embed(model, config), model.encode(case.scene.pixels)
-        steps = make_steps(model.schedule, config.steps, config.strength)
+        steps = make_steps(model.schedule, config.steps, config.ratio)
         source = encode_source(model, x0, steps, texts, config, [case.seed])
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
         plan = Plan(config, texts, steps, source, found=everywhere, mask=everywhere, heat=None)

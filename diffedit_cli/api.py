@@ -16,7 +16,7 @@ from .images.files import Picture
 from .models import DiffusersDenoiser
 from .morph import MorphFrame, morph
 from .results import EditResult, Generated, MaskResult, Meter, guidance_notices, word_notices
-from .settings import EditConfig, GenerateConfig, InterpolateConfig, require_way_back
+from .settings import EditConfig, GenerateConfig, InterpolateConfig, filled_in, require_way_back
 from .types import Pixels, Report, silent
 
 Config = TypeVar("Config", EditConfig, GenerateConfig)
@@ -223,6 +223,7 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
         width=config.width or model.size,
         height=config.height or model.size,
     )
+    config = filled_in(config, model.own_defaults)
     meter = Meter(model)
     shape = latent_shape(model, config.width, config.height)
     pixels = generate.generate(model, config, shape, [seed_of(config)], report)
@@ -239,14 +240,15 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
 
 
 def resolve_interpolation(model: DiffusersDenoiser, config: InterpolateConfig) -> InterpolateConfig:
-    """The settings with a seed for each prompt and a size, as `interpolate_frames` will use them."""
+    """The settings as `interpolate_frames` will use them: a seed for each prompt, a size, a scale."""
     seeds = config.seed or (random_seed(),)
-    return replace(
+    config = replace(
         config,
         seed=seeds if len(seeds) > 1 else seeds * len(config.prompts),
         width=config.width or model.size,
         height=config.height or model.size,
     )
+    return filled_in(config, model.own_defaults)
 
 
 def interpolate_frames(

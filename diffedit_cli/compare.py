@@ -16,10 +16,20 @@ from .images import files, sheets
 from .images.files import Picture
 from .models import DiffusersDenoiser
 from .results import EditResult, Generated, Meter, Run, Target, costs, provenance
-from .settings import EditConfig, GenerateConfig, GuidanceConfig, build, keys, option_name, require_query
+from .settings import (
+    EditConfig,
+    GenerateConfig,
+    GuidanceConfig,
+    build,
+    filled_in,
+    keys,
+    option_name,
+    require_query,
+)
 from .types import Report, silent
 
 Lists = Mapping[str, Sequence[Any]]  # the values of each setting, as settings.read_lists gives them
+Own = Mapping[str, float]  # the model's own defaults
 
 MOST_TILES = 100
 ROW = 5  # tiles beside each other, where one list is broken into rows
@@ -34,10 +44,11 @@ OF_PROMPTS = ("query", "negative_prompt", "steps", "seed", "size", *GUIDANCE)  #
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results under several settings. rows: the tiles as they lie in the grid, each under its label."""
+    """Results under several settings, in the order of the grid, each under its label."""
 
     picture: Picture | None
     lists: Lists
+    labels: Sequence[str]
     tiles: tuple[EditResult | Generated, ...]
     origin: Mapping[str, Any]
     run: Run
@@ -53,7 +64,7 @@ class Comparison:
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
-        named = zip(labels(self.lists), self.tiles, strict=True)
+        named = zip(self.labels, self.tiles, strict=True)
         return {
             "tiles": [{"label": label, **tile.facts()} for label, tile in named],
             **costs(self.run, self.notices),
@@ -70,7 +81,7 @@ class Comparison:
         before = None if self.picture is None else sheets.flat(self.picture.rgb, alpha)
         if before is not None and share < 1:
             shown = [Image.blend(before, image, share) for image in shown]
-        named = list(zip(labels(self.lists), shown, strict=True))
+        named = list(zip(self.labels, shown, strict=True))
         source = [] if before is None else [("source", before)]
         keys = varied(self.lists)
         across = len(self.lists[keys[-1]])
@@ -107,14 +118,14 @@ def compare(
     mask, add, subtract: as in `edit_image`. Raises SettingError where there is nothing to compare, a value is
     out of its range, or a setting has no use without a picture.
     """
-    meter = Meter(model)
+    meter, own = Meter(model), model.own_defaults
     if picture is None:
-        tiles = tuple(compare_prompts(model, prompt_configs(lists), report=report))
+        tiles = tuple(compare_prompts(model, prompt_configs(lists, own), report=report))
     else:
-        configs = edit_configs(lists, search=mask is None)
+        configs = edit_configs(lists, own, search=mask is None)
         results = compare_edits(model, picture, configs, mask=mask, add=add, subtract=subtract, report=report)
         tiles = tuple(results)
-    return Comparison(picture, lists, tiles, model.origin, meter.stop())
+    return Comparison(picture, lists, labels(lists, own), tiles, model.origin, meter.stop())
 
 
 def varied(lists: Lists) -> list[str]:
@@ -137,15 +148,15 @@ def combinations(lists: Lists) -> list[dict[str, Any]]:
     return [same | dict(zip(order, values, strict=True)) for values in products]
 
 
-def edit_configs(lists: Lists, *, search: bool = True) -> list[EditConfig]:
-    configs = [build(EditConfig, values) for values in combinations(lists)]
+def edit_configs(lists: Lists, own: Own, *, search: bool = True) -> list[EditConfig]:
+    configs = [filled_in(build(EditConfig, values), own) for values in combinations(lists)]
     if search:
         for config in configs:
             require_query(config)
     return configs
 
 
-def prompt_configs(lists: Lists) -> list[GenerateConfig]:
+def prompt_configs(lists: Lists, own: Own) -> list[GenerateConfig]:
     """The settings of tiles without a picture. SettingError for a setting that only an edit has."""
     for key in lists:
         if key not in OF_PROMPTS:
@@ -156,21 +167,22 @@ def prompt_configs(lists: Lists) -> list[GenerateConfig]:
     for values in combinations(lists):
         size = values.pop("size", None)
         values["prompt"] = values.pop("query", "")
-        configs.append(build(GenerateConfig, values, {"width": size, "height": size}))
+        config = build(GenerateConfig, values, {"width": size, "height": size})
+        configs.append(filled_in(config, own))
     return configs
 
 
-def count_forwards(lists: Lists, *, has_picture: bool, search: bool = True) -> int:
+def count_forwards(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> int:
     """UNet sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
     if not has_picture:
-        return sum(count_picture_forwards(config) for config in prompt_configs(lists))
-    return count_shared_forwards(edit_configs(lists, search=search), search=search)
+        return sum(count_picture_forwards(config) for config in prompt_configs(lists, own))
+    return count_shared_forwards(edit_configs(lists, own, search=search), search=search)
 
 
-def labels(lists: Lists) -> list[str]:
+def labels(lists: Lists, own: Own) -> list[str]:
     """What is said over each tile: what varies, and the scale if norms or methods imply different ones."""
     texts: list[str] = []
-    guides = [build(EditConfig, values).guidance.base_scale for values in combinations(lists)]
+    guides = [filled_in(build(EditConfig, values), own).guidance.base_scale for values in combinations(lists)]
     for values, scale in zip(combinations(lists), guides, strict=True):
         parts = [f"{name_of(key)} {shown(values[key])}".strip() for key in varied(lists)]
         if "guidance_scale" not in lists and len(set(guides)) > 1:

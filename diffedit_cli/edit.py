@@ -69,7 +69,7 @@ def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]
 
     The looks of a zoom are not in it.
     """
-    steps = max(1, round_half_up(config.strength * config.steps))
+    steps = max(1, round_half_up(config.ratio * config.steps))
     return {
         "mask": 2 * config.mask.samples if search else 0,
         "invert": 0 if config.inversion == "noise" else steps,
@@ -207,7 +207,7 @@ class Editor:
         if mask is None:
             heat = self.find(config, texts, seeds, report)
             mask = binarise(heat, config.mask)
-        steps = make_steps(denoiser.schedule, config.steps, config.strength, config.solver)
+        steps = make_steps(denoiser.schedule, config.steps, config.ratio, config.solver)
         key = source_key(config), *(seeds if config.inversion == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)

@@ -29,7 +29,7 @@ from .results import (
     word_notices,
     zoom_notices,
 )
-from .settings import MAX_SEED, EditConfig, GenerateConfig, require_query
+from .settings import MAX_SEED, EditConfig, GenerateConfig, filled_in, require_query
 from .types import Heat, Report, silent
 
 ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows things so many times larger
@@ -223,9 +223,9 @@ def seed_of(config: EditConfig | GenerateConfig) -> int:
 
 
 def prepare(model: DiffusersDenoiser, config: EditConfig) -> EditConfig:
-    """The settings as they will be run, seed and size filled in."""
+    """The settings as they will be run: seed, size and what is the model's own filled in."""
     seed = random_seed() if config.seed is None else config.seed
-    return replace(config, seed=seed, size=config.size or model.size)
+    return filled_in(replace(config, seed=seed, size=config.size or model.size), model.own_defaults)
 
 
 def as_run(config: EditConfig, fit: Fit) -> EditConfig:

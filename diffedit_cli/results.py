@@ -199,7 +199,7 @@ def parameters(config: EditConfig | GenerateConfig, prompt: str, size: tuple[int
         "Model": model,
     }
     if isinstance(config, EditConfig):
-        facts["Denoising strength"] = f"{config.strength:g}"
+        facts["Denoising strength"] = f"{config.ratio:g}"
     negative = f"\nNegative prompt: {config.negative_prompt}" if config.negative_prompt else ""
     return f"{prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
 

@@ -7,12 +7,11 @@ dataclasses, so none of them can drop a field. A nested group is flattened with 
 This module imports neither torch nor anything heavy: `diffedit --help` needs it.
 """
 
-import dataclasses
 import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -30,6 +29,8 @@ Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 
 MAX_SEED = 2**32 - 1
+USUAL_SCALE = 7.5
+USUAL_STRENGTH = 0.8
 
 
 def setting(
@@ -51,8 +52,8 @@ class GuidanceConfig:
 
     scale: float | None = setting(
         None,
-        "How hard the prompt pulls; 1 turns guidance off. Default: 7.5; 0.15 for the norms diff "
-        "and both; 0.6 for cfg++.",
+        "How hard the prompt pulls; 1 turns guidance off. Default: the model's own, or 7.5; 0.15 for the "
+        "norms diff and both; 0.6 for cfg++.",
         low=0,
         high=100,
         panel="Guidance",
@@ -131,11 +132,13 @@ class GuidanceConfig:
     @property
     def base_scale(self) -> float:
         """The scale to begin with: the one given, else the usual one of this norm or method."""
-        if self.scale is not None:
-            return self.scale
+        return self.usual_scale if self.scale is None else self.scale
+
+    @property
+    def usual_scale(self) -> float:
         if self.method == "cfg++":
             return 0.6
-        return 0.15 if self.norm in ("diff", "both") else 7.5
+        return 0.15 if self.norm in ("diff", "both") else USUAL_SCALE
 
     def bounds(self) -> tuple[float, float]:
         """The interval as two fractions of the steps, 0 <= a < b <= 1."""
@@ -234,9 +237,10 @@ class EditConfig:
     solver: Solver = setting(
         "ddim", "How a step is taken: DDIM, or the second-order DPM-Solver++, for runs of few steps."
     )
-    strength: float = setting(
-        0.8,
-        "Encoding ratio r: the share of the steps that the picture is taken back and redrawn over.",
+    strength: float | None = setting(
+        None,
+        "Encoding ratio r: the share of the steps that the picture is taken back and redrawn over. "
+        "Default: the model's own, or 0.8.",
         low=0.01,
         high=1,
     )
@@ -270,6 +274,11 @@ class EditConfig:
                 "--negative-prompt cannot be used with --inversion negative-prompt.",
                 "That inversion takes --ref as the negative prompt; leave one of the two out.",
             )
+
+    @property
+    def ratio(self) -> float:
+        """The encoding ratio r: the strength given, else the usual one."""
+        return USUAL_STRENGTH if self.strength is None else self.strength
 
 
 def require_query(config: EditConfig) -> None:
@@ -442,6 +451,23 @@ class ModelConfig:
     )
 
 
+Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
+
+
+def filled_in(config: Config, own: Mapping[str, float]) -> Config:
+    """The settings with the model's own strength and guidance_scale, or the usual ones, where none are given.
+
+    own: what the model's folder declares (models.own_defaults).
+    """
+    guidance = config.guidance
+    if guidance.scale is None and guidance.usual_scale == USUAL_SCALE:  # others measure something else
+        scale = own.get("guidance_scale", USUAL_SCALE)
+        config = replace(config, guidance=replace(guidance, scale=scale))
+    if isinstance(config, EditConfig) and config.strength is None:
+        config = replace(config, strength=own.get("strength", USUAL_STRENGTH))
+    return config
+
+
 def public_name(model: str) -> str:
     """A model's name as it may be stored in a picture: of a path on this machine, only the last part."""
     return Path(model).resolve().name if Path(model).exists() else model
@@ -581,6 +607,3 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
     low, high = metadata["low"], metadata["high"]
     if low is not None and value is not None and not low <= value <= high:
         raise SettingError(f"{name} {value} is out of range.", f"Give a value from {low} to {high}.")
-
-
-replace = dataclasses.replace

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from diffedit_cli.settings import (
     ModelConfig,
     TalkConfig,
     build,
+    filled_in,
     flatten,
     keys,
     option_name,
@@ -783,7 +785,8 @@ def test_generate(run: Run, at_forward: Callable[..., list[int]]) -> None:
     stored = read_settings(facts["output"])
     assert stored == facts["settings"]
     config = build(GenerateConfig, {key: stored[key] for key, *_ in keys(GenerateConfig)})
-    assert config == GenerateConfig(prompt="a horse in a park", steps=3, seed=1, width=48, height=32)
+    wanted = GenerateConfig(prompt="a horse in a park", steps=3, seed=1, width=48, height=32)
+    assert config == filled_in(wanted, {})
     check_refusal(run("generate", "x", "--width", "33"), 2, "--width 33", "32")
     check_refusal(run("generate", ""), 2, "prompt")
 
@@ -858,6 +861,26 @@ def test_a_dry_run_loads_nothing_and_counts_right(
     assert sum(told["forwards"].values()) == sum(rows) == facts["forwards"]
     assert f"{sum(rows)} UNet sample-forwards" in said
     assert "out.png" in said
+
+
+def test_a_models_own_defaults_come_after_flags_and_variables(
+    edit: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(checkpoint, tmp_path / "own"))
+    card = {"words": {"things": ["horse", "zebra"]}, "defaults": {"strength": 1.0, "guidance_scale": 3.0}}
+    (own / "diffedit.json").write_text(json.dumps(card))
+
+    def facts(name: str, *flags: str) -> dict[str, Any]:
+        where = ["--model", own, "--device", "cpu"]
+        return answer(good(edit("-o", name, "--json", *flags, *where, model=False)))
+
+    usual = facts("a.png")
+    assert (usual["settings"]["strength"], usual["settings"]["guidance_scale"]) == (1.0, 3.0)
+    assert sum(facts("b.png", "--dry-run")["forwards"].values()) == usual["forwards"]
+    monkeypatch.setenv("DIFFEDIT_STRENGTH", "0.5")
+    configured = facts("b.png", "--guidance-norm", "diff")["settings"]
+    assert (configured["strength"], configured["guidance_scale"]) == (0.5, None)
+    assert facts("c.png", "--strength", "0.75")["settings"]["strength"] == 0.75
 
 
 # ------------------------------------------------------------------------------------------------ Ctrl-C

@@ -76,21 +76,23 @@ def test_the_longer_list_runs_across() -> None:
     lists = {"query": ["zebra", "cow"], "guidance_scale": [1.0, 2.0, 3.0], "steps": [9]}
     got = [(v["query"], v["guidance_scale"], v["steps"]) for v in combinations(lists)]
     assert got == [(q, g, 9) for q in ("zebra", "cow") for g in (1.0, 2.0, 3.0)]
-    assert labels(lists)[:2] == ["zebra, scale 1", "zebra, scale 2"]
+    assert labels(lists, {})[:2] == ["zebra, scale 1", "zebra, scale 2"]
 
 
 def test_labels_name_the_scale_that_a_norm_implies() -> None:
-    assert labels({"guidance_norm": ["none", "diff"]}) == ["norm none, scale 7.5", "norm diff, scale 0.15"]
-    assert labels({"guidance_norm": ["none", "pred"]}) == ["norm none", "norm pred"]
+    lists = {"guidance_norm": ["none", "diff"]}
+    assert labels(lists, {}) == ["norm none, scale 7.5", "norm diff, scale 0.15"]
+    assert labels(lists, {"guidance_scale": 5}) == ["norm none, scale 5", "norm diff, scale 0.15"]
+    assert labels({"guidance_norm": ["none", "pred"]}, {}) == ["norm none", "norm pred"]
     both = {"guidance_norm": ["diff", "both"], "guidance_scale": [0.1]}
-    assert labels(both) == ["norm diff", "norm both"]
+    assert labels(both, {}) == ["norm diff", "norm both"]
 
 
 def test_labels_of_every_kind() -> None:
     lists = {"mask_strength": [(0.3, 0.5), (0.5,)]}
-    assert labels(lists) == ["mask strength 0.3+0.5", "mask strength 0.5"]
-    assert labels({"mask_fill_holes": [True, False]}) == ["mask fill holes on", "mask fill holes off"]
-    assert labels({"ref": ["", "horse"]}) == ["ref (empty)", "ref horse"]
+    assert labels(lists, {}) == ["mask strength 0.3+0.5", "mask strength 0.5"]
+    assert labels({"mask_fill_holes": [True, False]}, {}) == ["mask fill holes on", "mask fill holes off"]
+    assert labels({"ref": ["", "horse"]}, {}) == ["ref (empty)", "ref horse"]
 
 
 @pytest.mark.parametrize(
@@ -106,17 +108,17 @@ def test_labels_of_every_kind() -> None:
 )
 def test_what_cannot_be_compared_is_refused(lists: dict[str, list[Any]], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        edit_configs(lists)
+        edit_configs(lists, {})
 
 
 @pytest.mark.parametrize("key", ["ref", "strength", "inversion", "mask_threshold", "mask_invert"])
 def test_what_only_an_edit_has_is_refused_without_a_picture(key: str) -> None:
     with pytest.raises(SettingError, match="needs a picture"):
-        prompt_configs({key: ["x", "y"]})
+        prompt_configs({key: ["x", "y"]}, {})
 
 
 def test_without_a_picture_the_size_is_both_sides() -> None:
-    (one, two) = prompt_configs({"query": ["a horse"], "size": [64], "steps": [1, 2]})
+    (one, two) = prompt_configs({"query": ["a horse"], "size": [64], "steps": [1, 2]}, {})
     assert (one.prompt, one.width, one.height, one.steps, two.steps) == ("a horse", 64, 64, 1, 2)
 
 
@@ -130,9 +132,9 @@ def test_tiles_are_single_edits_and_share_what_they_can(
     result = compare(model, picture, lists)
     decode = 2 * 2  # 80 % of 3 steps, 2 forwards each
     assert sum(unet_rows) == result.run.forwards == 2 * 2 + 2 + 6 * decode
-    assert count_forwards(lists, has_picture=True) == result.run.forwards
+    assert count_forwards(lists, {}, has_picture=True) == result.run.forwards
     assert encodes == [1]
-    for tile, config in zip(result.tiles, edit_configs(lists), strict=True):
+    for tile, config in zip(result.tiles, edit_configs(lists, {}), strict=True):
         alone = edit_image(model, picture, config)
         assert tile.config == alone.config
         assert np.asarray(tile.image).tobytes() == np.asarray(alone.image).tobytes()
@@ -159,7 +161,7 @@ def test_each_stage_is_run_once_for_all_that_ask_the_same(
     invert = {"strength": 1}.get(key, 2)
     expected = maps * 4 + inversions * invert + 2 * decode
     assert compare(model, picture, lists).run.forwards == expected
-    assert count_forwards(lists, has_picture=True) == expected
+    assert count_forwards(lists, {}, has_picture=True) == expected
 
 
 def test_noise_and_texts_of_the_inversion_are_not_shared_across(
@@ -179,7 +181,7 @@ def test_tiles_of_a_prompt(model: DiffusersDenoiser) -> None:
     for tile in result.tiles:
         alone = generate_image(model, tile.config)  # type: ignore[arg-type]
         assert np.asarray(tile.image).tobytes() == np.asarray(alone.image).tobytes()
-    assert result.run.forwards == count_forwards(lists, has_picture=False) == 2 + 4
+    assert result.run.forwards == count_forwards(lists, {}, has_picture=False) == 2 + 4
 
 
 def test_progress_counts_forwards_to_the_end(model: DiffusersDenoiser, picture: Picture) -> None:
@@ -199,7 +201,7 @@ def comparison(model: DiffusersDenoiser, picture: Picture, count: int) -> Compar
     """A comparison of as many tiles, each a copy of one edit."""
     one = compare(model, picture, {**WORDS, "guidance_scale": [1.0, 2.0]})
     lists = {**WORDS, "guidance_scale": [float(n) for n in range(1, count + 1)]}
-    return replace(one, lists=lists, tiles=one.tiles[:1] * count)
+    return replace(one, lists=lists, labels=labels(lists, {}), tiles=one.tiles[:1] * count)
 
 
 @pytest.mark.parametrize(("count", "rows", "across"), [(2, 1, 3), (4, 1, 5), (5, 2, 3), (9, 2, 5)])

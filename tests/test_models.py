@@ -16,7 +16,7 @@ from oracles import sd_alphas
 from safetensors.torch import load_file, save_file
 
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
+from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, describe, load_model, own_defaults
 from diffedit_cli.models.hardware import gains_by_bfloat16, pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
 from diffedit_cli.models.prepack import PackedConv2d, prepack
@@ -116,6 +116,14 @@ def test_words_are_unknown_only_where_a_model_says_what_it_knows(
     assert told.words == card["words"]
     assert told.unknown_words(["A Horse, the ZEBRA"]) == []
     assert told.unknown_words(["a gryphon, a pony", "gryphon-horse 7"]) == ["gryphon", "pony"]
+
+
+def test_a_model_can_declare_defaults_of_its_own(copy: Path) -> None:
+    assert load(copy).own_defaults == own_defaults(str(copy)) == own_defaults("sd15") == {}
+    card = {"words": {}, "defaults": {"strength": 1.0, "guidance_scale": 3.0}}
+    (copy / "diffedit.json").write_text(json.dumps(card))
+    told = load(copy).own_defaults, own_defaults(str(copy)), describe(str(copy))["defaults"]
+    assert told == (card["defaults"],) * 3
 
 
 def test_eps_is_the_networks_own(model: DiffusersDenoiser) -> None:
@@ -253,7 +261,16 @@ def test_a_tokenizer_without_its_words_is_refused(copy: Path) -> None:
         load(copy)
 
 
-@pytest.mark.parametrize("card", ["{", "{}", "[]"])
+@pytest.mark.parametrize(
+    "card",
+    [
+        "{",
+        "{}",
+        "[]",
+        '{"words": {}, "defaults": {"strength": 2}}',
+        '{"words": {}, "defaults": {"steps": 9}}',
+    ],
+)
 def test_a_spoilt_card_is_refused(copy: Path, card: str) -> None:
     (copy / "diffedit.json").write_text(card)
     with pytest.raises(ModelError):

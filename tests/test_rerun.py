@@ -182,6 +182,14 @@ def test_what_holds_no_settings_cannot_be_run(run: Run) -> None:
     refusal(run("rerun", "none.png"), "does not exist")
 
 
+def test_another_norm_does_not_get_the_scale_of_the_old_one(run: Run) -> None:
+    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    good(run("rerun", "out.png", "--guidance-norm", "diff", "-o", "diff.png"))
+    before, after = read_settings("out.png") or {}, read_settings("diff.png") or {}
+    assert before["guidance_scale"] > 1
+    assert (after["guidance_scale"], after["seed"]) == (None, before["seed"])
+
+
 def test_another_version_is_told(run: Run) -> None:
     good(run("generate", "a horse", "--steps", "1", "-o", "old.png"))
     stored = read_settings("old.png")

@@ -23,6 +23,7 @@ from diffedit_cli.settings import (
     ModelConfig,
     TalkConfig,
     build,
+    filled_in,
     flatten,
     keys,
     option_name,
@@ -217,3 +218,17 @@ def test_many_values_are_a_tuple_in_the_python_api(strength: Any) -> None:
 def test_a_changed_copy_is_checked_too() -> None:
     with pytest.raises(SettingError):
         replace(EditConfig(), steps=0)
+
+
+def test_a_models_own_defaults_stand_where_no_setting_is_given() -> None:
+    own = {"strength": 1.0, "guidance_scale": 3.0}
+    config = filled_in(EditConfig(query="zebra"), own)
+    assert (config.strength, config.guidance.scale) == (1.0, 3.0)
+    assert filled_in(config, {}) == config
+    given = EditConfig(strength=0.5, guidance=GuidanceConfig(scale=2.0))
+    assert filled_in(given, own) == given
+    usual, empty = filled_in(EditConfig(), {}), EditConfig()
+    assert (usual.strength, usual.guidance.scale) == (empty.ratio, empty.guidance.base_scale) == (0.8, 7.5)
+    assert filled_in(GenerateConfig(), own).guidance.scale == 3.0
+    for other in (GuidanceConfig(norm="diff"), GuidanceConfig(norm="both"), GuidanceConfig(method="cfg++")):
+        assert filled_in(EditConfig(guidance=other), own).guidance == other

@@ -52,16 +52,18 @@ def compare(
             raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
 
         from .. import compare as comparison
+        from ..models import own_defaults
         from ..video import check_film, write_frames
 
-        forwards = comparison.count_forwards(values, has_picture=picture is not None, search=mask is None)
+        own, has_picture = own_defaults(checkpoint.model, checkpoint.revision), picture is not None
+        forwards = comparison.count_forwards(values, own, has_picture=has_picture, search=mask is None)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")
         check_targets([target], overwrite=overwrite, film=animate)
         if animate is not None:
             check_film(animate, fps=comparison.FPS, overwrite=overwrite)
         if dry_run:
-            tiles = comparison.labels(values)
+            tiles = comparison.labels(values, own)
             terminal.result(
                 {"output": str(target or "-"), "tiles": tiles, "forwards": forwards},
                 [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{forwards} UNet sample-forwards."],

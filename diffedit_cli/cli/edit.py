@@ -80,6 +80,7 @@ def edit(
             pictures=list(dict.fromkeys(pictures)),
             queries=[config.query for config in configs],
             config=configs[0],
+            checkpoint=model_config(),
             output=output,
             overwrite=overwrite,
             metadata=not no_metadata,
@@ -91,12 +92,12 @@ def edit(
             dry_run=dry_run,
         )
         run = edit_one if len(order.pictures) * len(configs) == 1 else edit_many
-        run(order, model_config(), Terminal(talk, output))
+        run(order, Terminal(talk, output))
 
 
-def edit_one(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:
+def edit_one(order: Order, terminal: Terminal) -> None:
     """One picture, one query."""
-    config, overwrite = order.config, order.overwrite
+    config, checkpoint, overwrite = order.config, order.checkpoint, order.overwrite
     target = target_for(order.output, Path(order.pictures[0]).stem.strip("-"), config.query)
     source = read_picture(order.pictures[0])
     targets = [target, order.grid, order.save_mask]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SettingError
-from ..settings import InterpolateConfig, ModelConfig, TalkConfig, build, flatten, keys, public_name
+from ..settings import (
+    InterpolateConfig,
+    ModelConfig,
+    TalkConfig,
+    build,
+    filled_in,
+    flatten,
+    keys,
+    public_name,
+)
 from .files import name_for, read_picture
 from .films import Film, write_film
 from .options import NoMetadata, Output, Overwrite, with_flags
@@ -54,7 +63,7 @@ def interpolate(
 
         first, picture = 0, None if init is None else read_picture(init)
         if resume:
-            settings, first = resumed(settings, checkpoint.model, picture, target)
+            settings, first = resumed(settings, checkpoint, picture, target)
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         model = open_model(checkpoint, terminal)
         settings, meter = api.resolve_interpolation(model, settings), results.Meter(model)
@@ -128,13 +137,14 @@ def announce(
 
 
 def resumed(
-    settings: InterpolateConfig, model: str, init: "Picture | None", folder: Path
+    settings: InterpolateConfig, checkpoint: ModelConfig, init: "Picture | None", folder: Path
 ) -> tuple[InterpolateConfig, int]:
     """The settings of the run whose frames lie in a folder, and its first missing frame.
 
     SettingError if the folder holds another film: the frames would not fit together.
     """
     from .. import video
+    from ..models import own_defaults
 
     first = video.next_missing(folder)
     stored = video.read_film_settings(folder) if first else None
@@ -148,17 +158,17 @@ def resumed(
     known = [key for key, *_ in keys(InterpolateConfig)]
     before = build(InterpolateConfig, {key: value for key, value in stored.items() if key in known})
     wanted = replace(
-        settings,
+        filled_in(settings, own_defaults(checkpoint.model, checkpoint.revision)),
         seed=settings.seed or before.seed,
         width=settings.width or before.width,
         height=settings.height or before.height,
     )
     if len(wanted.seed) == 1:
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
-    new, old = flatten(wanted), flatten(before)
+    new, old = flatten(wanted), flatten(filled_in(before, {}))
     differing = [key for key in known if new[key] != old[key]]
-    if stored.get("model") != public_name(model):
-        differing.append("model")
+    if stored.get("model") != public_name(checkpoint.model):
+        differing.insert(0, "model")
     if stored.get("input_sha256") != (init and init.sha256):
         differing.append("init")
     if differing:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import DiffeditError, ImageError, SettingError
-from ..settings import ModelConfig
 from .files import check_targets, name_for, read_picture, write_picture
 from .order import Order, cost, outcome, write_extras
 from .session import open_model
@@ -35,14 +34,14 @@ class Job:
     mask: Path | None
 
 
-def edit_many(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None:
+def edit_many(order: Order, terminal: Terminal) -> None:
     """Every picture with every query. Exit code 3 where some failed."""
     jobs = name_jobs(order)
     if order.dry_run:
         outputs, units = [str(job.target) for job in jobs], order.forwards()
-        facts = {"outputs": outputs, "model": checkpoint.model, "forwards": units}
+        facts = {"outputs": outputs, "model": order.checkpoint.model, "forwards": units}
         terminal.result(
-            facts, [f"Would write {len(jobs)} pictures with {checkpoint.model}:", *outputs, cost(units)]
+            facts, [f"Would write {len(jobs)} pictures with {order.checkpoint.model}:", *outputs, cost(units)]
         )
         return
     for folder in {file.parent for job in jobs for file in (job.target, job.grid, job.mask) if file}:
@@ -52,7 +51,7 @@ def edit_many(order: Order, checkpoint: ModelConfig, terminal: Terminal) -> None
 
     seed = random_seed() if order.config.seed is None else order.config.seed
     order = replace(order, config=replace(order.config, seed=seed))
-    batch = Batch(order, terminal, functools.cache(lambda: open_model(checkpoint, terminal)))
+    batch = Batch(order, terminal, functools.cache(lambda: open_model(order.checkpoint, terminal)))
     together = READ_TOGETHER * len(order.queries)
     for start in range(0, len(jobs), together):
         batch.run(jobs[start : start + together])

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..settings import ModelConfig, TalkConfig
+from ..settings import ModelConfig, TalkConfig, option_name
 from . import defaults
 from .options import with_flags
 from .terminal import Terminal, plain_errors
@@ -69,6 +69,8 @@ def told(facts: dict[str, Any]) -> dict[str, str]:
             for part, network in facts.get("networks", {}).items()
         ),
     }
+    defaults = facts.get("defaults", {})
+    own["defaults"] = ", ".join(f"{option_name(key)} {value:g}" for key, value in defaults.items())
     for name in ("licence", "repository", "revision", "variant", "path"):
         own[name] = str(facts.get(name) or "")
     return {"name": facts["name"], **{name: value for name, value in own.items() if value}}

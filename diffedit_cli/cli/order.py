@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..settings import EditConfig, FilmConfig, flatten, require_way_back
+from ..settings import EditConfig, FilmConfig, ModelConfig, filled_in, flatten, require_way_back
 from .files import read_mask
 from .films import Film, there_and_back, write_film
 
@@ -23,6 +23,7 @@ class Order:
     pictures: list[str]
     queries: list[str]
     config: EditConfig
+    checkpoint: ModelConfig
     output: str | None
     overwrite: bool
     metadata: bool
@@ -40,8 +41,10 @@ class Order:
     def forwards(self) -> dict[str, int]:
         """UNet sample-forwards of each stage, over all pictures and queries."""
         from ..edit import count_forwards
+        from ..models import own_defaults
 
-        units = count_forwards(self.config, search=self.masks[0] is None)
+        config = filled_in(self.config, own_defaults(self.checkpoint.model, self.checkpoint.revision))
+        units = count_forwards(config, search=self.masks[0] is None)
         shared = {"invert"}
         pictures, queries = len(self.pictures), len(self.queries)
         if self.animate is not None:

@@ -55,6 +55,8 @@ def rerun(
         arguments = positionals(file, stored, places)
         if stored["command"] == "interpolate" and "input" in stored and not is_given("--init", flags):
             flags = [*flags, "--init", str(find_input(file, stored, []))]
+        if is_given("--guidance-norm", flags) or is_given("--guidance-method", flags):
+            stored |= {"guidance_scale": None}  # it is a measure of the old one
         if is_model_given(flags):  # these belong to the other one
             stored |= {"revision": None, "variant": None}
         if stored["diffedit"] != __version__:

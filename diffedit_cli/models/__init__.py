@@ -5,7 +5,7 @@ weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoise
 and no code of a checkpoint is ever run.
 """
 
-from .catalogue import catalogue, describe
+from .catalogue import catalogue, describe, own_defaults
 from .denoiser import DiffusersDenoiser
 from .load import load_model, pull
 from .parts import known_words
@@ -19,5 +19,6 @@ __all__ = [
     "describe",
     "known_words",
     "load_model",
+    "own_defaults",
     "pull",
 ]

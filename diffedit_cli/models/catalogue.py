@@ -8,8 +8,9 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ..errors import ModelError
 from .layout import Layout, check_layout, read_json, weight_files
-from .parts import load_scheduler
+from .parts import load_scheduler, read_defaults
 from .presets import PRESETS, Preset
 from .single_file import CONFIGS, predicts_v, recognise
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
@@ -77,6 +78,15 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
     return {"name": name, "is_here": True, **own, "licence": licence, "path": str(source.path)}
 
 
+def own_defaults(name: str, revision: str | None = None) -> dict[str, float]:
+    """The defaults that a checkpoint declares for itself (parts.read_defaults), if it is here."""
+    try:
+        source = find_checkpoint(name, revision=revision, variant=None, offline=True)
+    except ModelError:
+        return {}
+    return read_defaults(source.path)
+
+
 def describe_preset(preset: Preset) -> dict[str, Any]:
     return {
         "about": preset.about,
@@ -104,6 +114,7 @@ def describe_folder(layout: Layout, variant: str | None) -> dict[str, Any]:
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": sum(path.stat().st_size for paths in files.values() for path in paths),
+        "defaults": read_defaults(layout.folder),
     }
 
 

@@ -36,7 +36,7 @@ class DiffusersDenoiser:
         self.name, self.device, self.dtype, self.low_memory = name, device, dtype, low_memory
         self.unet, self.vae, self.is_xl = parts.unet, parts.vae, parts.is_xl
         self.text_encoders = parts.text_encoders
-        self.tokenizers, self.words = parts.tokenizers, parts.words
+        self.tokenizers, self.words, self.own_defaults = parts.tokenizers, parts.words, parts.own_defaults
         self.has_zero_empty_prompt, self.phrases = parts.has_zero_empty_prompt, parts.phrases
         overflows = self.is_xl and self.vae.config.force_upcast and dtype == torch.float16
         self.vae.to(torch.float32 if overflows else dtype)

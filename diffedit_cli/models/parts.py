@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from ..settings import EditConfig, build
 from .layout import Layout
+
+CARD = "diffedit.json"
+OWN = ("strength", "guidance_scale")  # what a model can declare defaults for
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,8 @@ class Parts:
 
     vae: in float32. text_encoders, tokenizers: one each, or XL's two. scheduler: a DDIMScheduler with the
     checkpoint's config.
-    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. phrases: the tokens
-    that a learned word stands for.
+    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
+    `read_defaults`. phrases: the tokens that a learned word stands for.
     """
 
     unet: Any
@@ -30,6 +34,7 @@ class Parts:
     scheduler: Any
     has_zero_empty_prompt: bool = False
     words: dict[str, list[str]] | None = None
+    own_defaults: dict[str, float] = field(default_factory=dict)
     phrases: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -66,6 +71,7 @@ def load_folder(layout: Layout, dtype: torch.dtype, variant: str | None) -> Part
         scheduler=load_scheduler(name, folder),
         has_zero_empty_prompt=layout.has_zero_empty_prompt,
         words=known_words(folder),
+        own_defaults=read_defaults(folder),
     )
 
 
@@ -85,11 +91,27 @@ def load_scheduler(name: str, folder: Path) -> Any:
 
 def known_words(folder: Path) -> dict[str, list[str]] | None:
     """The vocabulary that a small model declares in diffedit.json: {group: words}. None: not declared."""
-    card = folder / "diffedit.json"
+    return read_card(folder).get("words")
+
+
+def read_defaults(folder: Path) -> dict[str, float]:
+    """The defaults that a model declares in diffedit.json for itself, {key of OWN: value}; checked."""
+    declared = read_card(folder).get("defaults", {})
+    with reading(str(folder / CARD)):
+        if unknown := {*declared} - {*OWN}:
+            raise ValueError(f"it has a default for {min(unknown)}, and can have one for {' and '.join(OWN)}")
+        build(EditConfig, declared)
+    return declared
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a model says of itself in diffedit.json, its words and perhaps defaults; nothing without one."""
+    card = folder / CARD
     if not card.is_file():
-        return None
+        return {}
     with reading(str(card)):
-        return json.loads(card.read_text("utf-8"))["words"]
+        declared = json.loads(card.read_text("utf-8"))
+        return {"words": declared["words"], "defaults": declared.get("defaults", {})}
 
 
 @contextmanager
