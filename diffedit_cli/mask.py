@@ -69,7 +69,8 @@ def refine(heat: Heat, pixels: Pixels, radius: int, eps: float = 2e-4) -> Heat:
     In every window of (2 radius + 1)^2 cells heat is fitted as a linear function a . rgb + b of the picture
     at the heat's size, with `eps` (in units of its variance) against steep fits. Each cell takes the mean of
     the fits of all windows that hold it. He, Sun and Tang 2013, "Guided image filtering", IEEE TPAMI 35(6),
-    equations 19 to 21. Clamped to [0, 1]; radius 0 leaves heat as it is.
+    equations 19 to 21. The means take the peak down, so the hottest place is scaled to 1 again, and the rest
+    with it; what falls below 0 is 0. Radius 0 leaves heat as it is.
     """
     if radius == 0:
         return heat
@@ -83,7 +84,9 @@ def refine(heat: Heat, pixels: Pixels, radius: int, eps: float = 2e-4) -> Heat:
     a = torch.linalg.solve(variance + ridge, covariance.movedim(1, -1)).movedim(-1, 1)
     b = mean_heat - (a * mean_guide).sum(1, keepdim=True)
     fitted = (box_mean(a, radius) * guide).sum(1, keepdim=True) + box_mean(b, radius)
-    return fitted.clamp(0, 1).to(heat)
+    fitted = fitted.clamp(min=0).to(heat)
+    peak = fitted.amax((1, 2, 3), keepdim=True)
+    return fitted / torch.where(peak > 0, peak, 1)
 
 
 def box_mean(x: Float[Tensor, "b c h w"], radius: int) -> Float[Tensor, "b c h w"]:
@@ -138,7 +141,7 @@ def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
 
 def hottest(heat: Heat) -> Heat:
     """Where a small thing is most likely, as 0 and 1: the hottest places, and not the warm ones round it."""
-    return drop_specks((heat >= 0.7).to(heat), heat, 0.3)
+    return drop_specks((heat >= 0.8).to(heat), heat, 0.3)
 
 
 def binarise(heat: Heat, config: MaskConfig) -> Heat:

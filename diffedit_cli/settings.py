@@ -159,7 +159,7 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.4,
+        0.5,
         "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
@@ -177,7 +177,7 @@ class MaskConfig:
         10, "Noises that the map is averaged over; two forwards each.", low=1, high=1000, panel="Mask"
     )
     clip: float = setting(
-        0.97,
+        0.95,
         "Quantile of the map that counts as 1; what lies above is an outlier.",
         low=0.5,
         high=1,

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,13 +150,14 @@ def test_normalise_by_hand() -> None:
     assert torch.equal(normalise(heat, 1.0).flatten(), heat.flatten() / 100)
 
 
-def test_a_flat_picture_leaves_a_twofold_mean() -> None:
+def test_a_flat_picture_leaves_a_twofold_mean_with_its_peak_at_1() -> None:
     heat = torch.zeros(1, 1, 1, 7)
     heat[..., 3] = 0.9
     flat = torch.full((1, 3, 1, 7), 0.4)
     assert refine(heat, flat, 1).flatten().tolist() == pytest.approx(
-        [0, 0.1, 0.2, 0.3, 0.2, 0.1, 0], abs=1e-6
+        [0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0], abs=1e-6
     )
+    assert torch.equal(refine(torch.zeros_like(heat), flat, 1), torch.zeros_like(heat))
     assert torch.equal(refine(heat, flat, 0), heat)
 
 
@@ -232,11 +234,12 @@ def test_fill_holes_by_hand(before: list[str], after: list[str]) -> None:
 
 def test_binarise_by_hand() -> None:
     heat = torch.tensor([[[[0.0, 0.39, 0.4, 1.0]]]])
-    assert draw(binarise(heat, RAW)) == ["..##"]
+    some = MaskConfig(threshold=0.4)
+    assert draw(binarise(heat, some)) == ["..##"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=1))) == ["...#"]
     assert draw(binarise(heat, MaskConfig(grow=0, threshold=0))) == [".###"]
-    assert draw(binarise(heat, MaskConfig(grow=1))) == [".###"]
-    assert draw(binarise(heat, MaskConfig(grow=1, invert=True))) == ["#..."]
+    assert draw(binarise(heat, replace(some, grow=1))) == [".###"]
+    assert draw(binarise(heat, replace(some, grow=1, invert=True))) == ["#..."]
     ring = grid("....", ".##.", ".##.").sub(0)
     assert draw(binarise(ring, MaskConfig(grow=-1))) == ["....", "....", "...."]
 
@@ -273,7 +276,8 @@ def test_enlarge_by_hand() -> None:
 
 
 def refine_by_loops(heat: Tensor, pixels: Tensor, radius: int, eps: float) -> Tensor:
-    """Least squares in each window, one window at a time; then each cell's mean over the windows round it."""
+    """Least squares in each window, one window at a time; then each cell's mean over the windows round it,
+    and the peak scaled to 1."""
     rows, columns = heat.shape[2:]
     places = list(itertools.product(range(rows), range(columns)))
 
@@ -294,8 +298,8 @@ def refine_by_loops(heat: Tensor, pixels: Tensor, radius: int, eps: float) -> Te
     for y, x in places:
         fit = torch.stack([fits[q] for q in window((y, x))]).mean(0)
         value = fit[:3] @ pixels[0, :, y, x].double() + fit[3]
-        out[0, 0, y, x] = float(value.clamp(0, 1))
-    return out
+        out[0, 0, y, x] = float(value.clamp(min=0))
+    return out / (float(out.max()) or 1)
 
 
 def normalise_by_loops(heat: Tensor, clip: float) -> Tensor:
