@@ -23,18 +23,18 @@ def settings_to_try() -> dict[str, EditConfig]:
     """The model's own defaults and what lies beside them, by the flag that asks for it."""
     base = EditConfig()
     configs = {"the defaults": base}
-    for value in (0.8, 0.9):
-        configs[f"--strength {value}"] = replace(base, strength=value)
+    configs["--strength 0.8"] = replace(base, strength=0.8)
+    configs["--strength 0.8 --guidance-scale 7.5"] = replace(
+        base, strength=0.8, guidance=GuidanceConfig(scale=7.5)
+    )
     for scale in (3.0, 7.5):
         configs[f"--guidance-scale {scale}"] = replace(base, guidance=GuidanceConfig(scale=scale))
     for inversion in ("negative-prompt", "noise"):
         configs[f"--inversion {inversion}"] = replace(base, inversion=inversion)
-    for mask, flag in (
-        (MaskConfig(grow=1), "--mask-grow 1"),
-        (MaskConfig(threshold=0.3), "--mask-threshold 0.3"),
-        (MaskConfig(threshold=0.5), "--mask-threshold 0.5"),
-    ):
-        configs[flag] = replace(base, mask=mask)
+    configs["--mask-grow 1"] = replace(base, mask=MaskConfig(grow=1))
+    usual = base.mask.threshold
+    for threshold in (usual - 0.1, usual - 0.05, usual + 0.05):
+        configs[f"--mask-threshold {threshold:g}"] = replace(base, mask=MaskConfig(threshold=threshold))
     return configs
 
 

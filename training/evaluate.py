@@ -16,7 +16,7 @@ from torch import Tensor
 from diffedit_cli.edit import Editor, Texts, find_heat
 from diffedit_cli.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.settings import EditConfig, MaskConfig
+from diffedit_cli.settings import EditConfig, MaskConfig, filled_in
 from training.scenes import Scenes, draw_scenes, latent_mask, load_world, save_sheet
 from training.train import HELD_OUT_SEED
 
@@ -108,7 +108,7 @@ def edit_sheet(models: list[DiffusersDenoiser], cases: list[Case], path: Path) -
         pixels = case.scene.pixels
         tiles.append(pixels[0])
         for model in models:
-            config = EditConfig(ref=case.ref, query=case.query)
+            config = filled_in(EditConfig(ref=case.ref, query=case.query), model.own_defaults)
             result = Editor(model, pixels).edit(config, [case.seed])
             mask = F.interpolate(result.found, pixels.shape[-2:], mode="nearest")
             tiles += [mask[0].expand(3, -1, -1), torch.lerp(pixels, result.pixels, mask)[0]]

@@ -14,6 +14,7 @@ from training.tokenizer import load_tokenizer
 from training.words import COLOURS, PLACES, PLAIN_WORDS, THINGS
 
 NAME = "embedded"
+DEFAULTS = {"strength": 1.0, "guidance_scale": 5.0}  # chosen with benchmarks.edit_defaults
 MODEL_CARD = Path(__file__).parent / "MODEL_CARD.md"
 
 
@@ -49,11 +50,11 @@ def export(run: Path, out: Path, trained_samples: int) -> Path:
 
 
 def description(trained_samples: int) -> dict[str, Any]:
-    """What the command line reads: the words that the model knows."""
+    """What the command line reads: the words that the model knows, and its own defaults."""
     words = {
         "objects": [thing.word for thing in THINGS],
         "places": [place.word for place in PLACES],
         "colours": list(COLOURS),
         "small words": PLAIN_WORDS,
     }
-    return {"name": NAME, "words": words, "trained_samples": trained_samples}
+    return {"name": NAME, "words": words, "defaults": DEFAULTS, "trained_samples": trained_samples}
