@@ -182,7 +182,7 @@ def compare_edits(
 
     Configs without a seed get one seed in common. report: called as ("compare", forwards done, in all).
     """
-    configs = with_one_seed(configs)
+    configs = prepare_all(model, configs)
     editing, given = Editing(model, picture), Given(mask, add, subtract)
     count = counting(model, edit.count_shared_forwards(configs, search=mask is None), report)
 
@@ -194,7 +194,7 @@ def compare_prompts(
     model: DiffusersDenoiser, configs: Sequence[GenerateConfig], *, report: Report = silent
 ) -> Iterator[Generated]:
     """`generate_image` under each of several settings, in order; as `compare_edits`."""
-    configs = with_one_seed(configs)
+    configs = prepare_all(model, configs)
     count = counting(model, sum(generate.count_forwards(config) for config in configs), report)
 
     for config in configs:
@@ -207,10 +207,11 @@ def counting(model: DiffusersDenoiser, expected: int, report: Report) -> Report:
     return lambda *_: report("compare", min(model.forwards - before, expected), expected)
 
 
-def with_one_seed(configs: Sequence[Config]) -> list[Config]:
-    """The settings with one random seed wherever none is given."""
+def prepare_all(model: DiffusersDenoiser, configs: Sequence[Config]) -> list[Config]:
+    """The settings with the model's own filled in, and one random seed wherever none is given."""
     seed = random_seed()
-    return [replace(config, seed=seed if config.seed is None else config.seed) for config in configs]
+    seeded = (replace(config, seed=seed if config.seed is None else config.seed) for config in configs)
+    return [filled_in(config, model.own_defaults) for config in seeded]
 
 
 def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: Report = silent) -> Generated:

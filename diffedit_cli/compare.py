@@ -118,14 +118,14 @@ def compare(
     mask, add, subtract: as in `edit_image`. Raises SettingError where there is nothing to compare, a value is
     out of its range, or a setting has no use without a picture.
     """
-    meter, own = Meter(model), model.own_defaults
+    meter = Meter(model)
     if picture is None:
-        tiles = tuple(compare_prompts(model, prompt_configs(lists, own), report=report))
+        tiles = tuple(compare_prompts(model, prompt_configs(lists), report=report))
     else:
-        configs = edit_configs(lists, own, search=mask is None)
+        configs = edit_configs(lists, search=mask is None)
         results = compare_edits(model, picture, configs, mask=mask, add=add, subtract=subtract, report=report)
         tiles = tuple(results)
-    return Comparison(picture, lists, labels(lists, own), tiles, model.origin, meter.stop())
+    return Comparison(picture, lists, labels(lists, model.own_defaults), tiles, model.origin, meter.stop())
 
 
 def varied(lists: Lists) -> list[str]:
@@ -148,15 +148,15 @@ def combinations(lists: Lists) -> list[dict[str, Any]]:
     return [same | dict(zip(order, values, strict=True)) for values in products]
 
 
-def edit_configs(lists: Lists, own: Own, *, search: bool = True) -> list[EditConfig]:
-    configs = [filled_in(build(EditConfig, values), own) for values in combinations(lists)]
+def edit_configs(lists: Lists, *, search: bool = True) -> list[EditConfig]:
+    configs = [build(EditConfig, values) for values in combinations(lists)]
     if search:
         for config in configs:
             require_query(config)
     return configs
 
 
-def prompt_configs(lists: Lists, own: Own) -> list[GenerateConfig]:
+def prompt_configs(lists: Lists) -> list[GenerateConfig]:
     """The settings of tiles without a picture. SettingError for a setting that only an edit has."""
     for key in lists:
         if key not in OF_PROMPTS:
@@ -167,16 +167,16 @@ def prompt_configs(lists: Lists, own: Own) -> list[GenerateConfig]:
     for values in combinations(lists):
         size = values.pop("size", None)
         values["prompt"] = values.pop("query", "")
-        config = build(GenerateConfig, values, {"width": size, "height": size})
-        configs.append(filled_in(config, own))
+        configs.append(build(GenerateConfig, values, {"width": size, "height": size}))
     return configs
 
 
 def count_forwards(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> int:
     """UNet sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
     if not has_picture:
-        return sum(count_picture_forwards(config) for config in prompt_configs(lists, own))
-    return count_shared_forwards(edit_configs(lists, own, search=search), search=search)
+        return sum(count_picture_forwards(filled_in(config, own)) for config in prompt_configs(lists))
+    configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
+    return count_shared_forwards(configs, search=search)
 
 
 def labels(lists: Lists, own: Own) -> list[str]:

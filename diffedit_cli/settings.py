@@ -132,13 +132,13 @@ class GuidanceConfig:
     @property
     def base_scale(self) -> float:
         """The scale to begin with: the one given, else the usual one of this norm or method."""
-        return self.usual_scale if self.scale is None else self.scale
+        return self.usual_scale() if self.scale is None else self.scale
 
-    @property
-    def usual_scale(self) -> float:
+    def usual_scale(self, plain: float = USUAL_SCALE) -> float:
+        """The scale where none is given; `plain`: that of a multiple of the update, which others are not."""
         if self.method == "cfg++":
             return 0.6
-        return 0.15 if self.norm in ("diff", "both") else USUAL_SCALE
+        return 0.15 if self.norm in ("diff", "both") else plain
 
     def bounds(self) -> tuple[float, float]:
         """The interval as two fractions of the steps, 0 <= a < b <= 1."""
@@ -459,10 +459,9 @@ def filled_in(config: Config, own: Mapping[str, float]) -> Config:
 
     own: what the model's folder declares (models.own_defaults).
     """
-    guidance = config.guidance
-    if guidance.scale is None and guidance.usual_scale == USUAL_SCALE:  # others measure something else
-        scale = own.get("guidance_scale", USUAL_SCALE)
-        config = replace(config, guidance=replace(guidance, scale=scale))
+    if config.guidance.scale is None:
+        scale = config.guidance.usual_scale(own.get("guidance_scale", USUAL_SCALE))
+        config = replace(config, guidance=replace(config.guidance, scale=scale))
     if isinstance(config, EditConfig) and config.strength is None:
         config = replace(config, strength=own.get("strength", USUAL_STRENGTH))
     return config

@@ -879,7 +879,7 @@ def test_a_models_own_defaults_come_after_flags_and_variables(
     assert sum(facts("b.png", "--dry-run")["forwards"].values()) == usual["forwards"]
     monkeypatch.setenv("DIFFEDIT_STRENGTH", "0.5")
     configured = facts("b.png", "--guidance-norm", "diff")["settings"]
-    assert (configured["strength"], configured["guidance_scale"]) == (0.5, None)
+    assert (configured["strength"], configured["guidance_scale"]) == (0.5, 0.15)
     assert facts("c.png", "--strength", "0.75")["settings"]["strength"] == 0.75
 
 

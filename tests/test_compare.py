@@ -108,17 +108,17 @@ def test_labels_of_every_kind() -> None:
 )
 def test_what_cannot_be_compared_is_refused(lists: dict[str, list[Any]], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        edit_configs(lists, {})
+        edit_configs(lists)
 
 
 @pytest.mark.parametrize("key", ["ref", "strength", "inversion", "mask_threshold", "mask_invert"])
 def test_what_only_an_edit_has_is_refused_without_a_picture(key: str) -> None:
     with pytest.raises(SettingError, match="needs a picture"):
-        prompt_configs({key: ["x", "y"]}, {})
+        prompt_configs({key: ["x", "y"]})
 
 
 def test_without_a_picture_the_size_is_both_sides() -> None:
-    (one, two) = prompt_configs({"query": ["a horse"], "size": [64], "steps": [1, 2]}, {})
+    (one, two) = prompt_configs({"query": ["a horse"], "size": [64], "steps": [1, 2]})
     assert (one.prompt, one.width, one.height, one.steps, two.steps) == ("a horse", 64, 64, 1, 2)
 
 
@@ -134,7 +134,7 @@ def test_tiles_are_single_edits_and_share_what_they_can(
     assert sum(unet_rows) == result.run.forwards == 2 * 2 + 2 + 6 * decode
     assert count_forwards(lists, {}, has_picture=True) == result.run.forwards
     assert encodes == [1]
-    for tile, config in zip(result.tiles, edit_configs(lists, {}), strict=True):
+    for tile, config in zip(result.tiles, edit_configs(lists), strict=True):
         alone = edit_image(model, picture, config)
         assert tile.config == alone.config
         assert np.asarray(tile.image).tobytes() == np.asarray(alone.image).tobytes()
@@ -192,6 +192,17 @@ def test_progress_counts_forwards_to_the_end(model: DiffusersDenoiser, picture: 
     done = [step[1] for step in seen]
     assert done == sorted(done)
     assert done[-1] == 12
+
+
+def test_progress_counts_with_the_models_own_strength(
+    model: DiffusersDenoiser, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "own_defaults", {"strength": 1.0})
+    seen: list[tuple[str, int, int]] = []
+    lists = {**WORDS, "guidance_scale": [1.0, 4.0]}
+    result = compare(model, picture, lists, report=lambda *step: seen.append(step))
+    assert result.tiles[0].config.strength == 1.0
+    assert seen[-1][1:] == (result.run.forwards, result.run.forwards)
 
 
 # -------------------------------------------------------------------------------------------------- grid

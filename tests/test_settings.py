@@ -231,4 +231,4 @@ def test_a_models_own_defaults_stand_where_no_setting_is_given() -> None:
     assert (usual.strength, usual.guidance.scale) == (empty.ratio, empty.guidance.base_scale) == (0.8, 7.5)
     assert filled_in(GenerateConfig(), own).guidance.scale == 3.0
     for other in (GuidanceConfig(norm="diff"), GuidanceConfig(norm="both"), GuidanceConfig(method="cfg++")):
-        assert filled_in(EditConfig(guidance=other), own).guidance == other
+        assert filled_in(EditConfig(guidance=other), own).guidance.scale == other.base_scale < 1

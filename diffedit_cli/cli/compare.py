@@ -10,7 +10,7 @@ from ..errors import SettingError
 from ..settings import EditConfig, ModelConfig, TalkConfig
 from .files import check_targets, read_mask, read_picture, target_for, write_picture
 from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
-from .session import open_model
+from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
 
@@ -52,10 +52,9 @@ def compare(
             raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
 
         from .. import compare as comparison
-        from ..models import own_defaults
         from ..video import check_film, write_frames
 
-        own, has_picture = own_defaults(checkpoint.model, checkpoint.revision), picture is not None
+        own, has_picture = own_defaults(checkpoint), picture is not None
         forwards = comparison.count_forwards(values, own, has_picture=has_picture, search=mask is None)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")

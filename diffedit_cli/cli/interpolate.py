@@ -21,7 +21,7 @@ from ..settings import (
 from .files import name_for, read_picture
 from .films import Film, write_film
 from .options import NoMetadata, Output, Overwrite, with_flags
-from .session import open_model
+from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -144,7 +144,6 @@ def resumed(
     SettingError if the folder holds another film: the frames would not fit together.
     """
     from .. import video
-    from ..models import own_defaults
 
     first = video.next_missing(folder)
     stored = video.read_film_settings(folder) if first else None
@@ -158,7 +157,7 @@ def resumed(
     known = [key for key, *_ in keys(InterpolateConfig)]
     before = build(InterpolateConfig, {key: value for key, value in stored.items() if key in known})
     wanted = replace(
-        filled_in(settings, own_defaults(checkpoint.model, checkpoint.revision)),
+        filled_in(settings, own_defaults(checkpoint)),
         seed=settings.seed or before.seed,
         width=settings.width or before.width,
         height=settings.height or before.height,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..settings import EditConfig, FilmConfig, ModelConfig, filled_in, flatten, require_way_back
 from .files import read_mask
 from .films import Film, there_and_back, write_film
+from .session import own_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,9 +42,8 @@ class Order:
     def forwards(self) -> dict[str, int]:
         """UNet sample-forwards of each stage, over all pictures and queries."""
         from ..edit import count_forwards
-        from ..models import own_defaults
 
-        config = filled_in(self.config, own_defaults(self.checkpoint.model, self.checkpoint.revision))
+        config = filled_in(self.config, own_defaults(self.checkpoint))
         units = count_forwards(config, search=self.masks[0] is None)
         shared = {"invert"}
         pictures, queries = len(self.pictures), len(self.queries)

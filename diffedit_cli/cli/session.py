@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from ..models import DiffusersDenoiser
 
 
+def own_defaults(config: ModelConfig) -> dict[str, float]:
+    """What the checkpoint declares for itself, without loading it."""
+    from .. import models
+
+    return models.own_defaults(config.model, revision=config.revision, variant=config.variant)
+
+
 def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
     """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

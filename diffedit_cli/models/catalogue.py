@@ -78,10 +78,10 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
     return {"name": name, "is_here": True, **own, "licence": licence, "path": str(source.path)}
 
 
-def own_defaults(name: str, revision: str | None = None) -> dict[str, float]:
+def own_defaults(name: str, *, revision: str | None = None, variant: str | None = None) -> dict[str, float]:
     """The defaults that a checkpoint declares for itself (parts.read_defaults), if it is here."""
     try:
-        source = find_checkpoint(name, revision=revision, variant=None, offline=True)
+        source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
     except ModelError:
         return {}
     return read_defaults(source.path)
