@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sd_parsers
 import torch
 from pictures import alike, ink_profile, noise, opened
 from PIL import Image, ImageChops
@@ -252,21 +253,18 @@ def test_a_result_is_saved_with_its_settings(model: DiffusersDenoiser, tmp_path:
             assert not {"parameters", "diffedit"} & set(image.info)
 
 
-def test_other_tools_read_the_parameters(model: DiffusersDenoiser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_other_tools_read_the_parameters(model: DiffusersDenoiser, tmp_path: Path, suffix: str) -> None:
     config = GenerateConfig(prompt="a horse, wet", negative_prompt="dull", steps=3, seed=11)
-    generate_image(model, config).save(tmp_path / "out.png")
-    with Image.open(tmp_path / "out.png") as image:
-        prompt, negative, facts = image.info["parameters"].split("\n")
-    assert (prompt, negative) == ("a horse, wet", "Negative prompt: dull")
-    pairs = dict(fact.split(": ") for fact in facts.split(", "))
-    assert pairs | {"Model": ""} == {
-        "Steps": "3",
-        "Sampler": "DDIM",
-        "CFG scale": "7.5",
-        "Seed": "11",
-        "Size": "32x32",
-        "Model": "",
-    }
+    generate_image(model, config).save(tmp_path / f"out.{suffix}")
+    read = sd_parsers.ParserManager().parse(tmp_path / f"out.{suffix}")
+    assert read is not None
+    (sampler,) = read.samplers
+    assert sampler.name == "DDIM"
+    assert sampler.parameters == {"steps": "3", "cfg_scale": "7.5", "seed": "11"}
+    assert [prompt.value for prompt in sampler.prompts] == ["a horse, wet"]
+    assert [prompt.value for prompt in sampler.negative_prompts] == ["dull"]
+    assert read.metadata["Size"] == "32x32"
 
 
 def test_a_run_costs_what_the_network_saw(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
