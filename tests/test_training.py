@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -44,6 +45,7 @@ from training.train import (
     new_vae,
     random_crops,
     run_job,
+    with_weights_of,
     with_words_of,
 )
 from training.words import (
@@ -279,6 +281,21 @@ def test_a_wider_vocabulary_keeps_what_the_old_one_knew(tmp_path: Path) -> None:
     assert not torch.allclose(same[1], embed(new, tokenizer, "a zebra"), atol=1e-2)
 
 
+def test_a_unet_with_less_attention_goes_on_as_it_was() -> None:
+    blocks = {
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    old = UNet2DConditionModel.from_config({**new_unet().config, **blocks})
+    new = with_weights_of(old)
+    inputs = torch.randn(2, 4, 16, 16), torch.tensor([3, 900]), torch.randn(2, 24, 192)
+    with torch.no_grad():
+        assert torch.equal(new(*inputs).sample, old(*inputs).sample)
+    new(*inputs).sample.square().mean().backward()
+    attention = new.down_blocks[1].attentions[0]
+    assert attention.proj_out.weight.grad.abs().max() > 0  # what adds nothing yet learns
+
+
 # ---------------------------------------------------------------- the loop
 
 
@@ -372,6 +389,12 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     run, out = tmp_path / "run", tmp_path / "export"
     settings = Settings(samples=4, batch=2, pool=32, reuse=100, warmup=1, learning_rate=1e-3)
     run_job(Job("vae", data, run, settings))
+    whole = load_file(run / "vae/diffusion_pytorch_model.safetensors")
+    run_job(Job("decoder", data, run, settings))
+    for name, value in load_file(run / "vae/diffusion_pytorch_model.safetensors").items():
+        is_decoder = name.startswith(("decoder", "post_quant_conv"))
+        assert torch.equal(value, whole[name]) != is_decoder, name
+
     job = Job("unet", data, run, settings)
     run_job(job)
     first = load_file(run / "unet/diffusion_pytorch_model.safetensors")

@@ -93,6 +93,15 @@ def add_stage(
 
 add_stage("vae", "Train the VAE.", minutes=60, samples=10_000_000, batch=6, reuse=24, warmup=100)
 add_stage(
+    "decoder",
+    "Train the VAE's decoder alone, so that the latents, and a UNet trained on them, stay valid.",
+    minutes=60,
+    samples=10_000_000,
+    batch=6,
+    reuse=24,
+    warmup=100,
+)
+add_stage(
     "unet",
     "Train UNet and text encoder on the latents of run/vae.",
     minutes=240,

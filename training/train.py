@@ -1,4 +1,5 @@
-"""Train the VAE, then the UNet and the text encoder together. The same code runs on CPU and GPU, and resumes.
+"""Train the VAE, or its decoder alone, then the UNet and the text encoder together. The same code runs on CPU
+and GPU, and resumes.
 
 Scenes are drawn while training, on the device that trains. A pool lets each scene serve several times where
 drawing and encoding are dear (CPU, `reuse` 6), or once where they are not (GPU, `reuse` 1).
@@ -71,13 +72,13 @@ def new_vae(channels: tuple[int, int, int] = (32, 64, 96)) -> AutoencoderKL:
 
 
 def new_unet(channels: tuple[int, int, int] = (64, 128, 256)) -> UNet2DConditionModel:
-    """A small Stable Diffusion UNet, cross-attention at 8x8 only: 15.5 M parameters."""
+    """A small Stable Diffusion UNet, cross-attention at 16x16 and 8x8: 16.6 M parameters."""
     return UNet2DConditionModel(
         sample_size=32,
         layers_per_block=1,
         block_out_channels=channels,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=192,
         attention_head_dim=(2, 2, 4),
     )
@@ -374,8 +375,12 @@ def vae_loss(vae: AutoencoderKL, x: Tensor, kl_weight: float = 2e-5) -> tuple[Te
 def train_vae(
     world: World, vae: AutoencoderKL, settings: Settings, out: Path, worker: Worker, crop: int = 64
 ) -> int:
-    """Train the VAE on crops of fresh scenes; saves EMA weights to out/vae. Returns the crops seen."""
+    """Train the VAE on crops of fresh scenes; saves EMA weights to out/vae. Returns the crops seen.
+
+    Parts that take no gradient stay as they are: with a frozen encoder, so do the latents and their scale.
+    """
     vae = vae.to(world.device)
+    is_whole = vae.quant_conv.weight.requires_grad
     seed = settings.seed * 1000 + worker.rank
     seeds = fresh_seeds(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -392,13 +397,17 @@ def train_vae(
         return vae_loss(vae, x)
 
     def on_save() -> None:
-        with torch.no_grad():
-            scenes = draw_scenes(world, 64, HELD_OUT_SEED + 7)
-            latents = vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
-        vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        if is_whole:
+            with torch.no_grad():
+                scenes = draw_scenes(world, 64, HELD_OUT_SEED + 7)
+                latents = vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
+            vae.register_to_config(scaling_factor=float(1 / latents.std()))
         vae.save_pretrained(out / "vae")
 
-    return run_training([vae], compute_loss, settings, out / "vae.pt", out / "vae.log", on_save, worker)
+    name = "vae" if is_whole else "decoder"
+    return run_training(
+        [vae], compute_loss, settings, out / f"{name}.pt", out / f"{name}.log", on_save, worker
+    )
 
 
 # ---------------------------------------------------------------- stage 2: UNet and text encoder
@@ -499,7 +508,7 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
 class Job:
     """One stage: what to train, from which folders, with which settings. Every worker builds its own copy."""
 
-    stage: str  # "vae" or "unet"
+    stage: str  # "vae", "decoder" or "unet"
     data: Path  # where the sources lie
     out: Path  # vae/, unet/, text_encoder/, checkpoints and logs are written here
     settings: Settings
@@ -513,8 +522,8 @@ def run_job(job: Job) -> None:
     if workers == 1:
         run_worker(0, job, None)
         return
-    parts = load_vae(job) if job.stage == "vae" else nn.ModuleList(load_unet(job)[:2])
-    peers = Peers(workers, sum(p.numel() for p in parts.parameters()))
+    parts = nn.ModuleList(load_unet(job)[:2]) if job.stage == "unet" else load_vae(job)
+    peers = Peers(workers, sum(p.numel() for p in parts.parameters() if p.requires_grad))
     torch.multiprocessing.spawn(run_worker, (job, peers), nprocs=workers)
 
 
@@ -525,7 +534,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
     world = load_world(job.data).to(job.device)
     worker = Worker(rank, peers)
-    if job.stage == "vae":
+    if job.stage != "unet":
         train_vae(world, load_vae(job), job.settings, job.out, worker)
         return
     unet, text_encoder, tokenizer = load_unet(job)
@@ -535,8 +544,13 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
 
 
 def load_vae(job: Job) -> AutoencoderKL:
-    """The VAE to start from, float32."""
-    return AutoencoderKL.from_pretrained(job.start / "vae").float() if job.start else new_vae()
+    """The VAE to start from, float32; for the stage of the decoder with a frozen encoder."""
+    if job.stage == "vae":
+        return AutoencoderKL.from_pretrained(job.start / "vae").float() if job.start else new_vae()
+    vae = AutoencoderKL.from_pretrained((job.start or job.out) / "vae").float()
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    return vae
 
 
 def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
@@ -546,9 +560,19 @@ def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokeni
     tokenizer = load_tokenizer(job.out / "tokenizer")
     if job.start is None:
         return new_unet(), new_text_encoder(tokenizer), tokenizer
-    unet = UNet2DConditionModel.from_pretrained(job.start / "unet").float()
+    unet = with_weights_of(UNet2DConditionModel.from_pretrained(job.start / "unet").float())
     text_encoder = CLIPTextModel.from_pretrained(job.start / "text_encoder").float()
     return unet, with_words_of(tokenizer, text_encoder, load_tokenizer(job.start / "tokenizer")), tokenizer
+
+
+@torch.no_grad()
+def with_weights_of(old: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A new UNet that computes what `old` does: attention that `old` lacks adds nothing at first."""
+    new = new_unet()
+    for name in new.load_state_dict(old.state_dict(), strict=False).missing_keys:
+        if ".proj_out." in name:
+            new.get_parameter(name).zero_()
+    return new
 
 
 @torch.no_grad()
