@@ -295,6 +295,11 @@ def test_a_unet_with_less_attention_goes_on_as_it_was() -> None:
     attention = new.down_blocks[1].attentions[0]
     assert attention.proj_out.weight.grad.abs().max() > 0  # what adds nothing yet learns
 
+    more = {"down_block_types": ("CrossAttnDownBlock2D",) * 3}
+    other = UNet2DConditionModel.from_config({**new_unet().config, **more})
+    with pytest.raises(ValueError, match="another shape"):
+        with_weights_of(other)
+
 
 # ---------------------------------------------------------------- the loop
 

@@ -91,16 +91,11 @@ def add_stage(
     app.command(stage, help=f"{about} Run it again to go on from its checkpoint.")(train)
 
 
-add_stage("vae", "Train the VAE.", minutes=60, samples=10_000_000, batch=6, reuse=24, warmup=100)
-add_stage(
-    "decoder",
-    "Train the VAE's decoder alone, so that the latents, and a UNet trained on them, stay valid.",
-    minutes=60,
-    samples=10_000_000,
-    batch=6,
-    reuse=24,
-    warmup=100,
-)
+for vae_stage, about in {
+    "vae": "Train the VAE.",
+    "decoder": "Train the VAE's decoder alone, so that the latents, and a UNet trained on them, stay valid.",
+}.items():
+    add_stage(vae_stage, about, minutes=60, samples=10_000_000, batch=6, reuse=24, warmup=100)
 add_stage(
     "unet",
     "Train UNet and text encoder on the latents of run/vae.",

@@ -72,7 +72,7 @@ def new_vae(channels: tuple[int, int, int] = (32, 64, 96)) -> AutoencoderKL:
 
 
 def new_unet(channels: tuple[int, int, int] = (64, 128, 256)) -> UNet2DConditionModel:
-    """A small Stable Diffusion UNet, cross-attention at 16x16 and 8x8: 16.6 M parameters."""
+    """A small Stable Diffusion UNet, cross-attention at 16x16 and 8x8: 16.7 M parameters."""
     return UNet2DConditionModel(
         sample_size=32,
         layers_per_block=1,
@@ -567,9 +567,15 @@ def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokeni
 
 @torch.no_grad()
 def with_weights_of(old: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A new UNet that computes what `old` does: attention that `old` lacks adds nothing at first."""
+    """A new UNet that computes what `old` does: attention that `old` lacks adds nothing at first.
+
+    ValueError where they differ in more than that.
+    """
     new = new_unet()
-    for name in new.load_state_dict(old.state_dict(), strict=False).missing_keys:
+    missing, unknown = new.load_state_dict(old.state_dict(), strict=False)
+    if alien := [*unknown, *(name for name in missing if ".attentions." not in name)]:
+        raise ValueError(f"The UNet to start from is of another shape: {', '.join(alien[:3])}")
+    for name in missing:
         if ".proj_out." in name:
             new.get_parameter(name).zero_()
     return new
