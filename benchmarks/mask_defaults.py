@@ -1,8 +1,9 @@
 """Choose the defaults of the mask by measurement: IoU on held-out scenes over noise levels and thresholds.
 
-    python -m benchmarks.mask_defaults --count 64
+    python -m benchmarks.mask_defaults --count 80
 
-needs the sources (`python -m training sources`). Prints a table and appends a line to results.jsonl.
+on the scenes of benchmarks.quality; needs the sources (`python -m training sources`). Prints a table and
+appends a line to results.jsonl.
 """
 
 from itertools import product
@@ -11,52 +12,63 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
+from benchmarks.quality import cases_of
 from benchmarks.report import record
 from diffedit_cli.edit import Texts
-from diffedit_cli.mask import binarise, difference_maps, grow, normalise, refine
+from diffedit_cli.mask import binarise, difference_maps, grow, normalise, refine, weigh
 from diffedit_cli.models import load_model
+from diffedit_cli.schedules import round_half_up
 from diffedit_cli.settings import EditConfig, MaskConfig
-from training.evaluate import held_out_cases, iou
+from diffedit_cli.types import Heat, Pixels
+from training.evaluate import grouped, iou
 from training.scenes import latent_mask
 from training.sources import DATA
 
 LEVELS = (0.3, 0.4, 0.5, 0.6)
 MIXES = ((0.5,), (0.3,), (0.4,), (0.3, 0.5), (0.4, 0.6))
-RADII = (0, 4, 6, 8)  # of the guided filter, in cells of 32
-THRESHOLDS = (0.35, 0.4, 0.45, 0.5, 0.55)
+REFINES = (0.0, 0.125, 0.19, 0.25)
+THRESHOLDS = (0.4, 0.45, 0.5, 0.55, 0.6)
 CLIPS = (0.95, 0.97, 0.98, 0.99)
-SAMPLES = 10
-MAPS = (2, 4, 6, 10)  # at the default settings
+SAMPLES = 6
+MAPS = (2, 4, 6)  # at the default settings, with evidence and without
+
+
+def heat_of(shown: Tensor, pixels: Pixels, config: MaskConfig, evidence: bool) -> Heat:
+    """The mean of some maps (1 3 h w) as heat."""
+    heat = weigh(*shown.split(1, dim=1)) if evidence else shown[:, :1]
+    return refine(normalise(heat, config.clip), pixels, round_half_up(config.refine * min(heat.shape[-2:])))
 
 
 def main(
-    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 64
-) -> None:
-    """Mean IoU of the mask, and its recall after growth, with 10 maps in all, for every mix of settings; and
-    the IoU of fewer maps."""
-    denoiser, usual = load_model(model), MaskConfig()
-    by_maps = dict.fromkeys(MAPS, 0.0)
+    model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 80,
+    dtype: str = "auto",
+) -> None:  # fmt: skip
+    """Mean IoU of the mask, and its recall after growth, with SAMPLES maps for every mix of settings; and the
+    IoU of fewer maps, with evidence and without, by kind of scene."""
+    denoiser, usual = load_model(model, dtype=dtype), MaskConfig()
+    by_maps: dict[str, list[tuple[tuple[str, str], float]]] = {}
     totals: dict[tuple[object, ...], tuple[float, float]] = {}
-    for case in held_out_cases(data, count):
-        texts = Texts.embed(denoiser, EditConfig(ref=case.ref, query=case.query))
+    assert denoiser.words is not None
+    for case in cases_of(data, denoiser.words, count):
+        words = EditConfig(ref=case.ref, query=case.query)
+        texts = Texts.embed(denoiser, words).compared(words)
         x0, true = denoiser.encode(case.scene.pixels), latent_mask(case.scene.mask) > 0.5
         maps = {}
         for level in LEVELS:
             config = MaskConfig(strength=(level,), samples=SAMPLES)
-            parts = difference_maps(denoiser, x0, texts.ref, texts.query, config, [case.seed])
-            maps[level] = torch.cat(list(parts))
-        for count_of_maps in MAPS:
+            maps[level] = torch.cat(list(difference_maps(denoiser, x0, texts, config, [case.seed])))
+        for count_of_maps, evidence in product(MAPS, (True, False)):
             share = count_of_maps // len(usual.strength)
             mean = torch.cat([maps[level][:share] for level in usual.strength]).mean(0)
-            heat = refine(
-                normalise(mean, usual.clip), case.scene.pixels, round(usual.refine * mean.shape[-1])
-            )
-            by_maps[count_of_maps] += iou(binarise(heat, usual) > 0.5, true) / count
-        for mix, radius, clip in product(MIXES, RADII, CLIPS):
+            found = binarise(heat_of(mean, case.scene.pixels, usual, evidence), usual) > 0.5
+            name = f"{count_of_maps} maps, {'with' if evidence else 'without'} evidence"
+            by_maps.setdefault(name, []).append((("all", case.kind), iou(found, true)))
+        for mix, radius, clip in product(MIXES, REFINES, CLIPS):
             share = SAMPLES // len(mix)
             mean = torch.cat([maps[level][:share] for level in mix]).mean(0)
-            heat = refine(normalise(mean, clip), case.scene.pixels, radius)
+            heat = heat_of(mean, case.scene.pixels, MaskConfig(clip=clip, refine=radius), True)
             for threshold in THRESHOLDS:
                 found = binarise(heat, MaskConfig(threshold=threshold)) > 0.5
                 grown = grow(found.float(), 1) > 0.5
@@ -65,12 +77,13 @@ def main(
                 before = totals.get(key, (0.0, 0.0))
                 totals[key] = before[0] + iou(found, true) / count, before[1] + recall / count
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
-    print("strength, radius, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
-    for key, (mean_iou, recall) in ranked:
+    print("strength, refine, clip, threshold: mean IoU, and recall once the mask is grown by one cell")
+    for key, (mean_iou, recall) in ranked[:40]:
         print(*key, f"{mean_iou:.3f} {recall:.3f}")
     figures = {" ".join(map(str, key)): [round(value, 3) for value in values] for key, values in ranked}
-    few = {maps: round(value, 3) for maps, value in by_maps.items()}
-    print("IoU by number of maps:", few)
+    few = {name: grouped(rows) for name, rows in by_maps.items()}
+    for name, values in few.items():
+        print(name, values)
     record("mask_defaults", model=model, scenes=count, iou_by_maps=few, iou_and_recall_grown=figures)
 
 

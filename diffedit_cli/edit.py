@@ -11,7 +11,7 @@ import torch
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
-from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine
+from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh
 from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
@@ -19,12 +19,13 @@ from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps,
 
 @dataclass(frozen=True)
 class Texts:
-    """The four prompts of an edit, embedded; each a batch of one."""
+    """The prompts of an edit, embedded; each a batch of one."""
 
     ref: PromptEmbeds
     query: PromptEmbeds
     negative: PromptEmbeds
     source: PromptEmbeds
+    empty: PromptEmbeds
 
     @staticmethod
     def embed(denoiser: Denoiser, config: EditConfig) -> "Texts":
@@ -32,8 +33,12 @@ class Texts:
         (negative-prompt inversion, Miyake et al. 2023, arXiv 2305.16807), which then is the negative too."""
         is_negative = config.inversion == "negative-prompt"
         negative = config.ref if is_negative else config.negative_prompt
-        rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else ""])
-        return Texts(*(rows.row(i) for i in range(4)))
+        rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else "", ""])
+        return Texts(*(rows.row(i) for i in range(5)))
+
+    def compared(self, config: EditConfig) -> list[PromptEmbeds]:
+        """Those that the search for the mask compares (see mask.difference_maps)."""
+        return [self.ref, self.query, self.empty][: texts_compared(config)]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Edited:
         return Edited(self.pixels[one], self.found[one], None if self.heat is None else self.heat[one])
 
 
+def texts_compared(config: EditConfig) -> int:
+    """How many texts the search for the mask compares: the empty one too, if it says anything new."""
+    return 3 if config.mask.evidence and config.ref else 2
+
+
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
     """UNet sample-forwards of each stage of an edit of one picture, the most that it can take.
 
@@ -71,7 +81,7 @@ def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]
     """
     steps = max(1, round_half_up(config.ratio * config.steps))
     return {
-        "mask": 2 * config.mask.samples if search else 0,
+        "mask": texts_compared(config) * config.mask.samples if search else 0,
         "invert": 0 if config.inversion == "noise" else steps,
         "decode": forwards_per_run(config.guidance, steps),
     }
@@ -104,18 +114,19 @@ def find_heat(
         raise same_texts(config)
     maps: list[torch.Tensor] = []
     report("mask", 0, config.mask.samples)
-    for part in difference_maps(denoiser, x0, texts.ref, texts.query, config.mask, seeds):
+    for part in difference_maps(denoiser, x0, texts.compared(config), config.mask, seeds):
         maps.extend(part)
         report("mask", len(maps), config.mask.samples)
-    heat = torch.stack(maps).mean(0)
-    require_finite(heat, "the difference map")
+    shown = torch.stack(maps).mean(0)
+    require_finite(shown, "the difference map")
+    heat = weigh(*shown.split(1, dim=1)) if config.mask.evidence else shown[:, :1]
     if bool((heat.amax((1, 2, 3)) == 0).any()):
         raise DiffeditError(
             "The model sees no difference between the reference and the query, so there is no mask.",
             "Choose other words, or give a mask of your own with --mask.",
         )
     heat = normalise(heat, config.mask.clip)
-    return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:])))
+    return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:]))).to(x0)
 
 
 def encode_source(

@@ -4,7 +4,7 @@ Heat and masks are (b 1 h w). Every statistic is taken per picture over its own 
 batch do not touch each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,20 +21,23 @@ MICRO_BATCH = 8  # samples in one forward: more is hardly faster, and memory gro
 def difference_maps(
     denoiser: Denoiser,
     x0: Latents,
-    ref: PromptEmbeds,
-    query: PromptEmbeds,
+    texts: Sequence[PromptEmbeds],
     config: MaskConfig,
     seeds: list[int],
-) -> Iterator[Float[Tensor, "n b 1 h w"]]:
-    """|eps(query) - eps(ref)|, averaged over channels, of each noise map; yields some maps at a time.
+) -> Iterator[Float[Tensor, "n b 3 h w"]]:
+    """What each noise map shows, some maps at a time; texts: the reference, the query, and perhaps others.
 
-    Map k noises the source with noise of its own at strength[k % len(strength)] of the timesteps. There is
-    no guidance here: with one negative prompt on both sides its terms cancel. Each map costs two forwards
-    a picture.
+    Map k noises the source with noise n of its own at strength[k % len(strength)] of the timesteps. Its three
+    channels, float32, are means over those of the latents, with sums over all texts t but the reference:
+        gap    |eps(query) - eps(ref)|, the paper's
+        gain   sum of (n - eps(t))^2 - (n - eps(ref))^2: how much better the reference tells the noise
+        reach  sum of (eps(t) - eps(ref))^2: what gain is on average, where the reference is the truth
+    There is no guidance here: with one negative prompt on both sides its terms cancel. Each map costs as
+    many forwards a picture as there are texts.
     """
     batch, channels, rows, columns = x0.shape
     alphas = denoiser.schedule.alphas_cumprod
-    per_forward = max(1, MICRO_BATCH // (2 * batch))
+    per_forward = max(1, MICRO_BATCH // (len(texts) * batch))
     for start in range(0, config.samples, per_forward):
         maps = range(start, min(start + per_forward, config.samples))
         levels = [config.strength[k % len(config.strength)] for k in maps]
@@ -42,11 +45,32 @@ def difference_maps(
         timesteps = timesteps.repeat_interleave(batch).to(x0.device)
         noise = torch.cat([draw_noise((channels, rows, columns), seeds, 1 + k) for k in maps]).to(x0)
         noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, append_dims(alphas.to(x0)[timesteps], noise))
-        embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in (query, ref)])
-        eps = denoiser.predict_eps(torch.cat([noised, noised]), timesteps.repeat(2), embeds)
-        eps_query, eps_ref = eps.chunk(2)
-        gap = (eps_query - eps_ref).abs().mean(1, keepdim=True)
-        yield gap.unflatten(0, (len(maps), batch))
+        embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in texts])
+        eps = denoiser.predict_eps(
+            noised.repeat(len(texts), 1, 1, 1), timesteps.repeat(len(texts)), embeds
+        ).unflatten(0, (len(texts), -1))
+        ref, others = eps[0].float(), eps[1:].float()
+        gap = (others[0] - ref).abs()
+        gain = ((noise - others) ** 2 - (noise - ref) ** 2).sum(0)
+        reach = ((others - ref) ** 2).sum(0)
+        shown = torch.stack([part.mean(1) for part in (gap, gain, reach)], 1)
+        yield shown.unflatten(0, (len(maps), batch))
+
+
+def weigh(gap: Heat, gain: Heat, reach: Heat) -> Heat:
+    """The gap times a weight in [0, 1]: how far the reference is the truth there (see difference_maps).
+
+    Two texts differ where the thing is, and also where another thing stands that neither of them means.
+    There gain / reach, whose mean is 1 on what the reference names, is about 0, and below 0 on what another
+    text tells better. The weight is (1 + gain / reach) / 2, over the cell and its neighbours. On a picture
+    that the model knows so poorly that gain is negative as a whole, that is taken off first. Which text tells
+    the noise best as a classifier: Li et al. 2023, arXiv 2303.16203.
+    """
+    radius = max(1, round_half_up(min(gap.shape[-2:]) / 32))
+    tiny = torch.finfo(torch.float32).tiny
+    whole = gain.sum((1, 2, 3), keepdim=True) / reach.sum((1, 2, 3), keepdim=True).clamp(min=tiny)
+    share = box_mean(gain, radius) / box_mean(reach, radius).clamp(min=tiny)
+    return gap * ((1 + share - whole.clamp(max=0)) / 2).clamp(0, 1)
 
 
 def normalise(heat: Heat, clip: float) -> Heat:

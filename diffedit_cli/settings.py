@@ -159,7 +159,7 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.5,
+        0.55,
         "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
@@ -174,7 +174,17 @@ class MaskConfig:
         panel="Mask",
     )
     samples: int = setting(
-        10, "Noises that the map is averaged over; two forwards each.", low=1, high=1000, panel="Mask"
+        6,
+        "Noises that the map is averaged over; three forwards each, two with --no-mask-evidence.",
+        low=1,
+        high=1000,
+        panel="Mask",
+    )
+    evidence: bool = setting(
+        True,
+        "Weigh the map by how far the reference tells the noise better than the query and no text at all: "
+        "what neither names stays out.",
+        panel="Mask",
     )
     clip: float = setting(
         0.95,
@@ -311,7 +321,7 @@ def require_way_back(config: EditConfig) -> None:
 
 
 # --fast; docs/speed.md says what it costs
-FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 4, "guidance_interval": "0:0.5"}
+FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 3, "guidance_interval": "0:0.5"}
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ def test_other_tools_read_the_parameters(model: DiffusersDenoiser, tmp_path: Pat
 
 def test_a_run_costs_what_the_network_saw(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
     run = edit_image(model, picture(), QUICK).run
-    assert run.forwards == sum(unet_rows) == 2 * 2 + 3 + 2 * 3
+    assert run.forwards == sum(unet_rows) == 3 * 2 + 3 + 2 * 3
     assert 0 < run.network_seconds < run.seconds
     meter = Meter(model)
     assert meter.stop().forwards == 0
@@ -316,7 +316,7 @@ def test_the_number_of_threads_changes_nothing_that_is_seen(model: DiffusersDeno
 def test_queries_share_the_encoding_of_their_picture(model: DiffusersDenoiser, unet_rows: list[int]) -> None:
     results = list(edit_images(model, [picture()] * 2, QUICK, ["zebra", "donkey"]))
     runs = {result.run for result in results if isinstance(result, EditResult)}
-    assert sorted((run.results, run.forwards) for run in runs) == [(2, 2 * (4 + 6)), (2, 2 * (4 + 3 + 6))]
+    assert sorted((run.results, run.forwards) for run in runs) == [(2, 2 * (6 + 6)), (2, 2 * (6 + 3 + 6))]
     assert sum(run.forwards for run in runs) == sum(unet_rows)
 
 
@@ -354,7 +354,7 @@ def test_what_a_report_raises_ends_the_run(model: DiffusersDenoiser, unet_rows: 
 
     with pytest.raises(KeyboardInterrupt):
         edit_image(model, picture(), QUICK, report=stop)
-    assert sum(unet_rows) == 2 * 2 + 3 + 2 * 1
+    assert sum(unet_rows) == 3 * 2 + 3 + 2 * 1
     assert edit_image(model, picture(), QUICK).image.tobytes()  # the model is as good as before
 
 
@@ -510,7 +510,7 @@ def test_the_embedded_model_zooms_in_on_a_small_horse_by_itself(embedded: Diffus
     assert make_mask(embedded, load_image(FAR.with_name("horse_park.jpg")), SMALL).config.zoom is False
     whole = make_mask(embedded, load_image(FAR), replace(SMALL, zoom=False))
     assert whole.coverage > 2 * far.coverage
-    assert embedded.forwards - before == 2 * 2 * 4  # neither has looked
+    assert embedded.forwards - before == 2 * 3 * 4  # neither has looked
     edited = edit_image(embedded, load_image(FAR), far.config)
     assert edited.mask.tobytes() == far.mask.tobytes()
     assert edited.changed_outside == 0

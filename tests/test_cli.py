@@ -399,7 +399,7 @@ def test_several_pictures_and_queries(run: Run, tmp_path: Path, at_forward: Any)
     assert [fact["settings"]["query"] for fact in facts] == ["zebra", "donkey"] * 2
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(names)
     assert {p.name for p in (tmp_path / "masks").iterdir()} == set(names)
-    assert sum(rows) == 2 * (2 * 4 + 3 + 2 * 6)
+    assert sum(rows) == 2 * (2 * 6 + 3 + 2 * 6)
     assert {fact["made_together"] for fact in facts} == {2}
     planned = run("edit", "a/photo.png", "b/photo.png", *WORDS, *flags, "--dry-run")
     told = answer(good(planned))
@@ -449,7 +449,7 @@ def test_fast_goes_before_the_defaults_and_the_environment_and_after_flags(
 
     steps = round(0.8 * FAST["steps"])
     guided = steps // 2  # --guidance-interval 0:0.5
-    quick = {"mask": 2 * FAST["mask_samples"], "invert": steps, "decode": steps + guided}
+    quick = {"mask": 3 * FAST["mask_samples"], "invert": steps, "decode": steps + guided}
     assert sum(quick.values()) < sum(forwards().values()) / 2
     monkeypatch.setenv("DIFFEDIT_STEPS", "50")
     assert forwards("--fast") == quick
@@ -765,7 +765,7 @@ def test_json_of_an_edit_and_a_mask(edit: Run, run: Run, photo: Path) -> None:
     facts = answer(good(run("mask", photo, *WORDS, *QUICK, "-o", "m.png", "--json")))
     assert set(facts) == usual
     assert facts["settings"] == read_settings("m.png")
-    assert facts["forwards"] == 4
+    assert facts["forwards"] == 6
 
 
 @pytest.mark.parametrize("name", ["generate", "interpolate"])
@@ -1175,7 +1175,7 @@ def test_a_comparison_writes_a_grid_and_a_film(run: Run, photo: Path) -> None:
     assert facts["output"] == "grid.png"
     assert [tile["label"] for tile in facts["tiles"]] == ["norm none", "norm pred"]
     assert {tile["changed_outside"] for tile in facts["tiles"]} == {0}
-    assert facts["forwards"] == 4 + 2 + 2 * 4
+    assert facts["forwards"] == 6 + 2 + 2 * 4
     with Image.open("grid.png") as grid, Image.open("flip.gif") as film:
         assert film.size == grid.size
         assert film.info["loop"] == 0

@@ -131,7 +131,7 @@ def test_tiles_are_single_edits_and_share_what_they_can(
     lists = {**WORDS, "guidance_norm": ["none", "pred", "diff"], "mask_threshold": [0.3, 0.6]}
     result = compare(model, picture, lists)
     decode = 2 * 2  # 80 % of 3 steps, 2 forwards each
-    assert sum(unet_rows) == result.run.forwards == 2 * 2 + 2 + 6 * decode
+    assert sum(unet_rows) == result.run.forwards == 3 * 2 + 2 + 6 * decode
     assert count_forwards(lists, {}, has_picture=True) == result.run.forwards
     assert encodes == [1]
     for tile, config in zip(result.tiles, edit_configs(lists), strict=True):
@@ -159,7 +159,7 @@ def test_each_stage_is_run_once_for_all_that_ask_the_same(
     lists = {**WORDS, "steps": [2], key: values}
     decode = {"strength": 2}.get(key, 4)  # round(.5 * 2) = round(.51 * 2) = 1 step
     invert = {"strength": 1}.get(key, 2)
-    expected = maps * 4 + inversions * invert + 2 * decode
+    expected = maps * 6 + inversions * invert + 2 * decode
     assert compare(model, picture, lists).run.forwards == expected
     assert count_forwards(lists, {}, has_picture=True) == expected
 
@@ -188,10 +188,10 @@ def test_progress_counts_forwards_to_the_end(model: DiffusersDenoiser, picture: 
     seen: list[tuple[str, int, int]] = []
     lists = {**WORDS, "guidance_scale": [1.0, 4.0]}
     compare(model, picture, lists, report=lambda *step: seen.append(step))
-    assert {(stage, total) for stage, _, total in seen} == {("compare", 4 + 2 + 2 + 4)}
+    assert {(stage, total) for stage, _, total in seen} == {("compare", 6 + 2 + 2 + 4)}
     done = [step[1] for step in seen]
     assert done == sorted(done)
-    assert done[-1] == 12
+    assert done[-1] == 14
 
 
 def test_progress_counts_with_the_models_own_strength(

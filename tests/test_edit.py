@@ -48,12 +48,14 @@ PAPER = EditConfig(ref="horse", query="zebra", steps=25, strength=1.0)
 @pytest.mark.parametrize(
     ("config", "search", "wanted"),
     [
-        (PAPER, True, (20, 25, 50)),
-        (replace(PAPER, guidance=GuidanceConfig(scale=1)), True, (20, 25, 25)),
+        (PAPER, True, (18, 25, 50)),
+        (replace(PAPER, guidance=GuidanceConfig(scale=1)), True, (18, 25, 25)),
+        (replace(PAPER, mask=MaskConfig(samples=10, evidence=False)), True, (20, 25, 50)),
+        (replace(PAPER, ref=""), True, (12, 25, 50)),  # the reference is the empty text
         (replace(PAPER, strength=0.29, steps=100), False, (0, 29, 58)),
         (replace(PAPER, strength=0.01), False, (0, 1, 2)),
-        (replace(PAPER, inversion="noise", steps=10, mask=MaskConfig(samples=1)), True, (2, 0, 20)),
-        (replace(QUICK, guidance=GuidanceConfig(schedule="linear-down"), strength=1), True, (6, 6, 11)),
+        (replace(PAPER, inversion="noise", steps=10, mask=MaskConfig(samples=1)), True, (3, 0, 20)),
+        (replace(QUICK, guidance=GuidanceConfig(schedule="linear-down"), strength=1), True, (9, 6, 11)),
     ],
 )
 def test_an_edit_costs_what_is_counted_and_encodes_once(

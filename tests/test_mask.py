@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import Oracle, text
+from oracles import Oracle, text, towards
 from torch import Tensor
 
 from diffedit_cli.mask import (
@@ -23,6 +23,7 @@ from diffedit_cli.mask import (
     grow,
     normalise,
     refine,
+    weigh,
 )
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.settings import MaskConfig
@@ -54,10 +55,10 @@ def heats(draw_from: st.DrawFn) -> Tensor:
     return torch.tensor(cells).view(1, 1, rows, columns)
 
 
-def maps_of(
-    oracle: Oracle, x0: Tensor, config: MaskConfig, seeds: list[int], ref: float = 1, query: float = 3
-) -> Tensor:
-    return torch.cat(list(difference_maps(oracle, x0, text(ref), text(query), config, seeds)))
+def maps_of(oracle: Oracle, x0: Tensor, config: MaskConfig, seeds: list[int], *others: float) -> Tensor:
+    """The maps (n b 3 h w) of the texts 1 (the reference), 3 (the query) and others."""
+    texts = [text(value) for value in (1, 3, *others)]
+    return torch.cat(list(difference_maps(oracle, x0, texts, config, seeds)))
 
 
 def pieces(mask: Tensor) -> list[set[tuple[int, int]]]:
@@ -97,13 +98,49 @@ def test_the_pieces_that_stay_are_those_with_enough_heat(mask: Tensor, seed: int
 
 
 def test_difference_maps_by_hand() -> None:
-    """eps = text * pattern: the map is |3 - 1| times the pattern's mean over the channels."""
+    """eps = text * p for the texts 1, 3 and 0; p is the pattern, n the noise. In means over the channels:
+    gap = 2 |p|, reach = 4 p^2 + p^2, gain = (n - 3 p)^2 + n^2 - 2 (n - p)^2 = 7 p^2 - 2 n p."""
     pattern = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).view(1, 2, 1, 2)
-    maps = maps_of(
-        Oracle(lambda x, alphas, text: text * pattern), torch.zeros(1, 2, 1, 2), MaskConfig(samples=3), [5]
-    )
-    assert maps.shape == (3, 1, 1, 1, 2)
-    assert torch.allclose(maps, torch.tensor([4.0, 2.0]).expand_as(maps))  # 2 (1 + 3) / 2 and 2 (2 + 0) / 2
+    oracle = Oracle(lambda x, alphas, text: text * pattern)
+    maps = maps_of(oracle, torch.zeros(1, 2, 1, 2), MaskConfig(samples=3), [5], 0)
+    assert maps.shape == (3, 1, 3, 1, 2)
+    assert torch.allclose(maps[:, 0, 0], torch.tensor([4.0, 2.0]))  # 2 (1 + 3) / 2 and 2 (2 + 0) / 2
+    assert torch.allclose(maps[:, 0, 2], torch.tensor([25.0, 10.0]))  # 5 (1 + 9) / 2 and 5 (4 + 0) / 2
+    noise = torch.stack([draw_noise((2, 1, 2), [5], 1 + k)[0] for k in range(3)])
+    wanted = (7 * pattern**2 - 2 * noise * pattern).mean(1)
+    assert torch.allclose(maps[:, 0, 1], wanted, atol=1e-5)
+
+
+def test_weigh_by_hand() -> None:
+    """Ten cells in a row, each weighed with its two neighbours."""
+    gap = torch.full((1, 1, 1, 10), 2.0)
+    reach = torch.full_like(gap, 4.0)
+    for share, weight in ((1.0, 1.0), (3.0, 1.0), (0.0, 0.5), (0.5, 0.75)):
+        assert torch.allclose(weigh(gap, share * reach, reach), weight * gap), share
+    assert torch.allclose(weigh(gap, -reach, reach), 0.5 * gap)  # as poor as the whole picture
+    halves = torch.cat([reach[..., :5], -reach[..., :5]], 3)  # known and unknown: 0 as a whole
+    wanted = torch.tensor([2, 2, 2, 2, 4 / 3, 2 / 3, 0, 0, 0, 0])
+    assert torch.allclose(weigh(gap, halves, reach), wanted.expand_as(gap), atol=1e-6)
+    assert torch.equal(weigh(0 * gap, 0 * gap, 0 * gap), 0 * gap)  # no difference, and no 0 / 0
+
+
+def test_a_neighbour_that_no_text_names_stays_out() -> None:
+    """Left stands what the reference (1) names, so it tells the noise exactly. Right stands what no word
+    means: both see as much of it as of the thing itself, and the empty text (2) tells the noise best."""
+    x0, left = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    exact = towards(x0)
+
+    def formula(x: Tensor, alphas: Tensor, text: Tensor) -> Tensor:
+        wrong = torch.where(left > 0, 1 - text, text - 2)
+        return exact(x, alphas, text) + 0.5 * wrong
+
+    maps = maps_of(Oracle(formula), x0, MaskConfig(samples=4), [3], 2).mean(0)
+    gap, gain, reach = maps.split(1, dim=1)
+    assert torch.allclose(gap, torch.ones_like(gap))  # the paper's map is the same on both
+    assert torch.allclose(gain[..., :4], reach[..., :4])
+    heat = normalise(weigh(gap, gain, reach), 1.0)
+    assert torch.equal(binarise(heat, RAW), left)
 
 
 def test_both_texts_see_the_source_under_the_same_noise_at_the_asked_level() -> None:
@@ -130,17 +167,19 @@ def test_every_map_has_noise_of_its_own() -> None:
     maps = maps_of(
         Oracle(lambda x, alphas, text: x * text), torch.zeros(2, 4, 5, 5), MaskConfig(samples=6), [1, 2]
     )
-    rows = maps.flatten(0, 1).flatten(1)
+    rows = maps[:, :, 0].flatten(0, 1).flatten(1)
     assert all(not torch.allclose(a, b, rtol=0.01) for a, b in itertools.combinations(rows, 2))
 
 
 @pytest.mark.parametrize(("batch", "samples"), [(1, 10), (1, 1), (2, 5), (3, 4), (5, 2)])
-def test_each_map_costs_two_forwards_and_a_call_stays_small(batch: int, samples: int) -> None:
-    oracle = Oracle(lambda x, alphas, text: x * text)
-    maps = maps_of(oracle, torch.zeros(batch, 2, 3, 3), MaskConfig(samples=samples), list(range(batch)))
-    assert maps.shape == (samples, batch, 1, 3, 3)
-    assert sum(map(len, oracle.asked)) == 2 * samples * batch
-    assert max(map(len, oracle.asked)) <= max(MICRO_BATCH, 2 * batch)
+@pytest.mark.parametrize("texts", [2, 3])
+def test_each_map_costs_a_forward_a_text_and_a_call_stays_small(batch: int, samples: int, texts: int) -> None:
+    oracle, others = Oracle(lambda x, alphas, text: x * text), [0] * (texts - 2)
+    x0 = torch.zeros(batch, 2, 3, 3)
+    maps = maps_of(oracle, x0, MaskConfig(samples=samples), list(range(batch)), *others)
+    assert maps.shape == (samples, batch, 3, 3, 3)
+    assert sum(map(len, oracle.asked)) == texts * samples * batch
+    assert max(map(len, oracle.asked)) <= max(MICRO_BATCH, texts * batch)
 
 
 def test_normalise_by_hand() -> None:

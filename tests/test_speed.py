@@ -13,7 +13,7 @@ from diffedit_cli.models import load_model
 @pytest.mark.parametrize(
     ("name", "forwards", "encodes"),
     [
-        ("ours", 2 * 2 + 4 + 2 * 4, 1),
+        ("ours", 3 * 2 + 4 + 2 * 4, 1),
         ("diffusers DiffEdit", 4 * 2 + 2 * 4 + 2 * 4, 3),
         ("diffusers img2img", 8, 1),
     ],
