@@ -45,6 +45,7 @@ from training.train import (
     new_vae,
     random_crops,
     run_job,
+    vae_loss,
     with_weights_of,
     with_words_of,
 )
@@ -372,6 +373,18 @@ def test_every_second_crop_looks_at_the_object() -> None:
     crops = random_crops(mask.expand(-1, 3, -1, -1), mask, 8, torch.Generator().manual_seed(0))
     assert crops.shape == (2, 3, 8, 8)
     assert crops[1, 0, 4, 4] == 1
+
+
+def test_the_decoder_alone_is_trained_on_latents_half_of_which_are_noisy() -> None:
+    vae, x, seen = new_vae((16, 16, 16)), torch.rand(64, 3, 16, 16) * 2 - 1, []
+    vae.register_to_config(scaling_factor=0.5)
+    vae.post_quant_conv.register_forward_pre_hook(lambda _, given: seen.append(given[0].float()))
+    for jitter in (0.0, 0.2):
+        torch.manual_seed(0)
+        vae_loss(vae, x, jitter)
+    spread = (seen[1] - seen[0]).std((1, 2, 3))
+    assert 16 < (spread == 0).sum() < 48
+    assert 0.2 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
 
 
 # ---------------------------------------------------------------- all stages, end to end

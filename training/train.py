@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -29,6 +30,7 @@ from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.words import caption, caption_words
 
 HELD_OUT_SEED = 900_000_000  # training seeds stay below, evaluation seeds above
+JITTER = 0.15  # noise on the latents that the decoder alone is trained on; a UNet's latents are never exact
 
 
 @dataclass
@@ -354,11 +356,19 @@ def random_crops(pixels: Tensor, mask: Tensor, size: int, generator: torch.Gener
     return torch.stack(crops)
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, kl_weight: float = 2e-5) -> tuple[Tensor, dict[str, float]]:
-    """L1 + gradient L1 + L1 at a quarter of the size + MSE + a tiny KL. x: (b 3 s s) in [-1, 1]."""
+def vae_loss(
+    vae: AutoencoderKL, x: Tensor, jitter: float = 0.0, kl_weight: float = 2e-5
+) -> tuple[Tensor, dict[str, float]]:
+    """L1 + gradient L1 + L1 at a quarter of the size + MSE + a tiny KL. x: (b 3 s s) in [-1, 1].
+
+    jitter: the most noise that the latents of half the crops get, as a share of their spread.
+    """
     with autocast(x.device):
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample()).sample
+        latents = posterior.sample()
+        share = torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(-jitter, jitter).clamp(min=0)
+        noise = torch.randn_like(latents) / vae.config.scaling_factor
+        y = vae.decode(latents + share * noise).sample
     y = y.float()
     error = y - x
     slope = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -394,7 +404,7 @@ def train_vae(
     def compute_loss() -> tuple[Tensor, dict[str, float]]:
         pixels, mask = pool.take(settings.batch)
         x = random_crops(pixels, mask.float() / 255, crop, generator).float() / 127.5 - 1
-        return vae_loss(vae, x)
+        return vae_loss(vae, x, jitter=0.0 if is_whole else JITTER)
 
     def on_save() -> None:
         if is_whole:
@@ -470,6 +480,8 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
     """Train UNet and text encoder on latents of fresh scenes; saves EMA weights. Returns the samples seen."""
     device = world.device
     model.unet.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        model.unet.set_attn_processor(AttnProcessor())  # a step takes 8 % less time than with SDPA
     model.text_encoder.to(device)
     model.vae.to(device).requires_grad_(False)
     model.alphas_cumprod = model.alphas_cumprod.to(device)
