@@ -32,7 +32,7 @@ REFINES = (0.0, 0.125, 0.19, 0.25)
 THRESHOLDS = (0.4, 0.45, 0.5, 0.55, 0.6)
 CLIPS = (0.95, 0.97, 0.98, 0.99)
 SAMPLES = 6
-MAPS = (2, 4, 6)  # at the default settings, with evidence and without
+MAPS = (2, 3, 4, 6)  # at the default settings but for the threshold, with evidence and without
 
 
 def heat_of(shown: Tensor, pixels: Pixels, config: MaskConfig, evidence: bool) -> Heat:
@@ -59,12 +59,14 @@ def main(
         for level in LEVELS:
             config = MaskConfig(strength=(level,), samples=SAMPLES)
             maps[level] = torch.cat(list(difference_maps(denoiser, x0, texts, config, [case.seed])))
+        levels = usual.strength
         for count_of_maps, evidence in product(MAPS, (True, False)):
-            share = count_of_maps // len(usual.strength)
-            mean = torch.cat([maps[level][:share] for level in usual.strength]).mean(0)
-            found = binarise(heat_of(mean, case.scene.pixels, usual, evidence), usual) > 0.5
-            name = f"{count_of_maps} maps, {'with' if evidence else 'without'} evidence"
-            by_maps.setdefault(name, []).append((("all", case.kind), iou(found, true)))
+            some = [maps[levels[k % len(levels)]][k // len(levels)] for k in range(count_of_maps)]
+            heat = heat_of(torch.stack(some).mean(0), case.scene.pixels, usual, evidence)
+            for threshold in THRESHOLDS:
+                found = binarise(heat, MaskConfig(threshold=threshold)) > 0.5
+                name = f"{count_of_maps} maps, {'with' if evidence else 'without'} evidence, from {threshold}"
+                by_maps.setdefault(name, []).append((("all", case.kind), iou(found, true)))
         for mix, radius, clip in product(MIXES, REFINES, CLIPS):
             share = SAMPLES // len(mix)
             mean = torch.cat([maps[level][:share] for level in mix]).mean(0)

@@ -136,8 +136,8 @@ def contenders(model: DiffusersDenoiser, image: Image.Image, steps: int, maps: i
     """Each run edits the picture, from a picture in memory to a picture in memory."""
     picture = Picture(image, None, None, None, "picture", "")
     texts = {"ref": REF, "query": QUERY, "seed": SEED, "size": image.width, "strength": STRENGTH}
-    own_maps = min(maps, EditConfig().mask.samples)
-    config = build(EditConfig, texts, {"steps": steps, "mask_samples": own_maps})
+    ours = min(maps, EditConfig().mask.samples)
+    config = build(EditConfig, texts, {"steps": steps, "mask_samples": ours})
     fast = build(EditConfig, texts, FAST)
     runs: dict[str, Run] = {"ours": lambda: edit_image(model, picture, config)}
     if steps == 25 and maps == 10:
@@ -418,6 +418,7 @@ def edits(
         "side": side,
         "steps": steps,
         "maps": maps,
+        "maps_of_ours": min(maps, EditConfig().mask.samples),
         "rounds": rounds,
         "compiled": compile,
         "matrix_peak_tflops": round(peak, 4),

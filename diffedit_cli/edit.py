@@ -71,7 +71,7 @@ class Edited:
 
 def texts_compared(config: EditConfig) -> int:
     """How many texts the search for the mask compares: the empty one too, if it says anything new."""
-    return 3 if config.mask.evidence and config.ref else 2
+    return 3 if config.mask.evidence and config.ref and config.query else 2
 
 
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
@@ -105,7 +105,8 @@ def find_heat(
     seeds: list[int],
     report: Report = silent,
 ) -> Heat:
-    """Step 1: where ref and query differ, (b 1 h w) in [0, 1]. DiffeditError where they differ nowhere.
+    """Step 1: where ref and query differ and ref is the truth, (b 1 h w) in [0, 1]. DiffeditError where they
+    differ nowhere.
 
     x0: the pixels, encoded.
     """
@@ -119,7 +120,9 @@ def find_heat(
         report("mask", len(maps), config.mask.samples)
     shown = torch.stack(maps).mean(0)
     require_finite(shown, "the difference map")
-    heat = weigh(*shown.split(1, dim=1)) if config.mask.evidence else shown[:, :1]
+    heat = shown[:, :1]
+    if config.mask.evidence and config.ref:  # the empty text is true of every place
+        heat = weigh(*shown.split(1, dim=1))
     if bool((heat.amax((1, 2, 3)) == 0).any()):
         raise DiffeditError(
             "The model sees no difference between the reference and the query, so there is no mask.",

@@ -1,4 +1,5 @@
-"""The mask: where two texts make the model see different noise (DiffEdit, arXiv 2210.11427, step 1).
+"""The mask: where two texts make the model see different noise (DiffEdit, arXiv 2210.11427, step 1), and the
+noise that was added shows that the first of them is true.
 
 Heat and masks are (b 1 h w). Every statistic is taken per picture over its own pixels, so pictures in a
 batch do not touch each other.
@@ -15,7 +16,7 @@ from .schedules import add_noise, append_dims, draw_noise, round_half_up
 from .settings import MaskConfig
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds
 
-MICRO_BATCH = 8  # samples in one forward: more is hardly faster, and memory grows with it
+MICRO_BATCH = 8  # samples in one forward, if a map of all pictures takes no more: more is hardly faster
 
 
 def difference_maps(
@@ -49,7 +50,7 @@ def difference_maps(
         eps = denoiser.predict_eps(
             noised.repeat(len(texts), 1, 1, 1), timesteps.repeat(len(texts)), embeds
         ).unflatten(0, (len(texts), -1))
-        ref, others = eps[0].float(), eps[1:].float()
+        ref, others, noise = eps[0].float(), eps[1:].float(), noise.float()
         gap = (others[0] - ref).abs()
         gain = ((noise - others) ** 2 - (noise - ref) ** 2).sum(0)
         reach = ((others - ref) ** 2).sum(0)

@@ -175,15 +175,16 @@ class MaskConfig:
     )
     samples: int = setting(
         6,
-        "Noises that the map is averaged over; three forwards each, two with --no-mask-evidence.",
+        "Noises that the map is averaged over; three forwards each, two with --no-mask-evidence or without "
+        "--ref.",
         low=1,
         high=1000,
         panel="Mask",
     )
     evidence: bool = setting(
         True,
-        "Weigh the map by how far the reference tells the noise better than the query and no text at all: "
-        "what neither names stays out.",
+        "Weigh the map by how far --ref tells the noise better than --query and the empty text do: what "
+        "neither names stays out.",
         panel="Mask",
     )
     clip: float = setting(

@@ -52,6 +52,7 @@ PAPER = EditConfig(ref="horse", query="zebra", steps=25, strength=1.0)
         (replace(PAPER, guidance=GuidanceConfig(scale=1)), True, (18, 25, 25)),
         (replace(PAPER, mask=MaskConfig(samples=10, evidence=False)), True, (20, 25, 50)),
         (replace(PAPER, ref=""), True, (12, 25, 50)),  # the reference is the empty text
+        (replace(PAPER, query=""), True, (12, 25, 50)),
         (replace(PAPER, strength=0.29, steps=100), False, (0, 29, 58)),
         (replace(PAPER, strength=0.01), False, (0, 1, 2)),
         (replace(PAPER, inversion="noise", steps=10, mask=MaskConfig(samples=1)), True, (3, 0, 20)),
@@ -150,6 +151,7 @@ def test_guidance_and_inversion_do_not_touch_the_mask(model: DiffusersDenoiser, 
             {},
             {"guidance": GuidanceConfig(scale=1)},
             {"inversion": "noise", "negative_prompt": "fox"},
+            {"inversion": "negative-prompt"},
         )
     ]
     assert all(torch.equal(result.found, results[0].found) for result in results)
@@ -182,9 +184,12 @@ def test_texts_go_where_they_belong(model: DiffusersDenoiser) -> None:
     assert is_text(texts.query, "zebra")
     assert is_text(texts.negative, "fox")
     assert is_text(texts.source, "")
+    for one, prompt in zip(texts.compared(QUICK), ["horse", "zebra", ""], strict=True):
+        assert is_text(one, prompt)
     texts = Texts.embed(model, replace(QUICK, inversion="negative-prompt"))
     assert is_text(texts.negative, "horse")
     assert is_text(texts.source, "horse")
+    assert is_text(texts.empty, "")
 
 
 @pytest.mark.parametrize("inversion", ["ddim", "negative-prompt", "noise"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from oracles import Oracle, text, towards
 from torch import Tensor
 
+from diffedit_cli.edit import Texts, find_heat
 from diffedit_cli.mask import (
     MICRO_BATCH,
     binarise,
@@ -26,7 +27,7 @@ from diffedit_cli.mask import (
     weigh,
 )
 from diffedit_cli.schedules import draw_noise
-from diffedit_cli.settings import MaskConfig
+from diffedit_cli.settings import EditConfig, MaskConfig
 
 RAW = MaskConfig(grow=0, fill_holes=False)
 
@@ -126,21 +127,23 @@ def test_weigh_by_hand() -> None:
 
 def test_a_neighbour_that_no_text_names_stays_out() -> None:
     """Left stands what the reference (1) names, so it tells the noise exactly. Right stands what no word
-    means: both see as much of it as of the thing itself, and the empty text (2) tells the noise best."""
-    x0, left = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
-    left[..., :4] = 1
+    means: reference and query (3) see as much of it, and the empty text (0) tells the noise best."""
+    x0, column = torch.zeros(1, 3, 8, 8), torch.arange(8.0).expand(1, 1, 8, 8)
     exact = towards(x0)
 
     def formula(x: Tensor, alphas: Tensor, text: Tensor) -> Tensor:
-        wrong = torch.where(left > 0, 1 - text, text - 2)
-        return exact(x, alphas, text) + 0.5 * wrong
+        right = torch.where(text == 0, 0, text - 2)
+        wrong = torch.where(column < 3, 1 - text, torch.where(column < 5, 0, right))
+        return exact(x, alphas, text) + wrong
 
-    maps = maps_of(Oracle(formula), x0, MaskConfig(samples=4), [3], 2).mean(0)
-    gap, gain, reach = maps.split(1, dim=1)
-    assert torch.allclose(gap, torch.ones_like(gap))  # the paper's map is the same on both
-    assert torch.allclose(gain[..., :4], reach[..., :4])
-    heat = normalise(weigh(gap, gain, reach), 1.0)
-    assert torch.equal(binarise(heat, RAW), left)
+    def heat_of(ref: str, evidence: bool) -> Tensor:
+        oracle, mask = Oracle(formula), replace(RAW, refine=0, clip=1, evidence=evidence)
+        config = EditConfig(ref=ref, query="3", mask=mask)
+        return find_heat(oracle, oracle.decode(x0), x0, Texts.embed(oracle, config), config, [3])
+
+    assert draw(binarise(heat_of("1", True), RAW)) == ["###....."] * 8
+    assert draw(binarise(heat_of("1", False), RAW)) == ["###..###"] * 8
+    assert torch.equal(heat_of("", True), heat_of("", False))  # the empty text is true everywhere
 
 
 def test_both_texts_see_the_source_under_the_same_noise_at_the_asked_level() -> None:
@@ -341,6 +344,18 @@ def refine_by_loops(heat: Tensor, pixels: Tensor, radius: int, eps: float) -> Te
     return out / (float(out.max()) or 1)
 
 
+def weigh_by_loops(gap: Tensor, gain: Tensor, reach: Tensor) -> Tensor:
+    """One picture: the weight of each cell from its neighbours, two on each side from 48 cells on."""
+    rows, columns = gap.shape[-2:]
+    radius = max(1, int(min(rows, columns) / 32 + 0.5))
+    whole, result = float(gain.sum() / reach.sum()), gap.clone()
+    for r, c in itertools.product(range(rows), range(columns)):
+        window = (0, 0, slice(max(0, r - radius), r + radius + 1), slice(max(0, c - radius), c + radius + 1))
+        share = float(gain[window].sum() / reach[window].sum())
+        result[0, 0, r, c] *= min(1, max(0, (1 + share - min(whole, 0)) / 2))
+    return result
+
+
 def normalise_by_loops(heat: Tensor, clip: float) -> Tensor:
     values = sorted(float(v) for v in heat.flatten())
     place = clip * (len(values) - 1)
@@ -419,6 +434,17 @@ def test_refine_against_loops(seed: int, rows: int, columns: int, radius: int) -
     heat, pixels = (torch.rand(1, c, rows, columns, generator=generator).double() for c in (1, 3))
     got = refine(heat, pixels, radius, eps=0.01)
     assert torch.allclose(got, refine_by_loops(heat, pixels, radius, 0.01), atol=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (64, 40), (96, 64)])
+def test_weigh_against_loops(rows: int, columns: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    gap, gain, reach = (torch.rand(2, 1, rows, columns, generator=generator).double() for _ in range(3))
+    gain[1] -= 0.8  # poor as a whole
+    assert gain[1].sum() < 0 < gain[0].sum()
+    rows_of = (x.split(1) for x in (gap, gain, reach))
+    wanted = torch.cat([weigh_by_loops(*part) for part in zip(*rows_of, strict=True)])
+    assert torch.allclose(weigh(gap, gain, reach), wanted, atol=1e-9)
 
 
 @given(masks(), st.integers(-3, 3), st.integers(0, 9))

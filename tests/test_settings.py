@@ -123,6 +123,7 @@ masks = st.builds(
     grow=st.integers(-64, 64),
     feather=st.floats(0, 256),
     fill_holes=st.booleans(),
+    evidence=st.booleans(),
     invert=st.booleans(),
 )
 edits = st.builds(
