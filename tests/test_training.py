@@ -35,9 +35,11 @@ from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.train import (
     Ema,
     Job,
+    Optimizer,
     Peers,
     Pool,
     Settings,
+    crops_round,
     debiased_weights,
     learning_rate,
     new_text_encoder,
@@ -332,6 +334,51 @@ def test_ema_swaps_in_and_out() -> None:
     assert parameter.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_moves_hidden_layers_in_all_directions_alike(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 40, 3), torch.nn.Conv2d(40, 36, 3)).to(
+        memory_format=layout
+    )
+    optimizer, rate = Optimizer([model], 1.0), 1e-3
+    first, hidden = model[0].weight, model[1].weight
+    assert [weight is hidden for weight, _ in optimizer.matrices] == [True]
+    before = [parameter.detach().clone() for parameter in (first, hidden)]
+    u, _, v = torch.linalg.svd(torch.randn(36, 360), full_matrices=False)
+    first.grad = torch.randn_like(first)
+    hidden.grad = (u * torch.linspace(1, 2, 36) @ v).view(hidden.shape)
+    optimizer.descend(rate)
+    moved = before[0] * (1 - rate * 1e-2) - first
+    assert torch.allclose(moved.abs(), torch.full_like(moved, rate), rtol=1e-2)  # AdamW's first step
+    moved = (before[1] * (1 - rate * 1e-2) - hidden).flatten(1) / (0.2 * rate * 360**0.5)
+    along = u.T @ moved @ v.T  # the directions of the gradient stay, their lengths become about 1
+    assert along.diagonal().min() > 0.6
+    assert along.diagonal().max() < 1.3
+    assert (along - along.diagonal().diag()).abs().max() < 0.05
+    assert hidden.grad is None
+    assert first.grad is None
+
+
+def test_a_crop_holds_the_whole_object_and_lies_anywhere_else() -> None:
+    mask = torch.zeros(4, 1, 8, 8)
+    mask[0, 0, 2:5, 6:] = 1
+    mask[1, 0, 3, 1:7] = 1  # wider than a crop; the fourth row has none
+    mask[2, 0, 7, 7] = 1
+    cells = torch.arange(64.0).view(1, 1, 8, 8).expand(4, 2, -1, -1)
+    generator, corners = torch.Generator().manual_seed(0), [set() for _ in mask]
+    for _ in range(200):
+        cropped, inside = crops_round(cells, mask, 5, generator)
+        assert inside.sum((1, 2, 3)).tolist() == [6, 5, 1, 0]
+        for row, seen in enumerate(corners):
+            top, left = divmod(int(cropped[row, 0, 0, 0]), 8)
+            assert torch.equal(cropped[row, 1], cells[row, 1, top : top + 5, left : left + 5])
+            seen.add((top, left))
+    assert corners[0] == {(top, 3) for top in range(3)}
+    assert corners[1] == {(top, left) for top in range(4) for left in (1, 2)}
+    assert corners[2] == {(3, 3)}
+    assert len(corners[3]) == 16
+
+
 def test_peers_average_gradients_and_the_share_done() -> None:
     peers = Peers(2, numel=3)
     ranks = [torch.nn.Parameter(torch.zeros(3)) for _ in range(2)]
@@ -384,7 +431,7 @@ def test_the_decoder_alone_is_trained_on_latents_half_of_which_are_noisy() -> No
         vae_loss(vae, x, jitter)
     spread = (seen[1] - seen[0]).std((1, 2, 3))
     assert 16 < (spread == 0).sum() < 48
-    assert 0.2 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
+    assert 0.3 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
 
 
 # ---------------------------------------------------------------- all stages, end to end

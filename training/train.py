@@ -30,7 +30,7 @@ from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.words import caption, caption_words
 
 HELD_OUT_SEED = 900_000_000  # training seeds stay below, evaluation seeds above
-JITTER = 0.15  # noise on the latents that the decoder alone is trained on; a UNet's latents are never exact
+JITTER = 0.1  # noise on the latents that the decoder alone is trained on; a UNet's latents are never exact
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Settings:
     ema: float = 0.998
     pool: int = 4096
     reuse: float = 6.0
+    crop: int = 24  # latent cells a side that the UNet trains on till `anneal_from`, then on whole scenes
     seed: int = 0
     log_seconds: float = 60.0
     save_seconds: float = 300.0
@@ -135,6 +136,56 @@ class Ema:
             parameter.copy_(value)
 
 
+class Optimizer:
+    """Muon (Jordan et al. 2024) for the weights of hidden layers, as matrices, and AdamW for all others.
+
+    A matrix shares its memory with the weight (o, i, kh, kw), in the order in which that lies there. Muon's
+    rate is scaled to AdamW's (Liu et al. 2025, arXiv 2502.16982), so one learning rate serves both.
+    """
+
+    def __init__(self, modules: list[nn.Module], rate: float):
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for layer in (layer for module in modules for layer in module.modules()):
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad:
+                matrix = nn.Parameter(as_matrix(layer.weight.detach(), layer.weight))
+                if min(matrix.shape) >= 32:  # not the first and the last layer
+                    self.matrices.append((layer.weight, matrix))
+        hidden = {id(weight) for weight, _ in self.matrices}
+        others = [p for p in self.parameters if id(p) not in hidden]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, rate, betas=(0.9, 0.98), weight_decay=1e-2)
+        ]
+        if self.matrices:
+            flat = [matrix for _, matrix in self.matrices]
+            self.parts += [torch.optim.Muon(flat, rate, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw")]
+
+    def descend(self, rate: float) -> None:
+        """One step, with gradients of norm 1 at most for AdamW; Muon knows no length. Drops the gradients."""
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for weight, matrix in self.matrices:
+            matrix.grad = None if weight.grad is None else as_matrix(weight.grad, weight)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+        for weight, _ in self.matrices:
+            weight.grad = None
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def as_matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """Values of the shape of a layer's weight as (out, in), in the order of the weight's memory."""
+    return (values if weight.is_contiguous() else values.movedim(1, -1)).flatten(1)
+
+
 def learning_rate(settings: Settings, step: int, done: float) -> float:
     """Linear warm-up, constant, linear decay; `done` is the finished share of the run."""
     rate = settings.learning_rate * min(1.0, (step + 1) / settings.warmup)
@@ -174,7 +225,7 @@ class Worker:
 
 def run_training(
     modules: list[nn.Module],
-    compute_loss: Callable[[], tuple[Tensor, dict[str, float]]],
+    compute_loss: Callable[[float], tuple[Tensor, dict[str, float]]],
     settings: Settings,
     checkpoint: Path,
     log_path: Path,
@@ -183,10 +234,11 @@ def run_training(
 ) -> int:
     """Optimise `modules` until the budget is spent, from `checkpoint` if there is one; returns the samples.
 
-    compute_loss draws a batch and returns the loss and numbers for the log. on_save sees the EMA weights.
+    compute_loss gets the finished share of the run, draws a batch, and returns the loss and numbers for the
+    log. on_save sees the EMA weights.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
+    optimizer = Optimizer(modules, settings.learning_rate)
+    parameters = optimizer.parameters
     ema = Ema(parameters, settings.ema)
     state = {"step": 0, "samples": 0, "seconds": 0.0}
     if checkpoint.exists():
@@ -202,8 +254,7 @@ def run_training(
     done = budget_spent(settings, state)
     while done < 1:
         rate = learning_rate(settings, state["step"], done)
-        loss, numbers = compute_loss()
-        optimizer.zero_grad(set_to_none=True)
+        loss, numbers = compute_loss(done)
         loss.backward()
         state["step"] += 1
         state["samples"] += settings.batch * settings.workers
@@ -211,7 +262,7 @@ def run_training(
         done = budget_spent(settings, state)
         if worker.peers is not None:
             done = worker.peers.average(worker.rank, parameters, done)
-        descend(optimizer, parameters, rate)
+        optimizer.descend(rate)
         ema.update(state["step"])
         log.add(numbers)
         if worker.rank == 0 and log_clock.rings():
@@ -222,14 +273,6 @@ def run_training(
         log.write(state, learning_rate(settings, state["step"], done))
         save()
     return int(state["samples"])
-
-
-def descend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float) -> None:
-    """One step of the optimiser, with gradients of norm 1 at most."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
 
 
 class Clock:
@@ -250,9 +293,7 @@ def budget_spent(settings: Settings, state: dict) -> float:
     return max(state["seconds"] / 60 / settings.minutes, state["samples"] / settings.samples)
 
 
-def save_checkpoint(
-    path: Path, parameters: list, optimizer: torch.optim.Optimizer, ema: Ema, state: dict
-) -> None:
+def save_checkpoint(path: Path, parameters: list, optimizer: Optimizer, ema: Ema, state: dict) -> None:
     """Everything needed to go on, written beside and renamed, so that a kill never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = [parameter.detach() for parameter in parameters]
@@ -264,7 +305,7 @@ def save_checkpoint(
 
 
 @torch.no_grad()
-def load_checkpoint(path: Path, parameters: list, optimizer: torch.optim.Optimizer, ema: Ema) -> dict:
+def load_checkpoint(path: Path, parameters: list, optimizer: Optimizer, ema: Ema) -> dict:
     """The reverse of save_checkpoint; returns the state."""
     content = torch.load(path, map_location=parameters[0].device, weights_only=True)
     for parameter, value in zip(parameters, content["values"], strict=True):
@@ -394,6 +435,7 @@ def train_vae(
     seed = settings.seed * 1000 + worker.rank
     seeds = fresh_seeds(seed)
     generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(next(seeds))  # no two workers, and no two runs, see the same noise
 
     def draw() -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(world, 32, next(seeds))
@@ -401,7 +443,7 @@ def train_vae(
 
     pool = Pool(draw, settings.pool, settings.reuse, seed)
 
-    def compute_loss() -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(_: float) -> tuple[Tensor, dict[str, float]]:
         pixels, mask = pool.take(settings.batch)
         x = random_crops(pixels, mask.float() / 255, crop, generator).float() / 127.5 - 1
         return vae_loss(vae, x, jitter=0.0 if is_whole else JITTER)
@@ -432,6 +474,26 @@ def debiased_weights(alphas_cumprod: Tensor) -> Tensor:
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = snr**-0.5
     return weights / weights.mean()
+
+
+def crops_round(
+    latents: Tensor, mask: Tensor, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A `size` crop (b c size size) of each row and of its mask (b 1 size size), anywhere that holds the
+    whole object, or as much of it as fits. The fewer the cells, the quicker is a step.
+    """
+    device, corners = mask.device, []
+    for axis in (3, 2):  # the extent over the rows, then over the columns
+        inside = (mask[:, 0] > 0.5).any(axis - 1).float()
+        full = inside.shape[1]
+        first, end = inside.argmax(1), full - inside.flip(1).argmax(1)
+        ends = torch.stack([end - size, first]).clamp(0, full - size)
+        share = torch.rand(len(mask), generator=generator).to(device)
+        corners.append((ends.amin(0) + share * (ends.amax(0) - ends.amin(0) + 1)).long())
+    top, left = (corner[:, None] + torch.arange(size, device=device) for corner in corners)
+    row = torch.arange(len(mask), device=device)[:, None, None]
+    both = torch.cat([latents, mask], 1).movedim(1, -1)[row, top[:, :, None], left[:, None]].movedim(-1, 1)
+    return both[:, :-1], both[:, -1:]
 
 
 @dataclass
@@ -489,6 +551,7 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
     seed = settings.seed * 1000 + worker.rank
     seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
     torch.manual_seed(int(rng.integers(2**31)))
+    generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def draw() -> tuple[Tensor, ...]:
@@ -500,8 +563,10 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
 
     pool = Pool(draw, settings.pool, settings.reuse, seed)
 
-    def compute_loss() -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(done: float) -> tuple[Tensor, dict[str, float]]:
         latents, mask, words = pool.take(settings.batch)
+        if done < settings.anneal_from:
+            latents, mask = crops_round(latents, mask, settings.crop, generator)
         captions = [caption(rng, *row) for row in words.tolist()]
         return unet_loss(model, latents, mask, captions, weights)
 
