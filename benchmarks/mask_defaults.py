@@ -35,6 +35,11 @@ SAMPLES = 6
 MAPS = (2, 3, 4, 6)  # at the default settings but for the threshold, with evidence and without
 
 
+def mean_of(maps: dict[float, Tensor], levels: tuple[float, ...], count: int) -> Tensor:
+    """The mean (1 3 h w) of the maps that a search at these levels draws; maps: SAMPLES of each level."""
+    return torch.stack([maps[levels[k % len(levels)]][k] for k in range(count)]).mean(0)
+
+
 def heat_of(shown: Tensor, pixels: Pixels, config: MaskConfig, evidence: bool) -> Heat:
     """The mean of some maps (1 3 h w) as heat."""
     heat = weigh(*shown.split(1, dim=1)) if evidence else shown[:, :1]
@@ -61,16 +66,14 @@ def main(
             maps[level] = torch.cat(list(difference_maps(denoiser, x0, texts, config, [case.seed])))
         levels = usual.strength
         for count_of_maps, evidence in product(MAPS, (True, False)):
-            some = [maps[levels[k % len(levels)]][k // len(levels)] for k in range(count_of_maps)]
-            heat = heat_of(torch.stack(some).mean(0), case.scene.pixels, usual, evidence)
+            heat = heat_of(mean_of(maps, levels, count_of_maps), case.scene.pixels, usual, evidence)
             for threshold in THRESHOLDS:
                 found = binarise(heat, MaskConfig(threshold=threshold)) > 0.5
                 name = f"{count_of_maps} maps, {'with' if evidence else 'without'} evidence, from {threshold}"
                 by_maps.setdefault(name, []).append((("all", case.kind), iou(found, true)))
         for mix, radius, clip in product(MIXES, REFINES, CLIPS):
-            share = SAMPLES // len(mix)
-            mean = torch.cat([maps[level][:share] for level in mix]).mean(0)
-            heat = heat_of(mean, case.scene.pixels, MaskConfig(clip=clip, refine=radius), True)
+            mixed = MaskConfig(clip=clip, refine=radius)
+            heat = heat_of(mean_of(maps, mix, SAMPLES), case.scene.pixels, mixed, True)
             for threshold in THRESHOLDS:
                 found = binarise(heat, MaskConfig(threshold=threshold)) > 0.5
                 grown = grow(found.float(), 1) > 0.5

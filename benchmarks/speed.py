@@ -132,12 +132,16 @@ def fill_randomly(network: Any, dtype: torch.dtype) -> Any:
     return network.eval().requires_grad_(False)
 
 
+def maps_of_ours(maps: int) -> int:
+    """No more than the default, however many diffusers takes."""
+    return min(maps, EditConfig().mask.samples)
+
+
 def contenders(model: DiffusersDenoiser, image: Image.Image, steps: int, maps: int) -> dict[str, Run]:
     """Each run edits the picture, from a picture in memory to a picture in memory."""
     picture = Picture(image, None, None, None, "picture", "")
     texts = {"ref": REF, "query": QUERY, "seed": SEED, "size": image.width, "strength": STRENGTH}
-    ours = min(maps, EditConfig().mask.samples)
-    config = build(EditConfig, texts, {"steps": steps, "mask_samples": ours})
+    config = build(EditConfig, texts, {"steps": steps, "mask_samples": maps_of_ours(maps)})
     fast = build(EditConfig, texts, FAST)
     runs: dict[str, Run] = {"ours": lambda: edit_image(model, picture, config)}
     if steps == 25 and maps == 10:
@@ -418,7 +422,7 @@ def edits(
         "side": side,
         "steps": steps,
         "maps": maps,
-        "maps_of_ours": min(maps, EditConfig().mask.samples),
+        "maps_of_ours": maps_of_ours(maps),
         "rounds": rounds,
         "compiled": compile,
         "matrix_peak_tflops": round(peak, 4),
@@ -451,7 +455,8 @@ def memory(
         run()
     after = peak_memory(loaded)
     figures = {"loaded_gib": round(before, 3), "peak_gib": round(after, 3)}
-    record("speed", **about(loaded), side=side, maps=maps, contender=contender, **figures)
+    maps_run = maps if contender.startswith("diffusers") else maps_of_ours(maps)
+    record("speed", **about(loaded), side=side, maps=maps_run, contender=contender, **figures)
     told = f"{before:.2f} GiB with the weights loaded, {after:.2f} GiB at the peak"
     show(f"memory {model} {contender}", f"{contender}, {side}x{side}, {loaded.dtype}: {told}.")
 

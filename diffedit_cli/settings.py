@@ -176,7 +176,7 @@ class MaskConfig:
     samples: int = setting(
         6,
         "Noises that the map is averaged over; three forwards each, two with --no-mask-evidence or without "
-        "--ref.",
+        "--ref or --query.",
         low=1,
         high=1000,
         panel="Mask",

@@ -456,6 +456,7 @@ def test_fast_goes_before_the_defaults_and_the_environment_and_after_flags(
     assert forwards()["invert"] == 40
     assert forwards("--fast", "--steps", "30")["invert"] == 24
     assert forwards("--fast", "--steps", "30")["mask"] == quick["mask"]
+    assert forwards("--no-mask-evidence")["mask"] == forwards()["mask"] / 3 * 2
 
 
 # -------------------------------------------------------------------------------- where results come and go

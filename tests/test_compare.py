@@ -142,24 +142,25 @@ def test_tiles_are_single_edits_and_share_what_they_can(
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "maps", "inversions"),
+    ("key", "values", "search", "inversions"),
     [
-        ("guidance_scale", [2.0, 3.0], 1, 1),
-        ("mask_grow", [0, 1], 1, 1),
-        ("strength", [0.5, 0.51], 1, 2),
-        ("query", ["zebra", "cow"], 2, 1),
-        ("seed", [1, 2], 2, 1),
-        ("mask_strength", [(0.3,), (0.5,)], 2, 1),
-        ("negative_prompt", ["", "dull"], 1, 1),
+        ("guidance_scale", [2.0, 3.0], 6, 1),
+        ("mask_grow", [0, 1], 6, 1),
+        ("mask_evidence", [True, False], 6 + 4, 1),
+        ("strength", [0.5, 0.51], 6, 2),
+        ("query", ["zebra", "cow"], 12, 1),
+        ("seed", [1, 2], 12, 1),
+        ("mask_strength", [(0.3,), (0.5,)], 12, 1),
+        ("negative_prompt", ["", "dull"], 6, 1),
     ],
 )
 def test_each_stage_is_run_once_for_all_that_ask_the_same(
-    model: DiffusersDenoiser, picture: Picture, key: str, values: list[Any], maps: int, inversions: int
+    model: DiffusersDenoiser, picture: Picture, key: str, values: list[Any], search: int, inversions: int
 ) -> None:
     lists = {**WORDS, "steps": [2], key: values}
     decode = {"strength": 2}.get(key, 4)  # round(.5 * 2) = round(.51 * 2) = 1 step
     invert = {"strength": 1}.get(key, 2)
-    expected = maps * 6 + inversions * invert + 2 * decode
+    expected = search + inversions * invert + 2 * decode
     assert compare(model, picture, lists).run.forwards == expected
     assert count_forwards(lists, {}, has_picture=True) == expected
 

@@ -489,7 +489,7 @@ def crops_round(
         first, end = inside.argmax(1), full - inside.flip(1).argmax(1)
         ends = torch.stack([end - size, first]).clamp(0, full - size)
         share = torch.rand(len(mask), generator=generator).to(device)
-        corners.append((ends.amin(0) + share * (ends.amax(0) - ends.amin(0) + 1)).long())
+        corners.append(ends.amin(0) + (share * (ends.amax(0) - ends.amin(0) + 1)).long())
     top, left = (corner[:, None] + torch.arange(size, device=device) for corner in corners)
     row = torch.arange(len(mask), device=device)[:, None, None]
     both = torch.cat([latents, mask], 1).movedim(1, -1)[row, top[:, :, None], left[:, None]].movedim(-1, 1)

@@ -25,7 +25,7 @@ PAINTS = ("white", "black", "red", "blue", "green", "yellow")
 
 @dataclass(frozen=True)
 class Thing:
-    """A word, the cut-outs that show it, its share of the training scenes, and photos no training sees."""
+    """A word, the cut-outs that show it, its weight in the draw of scenes, and photos no training sees."""
 
     word: str
     share: float
