@@ -337,7 +337,7 @@ def test_ema_swaps_in_and_out() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_muon_moves_hidden_layers_in_all_directions_alike(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 40, 3), torch.nn.Conv2d(40, 36, 3)).to(
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 40, 3), torch.nn.Conv2d(40, 36, 3)).to(
         memory_format=layout
     )
     optimizer, rate = Optimizer([model], 1.0), 1e-3
