@@ -147,10 +147,10 @@ class Optimizer:
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
         for layer in (layer for module in modules for layer in module.modules()):
-            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad:
-                if min(layer.weight.shape[:2]) >= 32:  # not the first and the last layer
-                    matrix = nn.Parameter(as_matrix(layer.weight.detach(), layer.weight))
-                    self.matrices.append((layer.weight, matrix))
+            is_matrix = isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad
+            if is_matrix and min(layer.weight.shape[:2]) >= 32:  # not the first and the last layer
+                matrix = nn.Parameter(as_matrix(layer.weight.detach(), layer.weight))
+                self.matrices.append((layer.weight, matrix))
         hidden = {id(weight) for weight, _ in self.matrices}
         others = [p for p in self.parameters if id(p) not in hidden]
         self.parts: list[torch.optim.Optimizer] = [
