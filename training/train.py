@@ -169,9 +169,8 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = rate
             part.step()
-            part.zero_grad(set_to_none=True)
-        for weight, _ in self.matrices:
-            weight.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def state_dict(self) -> list[dict]:
         return [part.state_dict() for part in self.parts]
