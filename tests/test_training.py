@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffedit_cli.models import load_model
+from diffedit_cli.models import EMBEDDED, load_model
 from diffedit_cli.models.single_file import scheduler
-from training.evaluate import evaluate, held_out_cases, iou, psnr
+from training.evaluate import evaluate, held_out_cases, held_out_loss, iou, psnr
 from training.examples import Example, draw_examples
 from training.export import export
 from training.scenes import (
@@ -486,6 +486,8 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     assert 0 <= figures["iou"]["all"] <= 1
     assert set(figures["vae_psnr"]) >= {"known place", "unseen photo"}
     assert json.loads((tmp_path / "curve.jsonl").read_text()) == figures
+    assert held_out_loss(out, data, 1) == figures["loss"]
+    assert held_out_loss(EMBEDDED, data, 1) < 0.5 * figures["loss"]
     x0 = load_model(out).encode(torch.rand(1, 3, 64, 64))
     assert x0.shape == (1, 4, 16, 16)
 

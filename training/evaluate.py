@@ -1,4 +1,5 @@
-"""Measure a model folder on held-out scenes with exact masks: mask IoU, VAE PSNR, and a sheet of edits.
+"""Measure a model folder on held-out scenes with exact masks: mask IoU, VAE PSNR, the training loss, and a
+sheet of edits.
 
 The edits are the package's own, run on the folder as a user would run it.
 """
@@ -9,16 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from diffedit_cli.edit import Editor, Texts, find_heat
 from diffedit_cli.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.single_file import scheduler
 from diffedit_cli.settings import EditConfig, MaskConfig, filled_in
 from training.scenes import Scenes, draw_scenes, latent_mask, load_world, save_sheet
-from training.train import HELD_OUT_SEED
+from training.tokenizer import load_tokenizer
+from training.train import HELD_OUT_SEED, TextToImage, debiased_weights, unet_loss
+from training.words import THINGS, caption
 
 PAIRS = (  # ref, query; horse to zebra is the paper's own example and counts most
     ("horse", "zebra"), ("zebra", "horse"), ("horse", "zebra"), ("dog", "fox"), ("horse", "zebra"),
@@ -101,6 +108,32 @@ def vae_figures(model: DiffusersDenoiser, cases: list[Case]) -> dict[str, float]
     return grouped(rows)
 
 
+@torch.no_grad()
+def held_out_loss(folder: Path, data: Path, rounds: int) -> float:
+    """The UNet's training loss (train.unet_loss) on `rounds` scenes of each thing: the same scenes, captions
+    and noise for all weights. It tells apart weights whose masks are alike.
+    """
+    model = TextToImage(
+        UNet2DConditionModel.from_pretrained(folder / "unet").float().to(memory_format=torch.channels_last),
+        CLIPTextModel.from_pretrained(folder / "text_encoder").float(),
+        load_tokenizer(folder / "tokenizer"),
+        AutoencoderKL.from_pretrained(folder / "vae").float(),
+        scheduler().alphas_cumprod,
+    )
+    world, weights = load_world(data), debiased_weights(model.alphas_cumprod)
+    names, rng, losses = [thing.word for thing in THINGS], np.random.default_rng(0), []
+    for index in range(rounds):
+        scenes = draw_scenes(world, len(names), HELD_OUT_SEED + 300_000 + index, things=names)
+        latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean * model.vae.config.scaling_factor
+        words = torch.stack([scenes.thing, scenes.second, scenes.place, scenes.colour], 1).tolist()
+        captions = [caption(rng, *row, drop=0.0) for row in words]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(index)
+            loss, _ = unet_loss(model, latents, latent_mask(scenes.mask), captions, weights)
+        losses.append(float(loss))
+    return round(sum(losses) / rounds, 5)
+
+
 def edit_sheet(models: list[DiffusersDenoiser], cases: list[Case], path: Path) -> None:
     """Two cases a row: the scene, then mask and edit by each model, taken as they come, not chosen."""
     tiles = []
@@ -124,6 +157,7 @@ def evaluate(
     figures: dict[str, Any] = {"folder": folder.name, "scenes": count, "samples": samples}
     figures["iou"] = mask_figures(model, cases)
     figures["vae_psnr"] = vae_figures(model, cases)
+    figures["loss"] = held_out_loss(folder, data, max(1, count // 16))
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:

@@ -273,7 +273,7 @@ def draw_scenes(
     beside: str | None = None,
     backgrounds: str = "panoramas",
     pairs: float = 0.2,
-    painted: float = 0.3,
+    painted: float = 0.4,
     width: tuple[float, float] | None = None,
 ) -> Scenes:
     """Draw `batch` scenes of `size` pixels from `seed`.

@@ -61,24 +61,24 @@ def bowl(fruit: str, *photos: str) -> Thing:
 
 
 THINGS = (
-    thing("horse", 0.07, f"{MAMMALS}/equines/horse", colours=COATS),
-    thing("zebra", 0.09, f"{MAMMALS}/equines/zebra"),
-    thing("donkey", 0.03, f"{MAMMALS}/equines/donkey", f"{MAMMALS}/equines/donkey_eating"),
+    thing("horse", 0.12, f"{MAMMALS}/equines/horse", colours=COATS),
+    thing("zebra", 0.08, f"{MAMMALS}/equines/zebra"),
+    thing("donkey", 0.035, f"{MAMMALS}/equines/donkey", f"{MAMMALS}/equines/donkey_eating"),
     thing("cow", 0.05, f"{MAMMALS}/bovines/cow", f"{MAMMALS}/bovines/cow_white", COATS),
     thing("sheep", 0.035, f"{MAMMALS}/bovines/sheep", f"{MAMMALS}/bovines/sheep_lamb"),
     thing("goat", 0.02, f"{MAMMALS}/bovines/goat"),
-    thing("dog", 0.04, f"{MAMMALS}/dogs/dog", colours=COATS),
-    thing("fox", 0.035, f"{MAMMALS}/dogs/fox"),
-    thing("lion", 0.035, f"{MAMMALS}/cats/lion-2", f"{MAMMALS}/cats/lion"),
+    thing("dog", 0.06, f"{MAMMALS}/dogs/dog", colours=COATS),
+    thing("fox", 0.045, f"{MAMMALS}/dogs/fox"),
+    thing("lion", 0.055, f"{MAMMALS}/cats/lion-2", f"{MAMMALS}/cats/lion"),
     Thing("tiger", 0.05, (f"{MAMMALS}/cats/tiger", f"{MAMMALS}/cats/tiger_sumatran")),
-    thing("bear", 0.025, f"{MAMMALS}/bears/bear", f"{MAMMALS}/bears/european-bear"),
-    thing("elephant", 0.025, f"{MAMMALS}/elephant"),
+    thing("bear", 0.02, f"{MAMMALS}/bears/bear", f"{MAMMALS}/bears/european-bear"),
+    thing("elephant", 0.035, f"{MAMMALS}/elephant"),
     thing("giraffe", 0.01, f"{MAMMALS}/giraffe"),
     thing("hippo", 0.01, f"{MAMMALS}/hippopotamus"),
     thing("rhino", 0.01, f"{MAMMALS}/rhino_black"),
     thing("pig", 0.01, f"{MAMMALS}/pig", f"{MAMMALS}/pig_golden"),
     thing("rabbit", 0.03, f"{MAMMALS}/rodents/rabbit", f"{MAMMALS}/rodents/rabbit-2", COATS),
-    thing("squirrel", 0.035, f"{MAMMALS}/rodents/squirrel"),
+    thing("squirrel", 0.045, f"{MAMMALS}/rodents/squirrel"),
     thing("otter", 0.01, f"{MAMMALS}/aquatic/otter"),
     thing("koala", 0.01, "animals/marsupials/koala"),
     thing("kangaroo", 0.01, "animals/marsupials/kangaroo"),
@@ -87,7 +87,7 @@ THINGS = (
     thing("gorilla", 0.01, f"{MAMMALS}/apes/gorilla"),
     thing("frog", 0.01, "animals/amphibians/frog", "animals/amphibians/frog-1"),
     thing("duck", 0.025, f"{BIRDS}/duck", f"{BIRDS}/drake"),
-    thing("rooster", 0.035, f"{BIRDS}/rooster"),
+    thing("rooster", 0.06, f"{BIRDS}/rooster"),
     thing("owl", 0.01, f"{BIRDS}/owl"),
     thing("peacock", 0.01, f"{BIRDS}/peacock"),
     thing("penguin", 0.01, f"{BIRDS}/magellanic_penguin", f"{BIRDS}/penguin"),
@@ -113,7 +113,7 @@ THINGS = (
     thing("car", 0.02, f"{VEHICLES}/auto/sedan", f"{VEHICLES}/auto/sportscar2", PAINTS),
     thing("truck", 0.01, f"{VEHICLES}/auto/truck"),
     thing("firetruck", 0.01, f"{VEHICLES}/emergency/firetruck"),
-    thing("bus", 0.015, f"{VEHICLES}/masstransit/green_korean_bus"),
+    thing("bus", 0.025, f"{VEHICLES}/masstransit/green_korean_bus"),
     bowl("apples", f"{FRUIT}/apple_red", f"{FRUIT}/apple_fuji"),
     bowl("pears", f"{FRUIT}/pear"),
     bowl("oranges", f"{FRUIT}/mandarine", f"{FRUIT}/orange"),
@@ -180,5 +180,5 @@ def caption(
         what = " and ".join(both)
         return str(rng.choice([what, f"a photo of {what}", f"{what} in the {where}"]))
     bare = named(thing, colour)
-    choices = [what, what, f"a photo of {what}", bare, f"{what} in the {where}", f"{what} in a {where}"]
-    return str(rng.choice([*choices, f"a photo of {what} in the {where}"]))
+    placed = [f"{what} in the {where}", f"{what} in a {where}", f"a photo of {what} in the {where}"]
+    return str(rng.choice([what, what, bare, bare, f"a photo of {what}", *placed]))
