@@ -159,7 +159,7 @@ class MaskConfig:
     """How the mask is found from the difference of two predictions, and shaped (see mask.py)."""
 
     threshold: float = setting(
-        0.55,
+        0.5,
         "Heat from which on a place belongs to the mask; heat runs from 0 to 1.",
         low=0,
         high=1,
