@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import guidance
 from benchmarks.classifier import VIEW, Classifier, judge, verdict, views_of
-from benchmarks.quality import pair_table, ssim, summary, table
+from benchmarks.quality import PAIRS, due, pair_table, ssim, summary, table
 from benchmarks.report import means, write_block
 
 
@@ -111,3 +111,11 @@ def test_the_reading_of_the_guidance_table() -> None:
     assert "Nearest to the twin's saturation is `apg` (0.100 off)" in said
     assert "The norms in the mask: 38% success" in said
     assert "The norms in the latent: 50% success" in said
+
+
+def test_only_beside_ours_the_others_take_every_third_edit_of_a_pair() -> None:
+    round_of = len(PAIRS)
+    assert due(["diffedit", "SDEdit"], 2) == ["diffedit", "SDEdit"]
+    assert due(["diffedit", "SDEdit"], round_of + 2) == ["diffedit"]
+    assert due(["diffedit", "SDEdit"], 3 * round_of) == ["diffedit", "SDEdit"]
+    assert due(["--mask-grow 1", "the defaults"], round_of) == ["--mask-grow 1", "the defaults"]
