@@ -71,7 +71,7 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Case]:
     one of the thing."""
     world, held_out = load_world(data), load_world(data, held_out=True)
     known = [index for index, place in enumerate(PLACES) if place.word in words["places"]]
-    world = replace(world, panoramas=world.panoramas[known])
+    world = world.at(known)
     worlds: dict[str, tuple[World, str]] = {
         "known place": (world, "panoramas"),
         "unseen photo": (replace(world, wallpapers=held_out.wallpapers), "wallpapers"),

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -30,7 +31,7 @@ from training.scenes import (
     save_sheet,
     tone_mapped,
 )
-from training.sources import pack
+from training.sources import pack, save_panorama
 from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.train import (
     Ema,
@@ -52,6 +53,7 @@ from training.train import (
     with_words_of,
 )
 from training.words import (
+    BACKDROPS,
     COLOURS,
     HELD_OUT_PANORAMAS,
     NOTHING,
@@ -70,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     (root / "panoramas").mkdir()
-    for name in [place.panorama for place in PLACES] + list(HELD_OUT_PANORAMAS):
+    for name in [*(place.panorama for place in PLACES), *BACKDROPS, *HELD_OUT_PANORAMAS]:
         np.save(root / "panoramas" / f"{name}.npy", rng.uniform(0.2, 0.5, (64, 128, 3)).astype(np.float16))
     for thing in THINGS:
         for photo in thing.photos + thing.held_out:
@@ -183,6 +185,35 @@ def test_held_out_worlds_have_wallpapers_and_second_photos(data: Path, world: Wo
     assert len(held_out.panoramas) == len(HELD_OUT_PANORAMAS)
     scenes = draw_scenes(held_out, 2, 3, size=32, things=["horse"], backgrounds="wallpapers")
     assert (scenes.place == NOTHING).all()
+    assert (draw_scenes(held_out, 2, 3, size=32, things=["horse"]).place == NOTHING).all()
+
+
+def test_training_sees_backdrops_that_have_no_name(data: Path, world: World) -> None:
+    wide = load_world(data, backdrops=True)
+    assert len(wide.panoramas) == len(PLACES) + len(BACKDROPS)
+    assert (draw_scenes(world, 64, 1, size=32).place != NOTHING).all()
+    nameless = (draw_scenes(wide, 256, 1, size=32).place == NOTHING).float().mean()
+    total = sum(BACKDROPS.values()) + sum(place.share for place in PLACES)
+    assert nameless == pytest.approx(sum(BACKDROPS.values()) / total, abs=0.1)
+    assert not set(BACKDROPS) & set(HELD_OUT_PANORAMAS)
+
+
+def test_another_light_falls_on_the_background_of_a_part_of_the_scenes(world: World) -> None:
+    plain, tinted = (draw_scenes(world, 200, 1, size=32, things=["mug"], tinted=t) for t in (0.0, 0.4))
+    assert torch.equal(plain.place, tinted.place)
+    sky = (plain.pixels[:, :, :4] - tinted.pixels[:, :, :4]).abs().amax((1, 2, 3))
+    assert 0.3 < (sky > 0.01).float().mean() < 0.5
+    assert (sky == 0).float().mean() > 0.4
+    assert tinted.pixels.amin() >= 0
+    assert tinted.pixels.amax() <= 1
+
+
+def test_the_picture_of_a_larger_panorama_is_averaged(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).uniform(0, 50, (8, 16, 3)).astype(np.float32)
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, {"RGB": rgb}).write(str(tmp_path / "a.exr"))
+    for height, expected in ((8, rgb), (4, rgb.reshape(4, 2, 8, 2, 3).mean((1, 3)))):
+        save_panorama(tmp_path / "a.exr", tmp_path / "a.npy", height)
+        np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-3)
 
 
 def test_tone_mapping_mends_the_codecs_ringing() -> None:
@@ -237,6 +268,15 @@ def test_captions_are_made_of_known_words_and_sometimes_empty() -> None:
     assert 0.05 < sum(not text for text in captions) / len(captions) < 0.2
     assert any("an apple and a horse" in text for text in captions)
     assert with_article("apple") == "an apple"
+
+
+def test_captions_of_a_place_without_a_name_tell_none() -> None:
+    rng = np.random.default_rng(0)
+    captions = [caption(rng, 0, second, NOTHING) for second in [NOTHING, 1] * 200]
+    places = {place.word for place in PLACES} | {"in"}
+    assert not places & {word for text in captions for word in text.split()}
+    assert "horse" in captions
+    assert caption(rng, NOTHING, NOTHING, NOTHING) == ""
 
 
 def test_the_world_is_wide_and_colour_words_are_parsed() -> None:
@@ -432,6 +472,16 @@ def test_the_decoder_alone_is_trained_on_latents_half_of_which_are_noisy() -> No
     spread = (seen[1] - seen[0]).std((1, 2, 3))
     assert 16 < (spread == 0).sum() < 48
     assert 0.3 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
+
+
+def test_the_squared_error_weighs_as_much_as_it_is_told_to() -> None:
+    vae, x, losses = new_vae((16, 16, 16)), torch.rand(4, 3, 16, 16) * 2 - 1, []
+    for weight in (1.0, 10.0):
+        torch.manual_seed(0)
+        loss, numbers = vae_loss(vae, x, mse_weight=weight)
+        losses.append(loss.item())
+    mse = 4 / 10 ** (numbers["psnr"] / 10)
+    assert losses[1] - losses[0] == pytest.approx(9 * mse, rel=1e-3)
 
 
 # ---------------------------------------------------------------- all stages, end to end

@@ -18,7 +18,7 @@ RUN = DATA / "run"
 
 @app.command()
 def sources(data: DataOption = DATA) -> None:
-    """Fetch and unpack the photos (about 320 MB) with apt-get, dpkg and npm."""
+    """Fetch and unpack the photos (about 350 MB) with apt-get, dpkg and npm."""
     from training.sources import fetch
 
     fetch(data)
@@ -26,7 +26,7 @@ def sources(data: DataOption = DATA) -> None:
 
 @app.command()
 def pack(out: Path, data: DataOption = DATA) -> None:
-    """Copy what training reads, about 20 MB, to carry it to another machine; there give it as --data."""
+    """Copy what training reads, about 25 MB, to carry it to another machine; there give it as --data."""
     from training.sources import pack as copy
 
     typer.echo(copy(data, out))

@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from diffedit_cli.edit import Editor, Texts, find_heat
 from diffedit_cli.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.models.single_file import scheduler
 from diffedit_cli.settings import EditConfig, MaskConfig, filled_in
 from training.scenes import Scenes, draw_scenes, latent_mask, load_world, save_sheet
-from training.tokenizer import load_tokenizer
-from training.train import HELD_OUT_SEED, TextToImage, debiased_weights, unet_loss
+from training.train import HELD_OUT_SEED, debiased_weights, load_text_to_image, unet_loss
 from training.words import THINGS, caption
 
 PAIRS = (  # ref, query; horse to zebra is the paper's own example and counts most
@@ -113,13 +109,8 @@ def held_out_loss(folder: Path, data: Path, rounds: int) -> float:
     """The UNet's training loss (train.unet_loss) on `rounds` scenes of each thing: the same scenes, captions
     and noise for all weights. It tells apart weights whose masks are alike.
     """
-    model = TextToImage(
-        UNet2DConditionModel.from_pretrained(folder / "unet").float().to(memory_format=torch.channels_last),
-        CLIPTextModel.from_pretrained(folder / "text_encoder").float(),
-        load_tokenizer(folder / "tokenizer"),
-        AutoencoderKL.from_pretrained(folder / "vae").float(),
-        scheduler().alphas_cumprod,
-    )
+    model = load_text_to_image(folder, folder)
+    model.unet.to(memory_format=torch.channels_last)
     world, weights = load_world(data), debiased_weights(model.alphas_cumprod)
     names, rng, losses = [thing.word for thing in THINGS], np.random.default_rng(0), []
     for index in range(rounds):

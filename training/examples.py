@@ -41,8 +41,7 @@ def draw_example(worlds: tuple[World, World], example: Example) -> Tensor:
     training, held_out = worlds
     words = [place.word for place in PLACES]
     if example.background in words:
-        index = words.index(example.background)
-        world, backgrounds = replace(training, panoramas=training.panoramas[index : index + 1]), "panoramas"
+        world, backgrounds = training.at([words.index(example.background)]), "panoramas"
     else:
         papers = {example.background: held_out.wallpapers[example.background]}
         world, backgrounds = replace(training, wallpapers=papers), "wallpapers"

@@ -4,7 +4,7 @@ Everything is batched torch on any device. A scene is a pure function of (world,
 Picture tensors are (b c h w) in [0, 1], display-referred (sRGB); masks are alpha in [0, 1].
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.words import COLOURS, HELD_OUT_PANORAMAS, NOTHING, NOTHING_SHARE, PLACES, THINGS, parse
+from training.words import (
+    BACKDROPS,
+    COLOURS,
+    HELD_OUT_PANORAMAS,
+    NOTHING,
+    NOTHING_SHARE,
+    PLACES,
+    THINGS,
+    parse,
+)
 
 EXPOSURES = (-0.4, 0.1, 0.6)  # stops; each panorama is tone-mapped at each of them
 WRAP = 64  # columns repeated on both sides of a panorama, so that no crop sees the seam
@@ -25,13 +34,15 @@ WALLPAPER_HORIZON = {
 
 @dataclass
 class World:
-    """What scenes are made of. `boxes`: the cut-outs' (width, height).
+    """What scenes are made of. `boxes`: the cut-outs' (width, height). `shares`: the panoramas' in the draw.
 
     `cutouts`: premultiplied RGBA on square canvases, and in a fifth channel the alpha of what the word
     names: the whole thing, or the fruit in a bowl.
     """
 
-    panoramas: Tensor  # (place exposure 3 h w+2*WRAP)
+    panoramas: Tensor  # (p exposure 3 h w+2*WRAP)
+    place_of: Tensor  # (p) index into PLACES, or NOTHING
+    shares: Tensor  # (p)
     cutouts: Tensor  # (k 5 side side)
     boxes: Tensor  # (k 2)
     thing_of: Tensor  # (k) index into THINGS
@@ -44,8 +55,17 @@ class World:
     def to(self, device: torch.device | str) -> "World":
         """The same world on another device."""
         papers = {name: paper.to(device) for name, paper in self.wallpapers.items()}
-        parts = (self.panoramas, self.cutouts, self.boxes, self.thing_of)
+        parts = (self.panoramas, self.place_of, self.shares, self.cutouts, self.boxes, self.thing_of)
         return World(*(part.to(device) for part in parts), papers)
+
+    def at(self, panoramas: list[int]) -> "World":
+        """The same world with these panoramas only."""
+        return replace(
+            self,
+            panoramas=self.panoramas[panoramas],
+            place_of=self.place_of[panoramas],
+            shares=self.shares[panoramas],
+        )
 
 
 @dataclass
@@ -67,12 +87,17 @@ class Scenes:
 # ---------------------------------------------------------------- sources to tensors
 
 
-def load_world(data: Path, *, held_out: bool = False, side: int = 176) -> World:
+def load_world(data: Path, *, held_out: bool = False, backdrops: bool = False, side: int = 176) -> World:
     """Read the sources under `data`; with `held_out` those that training never sees, where there are any.
 
-    `side` bounds the longer side of a cut-out, in pixels.
+    `backdrops`: the panoramas without a name, too. `side` bounds the longer side of a cut-out, in pixels.
     """
-    names = HELD_OUT_PANORAMAS if held_out else tuple(place.panorama for place in PLACES)
+    views = [(place.panorama, place.share, index) for index, place in enumerate(PLACES)]
+    if backdrops:
+        views += [(name, share, NOTHING) for name, share in BACKDROPS.items()]
+    if held_out:
+        views = [(name, 1.0, NOTHING) for name in HELD_OUT_PANORAMAS]
+    names, shares, places = zip(*views, strict=True)
     panoramas = [tone_mapped(np.load(data / "panoramas" / f"{name}.npy")) for name in names]
     cutouts, boxes, owners = [], [], []
     for index, thing in enumerate(THINGS):
@@ -86,8 +111,9 @@ def load_world(data: Path, *, held_out: bool = False, side: int = 176) -> World:
     if held_out:
         papers = {name: load_picture(data / "wallpapers" / f"{name}.jpg") for name in WALLPAPER_HORIZON}
     return World(
-        torch.stack(panoramas), torch.stack(cutouts), torch.tensor(boxes), torch.tensor(owners), papers
-    )
+        torch.stack(panoramas), torch.tensor(places), torch.tensor(shares),
+        torch.stack(cutouts), torch.tensor(boxes), torch.tensor(owners), papers,
+    )  # fmt: skip
 
 
 def load_picture(path: Path, height: int = 400) -> Tensor:
@@ -274,6 +300,7 @@ def draw_scenes(
     backgrounds: str = "panoramas",
     pairs: float = 0.2,
     painted: float = 0.4,
+    tinted: float = 0.0,
     width: tuple[float, float] | None = None,
 ) -> Scenes:
     """Draw `batch` scenes of `size` pixels from `seed`.
@@ -283,7 +310,8 @@ def draw_scenes(
     beside: the word of a second object in every scene.
     backgrounds: "panoramas", or "wallpapers" (held-out worlds only; place is then NOTHING).
     pairs: the share of scenes with a second object. painted: the share of scenes in which an object that
-        comes in colours is painted in one. width: overrides the objects' own range of widths.
+        comes in colours is painted in one. tinted: the share of scenes whose background gets another light
+        (see tint). width: overrides the objects' own range of widths.
     """
     dice = Dice(seed, batch, world.device)
     thing, colour = pick_things(dice, things, painted)
@@ -291,6 +319,8 @@ def draw_scenes(
         picture, horizon, place = panorama_crops(world, dice, size)
     else:
         picture, horizon, place = wallpaper_crops(world, dice, size)
+    if tinted:
+        picture = torch.where(dice.chance(tinted)[:, None, None, None], tint(dice, picture), picture)
     is_pair = dice.chance(pairs if things is None else 0.0) & (thing != NOTHING)
     other = dice.choice(torch.tensor([one.share for one in THINGS]))
     second = torch.where(is_pair & (other != thing), other, torch.full_like(other, NOTHING))
@@ -321,9 +351,7 @@ def pick_things(dice: Dice, things: list[str] | None, painted: float) -> tuple[T
 
 def panorama_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Perspective crops at random yaw: pictures (b 3 s s), the horizon's row (b) in pixels, place (b)."""
-    count = world.panoramas.shape[0]
-    shares = torch.tensor([place.share for place in PLACES]) if count == len(PLACES) else torch.ones(count)
-    place = dice.choice(shares)
+    pick = dice.choice(world.shares)
     exposure = dice.integers(world.panoramas.shape[1])
     field_of_view = torch.deg2rad(dice.uniform(55, 85))
     pitch = torch.deg2rad(dice.uniform(-22, 2))
@@ -331,11 +359,19 @@ def panorama_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor,
     focal = size / 2 / torch.tan(field_of_view / 2)
     grid = panorama_grid(focal, pitch, yaw, roll, size, world.panoramas.shape[-2:])
     picture = F.grid_sample(
-        world.panoramas[place, exposure], grid, mode="bicubic", padding_mode="border", align_corners=False
+        world.panoramas[pick, exposure], grid, mode="bicubic", padding_mode="border", align_corners=False
     )
     picture = picture.clamp(0, 1) ** dice.uniform(0.85, 1.2)[:, None, None, None]
     picture = torch.where(dice.chance(0.5)[:, None, None, None], picture.flip(-1), picture)
-    return picture, size / 2 + focal * torch.tan(pitch), place
+    return picture, size / 2 + focal * torch.tan(pitch), world.place_of[pick]
+
+
+def tint(dice: Dice, picture: Tensor) -> Tensor:
+    """Backgrounds in another light: contrast, saturation and white balance. There are few panoramas."""
+    picture = picture ** dice.uniform(0.6, 1.6, 1, 1, 1)
+    grey = picture.mean(1, keepdim=True)
+    picture = grey + (picture - grey) * dice.uniform(0.2, 1.4, 1, 1, 1)
+    return (picture * dice.uniform(0.75, 1.2, 3, 1, 1)).clamp(0, 1)
 
 
 def panorama_grid(

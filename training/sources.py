@@ -4,6 +4,7 @@
 |---|---|---|
 | Debian `tuxpaint-stamps-default` | photo cut-outs with exact alpha | GPL-2 |
 | npm `@pmndrs/assets` | 360 degree photo panoramas, half float | CC0-1.0 |
+| Debian `blender-data` | 360 degree photo panoramas for backgrounds that no caption names | CC0-1.0 |
 | Debian `mate-backgrounds`, `plasma-workspace-wallpapers` | photos, held out: never trained on | GPL-2+ |
 """
 
@@ -16,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from training.words import THINGS
+from training.words import BACKDROPS, THINGS
 
 DATA = Path(__file__).parent / "data"
-DEBIAN_PACKAGES = ("tuxpaint-stamps-default", "mate-backgrounds", "plasma-workspace-wallpapers")
+DEBIAN_PACKAGES = (
+    "tuxpaint-stamps-default", "blender-data", "mate-backgrounds", "plasma-workspace-wallpapers",
+)  # fmt: skip
+BLENDER_PANORAMAS = "usr/share/blender/datafiles/studiolights/world"
 NPM_PACKAGE = "@pmndrs/assets@1.7.0"
 
 # Wallpapers that are photos with room for an object; the rest are abstract. Names are ours.
@@ -37,13 +41,14 @@ WALLPAPERS = {
 def fetch(data: Path = DATA) -> None:
     """Download and unpack every source into `data`: stamps/, panoramas/ (float16 .npy), wallpapers/.
 
-    Needs apt-get, dpkg and npm on the PATH, and the OpenEXR package. About 320 MB are downloaded.
+    Needs apt-get, dpkg and npm on the PATH, and the OpenEXR package. About 350 MB are downloaded.
     """
     packages = data / "packages"
     packages.mkdir(parents=True, exist_ok=True)
-    if not list(packages.glob("*.deb")):
+    missing = [name for name in DEBIAN_PACKAGES if not list(packages.glob(f"{name}_*.deb"))]
+    if missing:
         subprocess.run(["apt-get", "update"], check=True)
-        subprocess.run(["apt-get", "download", *DEBIAN_PACKAGES], cwd=packages, check=True)
+        subprocess.run(["apt-get", "download", *missing], cwd=packages, check=True)
     for archive in packages.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive.name, "root"], cwd=packages, check=True)
     if not list(packages.glob("*.tgz")):
@@ -54,15 +59,17 @@ def fetch(data: Path = DATA) -> None:
 
     shutil.copytree(packages / "root/usr/share/tuxpaint/stamps", data / "stamps", dirs_exist_ok=True)
     unpack_panoramas(packages / "npm/package/hdri", data / "panoramas")
+    for name in BACKDROPS:
+        if name.startswith("blender-"):
+            exr = packages / "root" / BLENDER_PANORAMAS / f"{name.removeprefix('blender-')}.exr"
+            save_panorama(exr, data / "panoramas" / f"{name}.npy")
     (data / "wallpapers").mkdir(exist_ok=True)
     for name, path in WALLPAPERS.items():
         shutil.copy(packages / "root" / path, data / "wallpapers" / f"{name}.jpg")
 
 
 def unpack_panoramas(folder: Path, out: Path) -> None:
-    """Decode each `<name>.exr.js`, a base64 OpenEXR in a script, to `<name>.npy`: float16 (h w 3), linear."""
-    import OpenEXR  # only this step needs it
-
+    """Decode each `<name>.exr.js`, a base64 OpenEXR in a script, to `<name>.npy`."""
     out.mkdir(parents=True, exist_ok=True)
     for script in sorted(folder.glob("*.exr.js")):
         name = script.name.removesuffix(".exr.js")
@@ -71,15 +78,22 @@ def unpack_panoramas(folder: Path, out: Path) -> None:
             raise ValueError(f"{script} holds no base64 picture; has the package changed its layout?")
         exr = out / f"{name}.exr"
         exr.write_bytes(base64.b64decode(match.group(1)))
-        with OpenEXR.File(str(exr)) as file:
-            channels = file.channels()
-            rgb = (
-                channels["RGB"].pixels
-                if "RGB" in channels
-                else np.stack([channels[c].pixels for c in "RGB"], -1)
-            )
-        np.save(out / f"{name}.npy", np.asarray(rgb, np.float16))
+        save_panorama(exr, out / f"{name}.npy")
         exr.unlink()
+
+
+def save_panorama(exr: Path, out: Path, height: int = 256) -> None:
+    """An OpenEXR picture as .npy: float16 (height w 3), linear light; a multiple of that size is averaged."""
+    import OpenEXR  # only this step needs it
+
+    with OpenEXR.File(str(exr)) as file:
+        channels = file.channels()
+        rgb = (
+            channels["RGB"].pixels if "RGB" in channels else np.stack([channels[c].pixels for c in "RGB"], -1)
+        )
+    times = rgb.shape[0] // height
+    small = np.asarray(rgb, np.float32).reshape(height, times, -1, times, 3).mean((1, 3))
+    np.save(out, small.astype(np.float16))
 
 
 def pack(data: Path, out: Path) -> Path:
