@@ -300,7 +300,6 @@ def draw_scenes(
     backgrounds: str = "panoramas",
     pairs: float = 0.2,
     painted: float = 0.4,
-    tinted: float = 0.0,
     width: tuple[float, float] | None = None,
 ) -> Scenes:
     """Draw `batch` scenes of `size` pixels from `seed`.
@@ -310,8 +309,7 @@ def draw_scenes(
     beside: the word of a second object in every scene.
     backgrounds: "panoramas", or "wallpapers" (held-out worlds only; place is then NOTHING).
     pairs: the share of scenes with a second object. painted: the share of scenes in which an object that
-        comes in colours is painted in one. tinted: the share of scenes whose background gets another light
-        (see tint). width: overrides the objects' own range of widths.
+        comes in colours is painted in one. width: overrides the objects' own range of widths.
     """
     dice = Dice(seed, batch, world.device)
     thing, colour = pick_things(dice, things, painted)
@@ -319,8 +317,6 @@ def draw_scenes(
         picture, horizon, place = panorama_crops(world, dice, size)
     else:
         picture, horizon, place = wallpaper_crops(world, dice, size)
-    if tinted:
-        picture = torch.where(dice.chance(tinted)[:, None, None, None], tint(dice, picture), picture)
     is_pair = dice.chance(pairs if things is None else 0.0) & (thing != NOTHING)
     other = dice.choice(torch.tensor([one.share for one in THINGS]))
     second = torch.where(is_pair & (other != thing), other, torch.full_like(other, NOTHING))
@@ -364,14 +360,6 @@ def panorama_crops(world: World, dice: Dice, size: int) -> tuple[Tensor, Tensor,
     picture = picture.clamp(0, 1) ** dice.uniform(0.85, 1.2)[:, None, None, None]
     picture = torch.where(dice.chance(0.5)[:, None, None, None], picture.flip(-1), picture)
     return picture, size / 2 + focal * torch.tan(pitch), world.place_of[pick]
-
-
-def tint(dice: Dice, picture: Tensor) -> Tensor:
-    """Backgrounds in another light: contrast, saturation and white balance. There are few panoramas."""
-    picture = picture ** dice.uniform(0.6, 1.6, 1, 1, 1)
-    grey = picture.mean(1, keepdim=True)
-    picture = grey + (picture - grey) * dice.uniform(0.2, 1.4, 1, 1, 1)
-    return (picture * dice.uniform(0.75, 1.2, 3, 1, 1)).clamp(0, 1)
 
 
 def panorama_grid(

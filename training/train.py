@@ -30,8 +30,7 @@ from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.words import caption, caption_words
 
 HELD_OUT_SEED = 900_000_000  # training seeds stay below, evaluation seeds above
-TINTED = 0.4  # share of the scenes whose background gets another light
-JITTER = 0.1  # noise on the latents that the decoder alone is trained on; a UNet's latents are never exact
+JITTER = 0.05  # noise on the latents that the decoder alone is trained on; a UNet's latents are never exact
 DECODER_MSE = 10.0  # weight of the MSE for the decoder alone: at 1 it is a tenth of the L1, and PSNR stalled
 
 
@@ -439,7 +438,7 @@ def train_vae(
     torch.manual_seed(next(seeds))  # no two workers, and no two runs, see the same noise
 
     def draw() -> tuple[Tensor, Tensor]:
-        scenes = draw_scenes(world, 32, next(seeds), tinted=TINTED)
+        scenes = draw_scenes(world, 32, next(seeds))
         return (scenes.pixels * 255).round().byte(), (scenes.objects * 255).round().byte()
 
     pool = Pool(draw, settings.pool, settings.reuse, seed)
@@ -556,7 +555,7 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
 
     @torch.no_grad()
     def draw() -> tuple[Tensor, ...]:
-        scenes: Scenes = draw_scenes(world, 32, next(seeds), tinted=TINTED)
+        scenes: Scenes = draw_scenes(world, 32, next(seeds))
         with autocast(device):
             latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
         words = torch.stack([scenes.thing, scenes.second, scenes.place, scenes.colour], 1)
@@ -610,7 +609,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     if peers is not None:
         torch.set_num_threads(1)
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
-    world = load_world(job.data, backdrops=True).to(job.device)
+    world = load_world(job.data, backdrops=job.stage != "unet").to(job.device)
     worker = Worker(rank, peers)
     if job.stage != "unet":
         train_vae(world, load_vae(job), job.settings, job.out, worker)

@@ -67,7 +67,7 @@ THINGS = (
     thing("cow", 0.05, f"{MAMMALS}/bovines/cow", f"{MAMMALS}/bovines/cow_white", COATS),
     thing("sheep", 0.035, f"{MAMMALS}/bovines/sheep", f"{MAMMALS}/bovines/sheep_lamb"),
     thing("goat", 0.02, f"{MAMMALS}/bovines/goat"),
-    thing("dog", 0.07, f"{MAMMALS}/dogs/dog", colours=COATS),
+    thing("dog", 0.06, f"{MAMMALS}/dogs/dog", colours=COATS),
     thing("fox", 0.045, f"{MAMMALS}/dogs/fox"),
     thing("lion", 0.055, f"{MAMMALS}/cats/lion-2", f"{MAMMALS}/cats/lion"),
     Thing("tiger", 0.05, (f"{MAMMALS}/cats/tiger", f"{MAMMALS}/cats/tiger_sumatran")),
@@ -78,7 +78,7 @@ THINGS = (
     thing("rhino", 0.01, f"{MAMMALS}/rhino_black"),
     thing("pig", 0.01, f"{MAMMALS}/pig", f"{MAMMALS}/pig_golden"),
     thing("rabbit", 0.03, f"{MAMMALS}/rodents/rabbit", f"{MAMMALS}/rodents/rabbit-2", COATS),
-    thing("squirrel", 0.055, f"{MAMMALS}/rodents/squirrel"),
+    thing("squirrel", 0.045, f"{MAMMALS}/rodents/squirrel"),
     thing("otter", 0.01, f"{MAMMALS}/aquatic/otter"),
     thing("koala", 0.01, "animals/marsupials/koala"),
     thing("kangaroo", 0.01, "animals/marsupials/kangaroo"),
@@ -133,7 +133,7 @@ PLACES = (  # bright places first
     Place("warehouse", 0.7, "warehouse"),
 )
 HELD_OUT_PANORAMAS = ("esplanade", "bridge")  # no training saw them
-BACKDROPS = {  # panoramas that no caption names, and their shares beside those of PLACES
+BACKDROPS = {  # panoramas for the VAE alone: no caption names them; their shares beside those of PLACES
     "blender-city": 2.0, "blender-forest": 2.0, "blender-night": 1.5, "blender-interior": 1.0,
     "lobby": 1.0, "lab": 0.7, "workshop": 0.7, "studio": 0.7,
 }  # fmt: skip
@@ -174,18 +174,15 @@ def caption(
     """A random caption of a scene; with probability `drop` it is empty, for classifier-free guidance."""
     if rng.random() < drop:
         return ""
-    where = "" if place == NOTHING else PLACES[place].word
+    where = PLACES[place].word
     if thing == NOTHING:
-        return str(rng.choice([f"a {where}", f"an empty {where}", f"a photo of a {where}", where])) * bool(
-            where
-        )
+        return str(rng.choice([f"a {where}", f"an empty {where}", f"a photo of a {where}", where]))
     what = with_article(named(thing, colour))
     if second != NOTHING:
         both = [what, with_article(THINGS[second].word)]
         rng.shuffle(both)
         what = " and ".join(both)
-        placed = [f"{what} in the {where}"] if where else []
-        return str(rng.choice([what, f"a photo of {what}", *placed]))
+        return str(rng.choice([what, f"a photo of {what}", f"{what} in the {where}"]))
     bare = named(thing, colour)
     placed = [f"{what} in the {where}", f"{what} in a {where}", f"a photo of {what} in the {where}"]
-    return str(rng.choice([what, what, bare, bare, f"a photo of {what}", *(placed if where else [])]))
+    return str(rng.choice([what, what, bare, bare, f"a photo of {what}", *placed]))
