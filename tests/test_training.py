@@ -43,6 +43,7 @@ from training.train import (
     crops_round,
     debiased_weights,
     learning_rate,
+    load_text_to_image,
     new_text_encoder,
     new_unet,
     new_vae,
@@ -303,6 +304,17 @@ def test_a_wider_vocabulary_keeps_what_the_old_one_knew(tmp_path: Path) -> None:
     same = embed(old, old_tokenizer, "a horse"), embed(new, tokenizer, "a horse")
     assert torch.allclose(*same, atol=1e-6)
     assert not torch.allclose(same[1], embed(new, tokenizer, "a zebra"), atol=1e-2)
+
+
+def test_a_run_starts_with_every_weight_of_the_shipped_model() -> None:
+    """Its vocabulary is as large as a layer's: a weight must not be taken for the embeddings by its shape."""
+    model = load_text_to_image(EMBEDDED, EMBEDDED)
+    for part, name in (
+        (model.text_encoder, "text_encoder/model"),
+        (model.unet, "unet/diffusion_pytorch_model"),
+    ):
+        for key, value in load_file(EMBEDDED / f"{name}.safetensors").items():
+            assert torch.equal(part.state_dict()[key], value.float()), key
 
 
 def test_a_unet_with_less_attention_goes_on_as_it_was() -> None:

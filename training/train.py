@@ -673,7 +673,7 @@ def with_words_of(
     for token, index in tokenizer.get_vocab().items():
         if token in old_vocab:
             values[index] = old_rows[old_vocab[token]]
-    kept = {name: value for name, value in old.state_dict().items() if value.shape != old_rows.shape}
+    kept = {name: value for name, value in old.state_dict().items() if "token_embedding" not in name}
     new.load_state_dict(kept, strict=False)
     rows.copy_(values)
     return new
