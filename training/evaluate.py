@@ -20,7 +20,7 @@ from diffedit_cli.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import EditConfig, MaskConfig, filled_in
 from training.scenes import Scenes, draw_scenes, latent_mask, load_world, save_sheet
-from training.train import HELD_OUT_SEED, debiased_weights, load_text_to_image, unet_loss
+from training.train import HELD_OUT_SEED, debiased_weights, load_text_to_image, read_unet, unet_loss
 from training.words import THINGS, caption
 
 PAIRS = (  # ref, query; horse to zebra is the paper's own example and counts most
@@ -109,7 +109,7 @@ def held_out_loss(folder: Path, data: Path, rounds: int) -> float:
     """The UNet's training loss (train.unet_loss) on `rounds` scenes of each thing: the same scenes, captions
     and noise for all weights. It tells apart weights whose masks are alike.
     """
-    model = load_text_to_image(folder, folder)
+    model = load_text_to_image(read_unet(folder), folder)
     model.unet.to(memory_format=torch.channels_last)
     world, weights = load_world(data), debiased_weights(model.alphas_cumprod)
     names, rng, losses = [thing.word for thing in THINGS], np.random.default_rng(0), []

@@ -599,7 +599,7 @@ def run_job(job: Job) -> None:
     if workers == 1:
         run_worker(0, job, None)
         return
-    parts = nn.ModuleList(load_unet(job.out, job.start)[:2]) if job.stage == "unet" else load_vae(job)
+    parts = nn.ModuleList(load_unet(job)[:2]) if job.stage == "unet" else load_vae(job)
     peers = Peers(workers, sum(p.numel() for p in parts.parameters() if p.requires_grad))
     torch.multiprocessing.spawn(run_worker, (job, peers), nprocs=workers)
 
@@ -614,7 +614,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     if job.stage != "unet":
         train_vae(world, load_vae(job), job.settings, job.out, worker)
         return
-    train_unet(world, load_text_to_image(job.out, job.start), job.settings, job.out, worker)
+    train_unet(world, load_text_to_image(load_unet(job), job.out), job.settings, job.out, worker)
 
 
 def load_vae(job: Job) -> AutoencoderKL:
@@ -627,22 +627,30 @@ def load_vae(job: Job) -> AutoencoderKL:
     return vae
 
 
-def load_text_to_image(out: Path, start: Path | None) -> TextToImage:
-    """The parts of stage 2, float32: the VAE from `out`, the others from `start` (see load_unet)."""
-    vae = AutoencoderKL.from_pretrained(out / "vae").float().eval()
-    return TextToImage(*load_unet(out, start), vae, scheduler().alphas_cumprod)
+def load_text_to_image(
+    parts: tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer], folder: Path
+) -> TextToImage:
+    """The parts of stage 2 (see read_unet, load_unet) with the VAE of `folder`, float32."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae").float().eval()
+    return TextToImage(*parts, vae, scheduler().alphas_cumprod)
 
 
-def load_unet(out: Path, start: Path | None) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
-    """UNet and text encoder of `start`, or random ones, float32, and the tokenizer, kept in out/tokenizer."""
-    if not (out / "tokenizer").exists():
-        write_tokenizer(caption_words(), out / "tokenizer")
-    tokenizer = load_tokenizer(out / "tokenizer")
-    if start is None:
+def read_unet(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """UNet and text encoder of a model folder, float32, and its tokenizer, of whatever size they are."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+    return unet, text_encoder, load_tokenizer(folder / "tokenizer")
+
+
+def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """The UNet and text encoder to start from, float32, and the tokenizer, which is kept in out/tokenizer."""
+    if not (job.out / "tokenizer").exists():
+        write_tokenizer(caption_words(), job.out / "tokenizer")
+    tokenizer = load_tokenizer(job.out / "tokenizer")
+    if job.start is None:
         return new_unet(), new_text_encoder(tokenizer), tokenizer
-    unet = with_weights_of(UNet2DConditionModel.from_pretrained(start / "unet").float())
-    text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder").float()
-    return unet, with_words_of(tokenizer, text_encoder, load_tokenizer(start / "tokenizer")), tokenizer
+    unet, text_encoder, old_tokenizer = read_unet(job.start)
+    return with_weights_of(unet), with_words_of(tokenizer, text_encoder, old_tokenizer), tokenizer
 
 
 @torch.no_grad()
