@@ -66,6 +66,9 @@ SamplesOption = Annotated[int, typer.Option(help="... or this many samples.")]
 BatchOption = Annotated[int, typer.Option(help="Samples a step of each worker.")]
 WorkersOption = Annotated[int, typer.Option(help="Processes; on a CPU one a core, on a GPU 1.")]
 RateOption = Annotated[float, typer.Option("--learning-rate")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the networks first: minutes, then faster steps.")
+]
 ReuseOption = Annotated[float, typer.Option(help="How often a scene is used; 1 where drawing is fast (GPU).")]
 
 
@@ -78,13 +81,13 @@ def add_stage(
         run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None,
         minutes: MinutesOption = minutes, samples: SamplesOption = samples, batch: BatchOption = batch,
         workers: WorkersOption = 2, learning_rate: RateOption = 5e-4, reuse: ReuseOption = reuse,
-        device: str = "cpu",
+        device: str = "cpu", compile: CompileOption = False,
     ) -> None:  # fmt: skip
         from training.train import Job, Settings, run_job
 
         settings = Settings(
             minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
-            reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup,
+            reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup, compile=compile,
         )  # fmt: skip
         run_job(Job(stage, data, run, settings, start, device))
 
