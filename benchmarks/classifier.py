@@ -3,8 +3,8 @@
     python -m benchmarks.classifier --minutes 8
 
 trains it on scenes whose seeds no other benchmark uses, half of them passed through the VAE, since every
-edit is, and prints its accuracy on held-out scenes. It sees a square round the object, which the scene's
-exact mask gives it, and never the mask itself.
+edit is, and prints its accuracy on held-out scenes. It sees squares round the object, which the scene's
+exact mask gives it, and never the mask itself: of three sizes, since a new thing may be larger than the old.
 """
 
 import itertools
@@ -31,6 +31,7 @@ WORDS = (  # what it tells apart, as far as the model knows it: what quality.py 
     "bowl of lemons",
 )  # fmt: skip
 VIEW = 64  # pixels a side of what the classifier sees
+MARGINS = (1.2, 1.5, 1.8)  # sides of the squares that it judges by, in units of the object's longer side
 WEIGHTS = "classifier.pt"  # in the folder of the sources
 
 
@@ -115,10 +116,17 @@ def train(world: World, vae: AutoencoderKL, words: list[str], minutes: float, ba
 
 
 @torch.no_grad()
+def chances(model: Classifier, pixels: Tensor, mask: Tensor) -> Tensor:
+    """(b words): the probability of each word for the object under each mask, the mean over the squares of
+    all MARGINS; pixels (b 3 s s) in [0, 1].
+    """
+    views = [views_of(pixels.clamp(0, 1), mask, margin=margin) for margin in MARGINS]
+    return torch.stack([model(view).softmax(1) for view in views]).mean(0)
+
+
 def judge(model: Classifier, pixels: Tensor, mask: Tensor) -> dict[str, float]:
-    """The probability of each word for the object under `mask`; pixels (1 3 s s) in [0, 1]."""
-    probabilities = model(views_of(pixels.clamp(0, 1), mask)).softmax(1)[0]
-    return dict(zip(model.words, probabilities.tolist(), strict=True))
+    """The probability of each word for the object under `mask`; pixels (1 3 s s)."""
+    return dict(zip(model.words, chances(model, pixels, mask)[0].tolist(), strict=True))
 
 
 def verdict(told: dict[str, float], ref: str, query: str) -> dict[str, float]:
@@ -144,7 +152,7 @@ def accuracy(model: Classifier, world: World, vae: AutoencoderKL, scenes: int = 
         drawn: Scenes = draw_scenes(world, 60, HELD_OUT_SEED + 50_000 + start, things=names)
         truth = torch.tensor([model.words.index(name) for name in names])
         for kind, pixels in (("scenes", drawn.pixels), ("through the VAE", through_vae(vae, drawn.pixels))):
-            told = model(views_of(pixels, drawn.mask)).argmax(1)
+            told = chances(model, pixels, drawn.mask).argmax(1)
             hits[kind] += (told == truth).float().tolist()
     return {name: round(sum(values) / len(values), 4) for name, values in hits.items()}
 

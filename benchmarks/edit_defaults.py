@@ -31,7 +31,8 @@ def settings_to_try() -> dict[str, EditConfig]:
         configs[f"--guidance-scale {scale}"] = replace(base, guidance=GuidanceConfig(scale=scale))
     for inversion in ("negative-prompt", "noise"):
         configs[f"--inversion {inversion}"] = replace(base, inversion=inversion)
-    configs["--mask-grow 1"] = replace(base, mask=MaskConfig(grow=1))
+    for room in (0.0, 0.2):
+        configs[f"--room {room:g}"] = replace(base, room=room)
     usual = base.mask.threshold
     for threshold in (usual - 0.1, usual - 0.05, usual + 0.05):
         configs[f"--mask-threshold {threshold:g}"] = replace(base, mask=MaskConfig(threshold=threshold))

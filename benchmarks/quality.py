@@ -25,7 +25,7 @@ from benchmarks.classifier import Classifier, judge, load_classifier, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from benchmarks.speed import Hooks, diffedit_pipeline
 from diffedit_cli.edit import Areas, Editor, Plan, Texts, encode_source, redraw
-from diffedit_cli.mask import binarise, enlarge, feather
+from diffedit_cli.mask import binarise, enlarge, feather, widen
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
@@ -52,10 +52,11 @@ SEED = HELD_OUT_SEED + 70_000
 
 @dataclass
 class Attempt:
-    """Its picture before any paste (1 3 s s), and the latent mask that it edited in."""
+    """Its picture before any paste (1 3 s s), the latent mask that it found, and the area that it redrew."""
 
     pixels: Tensor
     mask: Tensor | None
+    area: Tensor | None
 
 
 Contender = Callable[[Case], Attempt]
@@ -95,16 +96,18 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Case]:
 
 
 def ours(model: DiffusersDenoiser, config: EditConfig | None = None, *, true_mask: bool = False) -> Contender:
-    """`edit` at its defaults, or with the scene's own mask, grown as a found one is."""
+    """`edit` at its defaults, or with the scene's own mask, with the same room round it."""
     base = config or EditConfig()
 
     def run(case: Case) -> Attempt:
         settings = filled_in(replace(base, ref=case.ref, query=case.query), model.own_defaults)
-        given = (
-            binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5)) if true_mask else None
-        )
-        result = Editor(model, case.scene.pixels).edit(settings, [case.seed], Areas(given))
-        return Attempt(result.pixels, result.found)
+        editor = Editor(model, case.scene.pixels)
+        if not true_mask:
+            result = editor.edit(settings, [case.seed])
+            return Attempt(result.pixels, result.found, result.area)
+        mask = binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5))
+        area = widen(mask, settings.room)
+        return Attempt(editor.edit(settings, [case.seed], Areas(area)).pixels, mask, area)
 
     return run
 
@@ -116,7 +119,7 @@ def sdedit(model: DiffusersDenoiser) -> Contender:
         config = filled_in(EditConfig(ref=case.ref, query=case.query, inversion="noise"), model.own_defaults)
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
         edited = Editor(model, case.scene.pixels).edit(config, [case.seed], Areas(everywhere))
-        return Attempt(edited.pixels, None)
+        return Attempt(edited.pixels, None, None)
 
     return run
 
@@ -130,8 +133,8 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
         steps = make_steps(model.schedule, config.steps, config.ratio)
         source = encode_source(model, x0, steps, texts, config, [case.seed])
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
-        plan = Plan(config, texts, steps, source, found=everywhere, mask=everywhere, heat=None)
-        return Attempt(redraw(model, plan), None)
+        plan = Plan(config, texts, steps, source, everywhere, everywhere, everywhere, heat=None)
+        return Attempt(redraw(model, plan), None, None)
 
     return run
 
@@ -151,7 +154,8 @@ def diffusers_pipeline(model: DiffusersDenoiser, **settings: Any) -> Contender:
         pixels = pipeline(
             case.query, mask, latents, negative_prompt=case.ref, generator=noise, output_type="pt", **settings
         ).images
-        return Attempt(pixels.float(), torch.from_numpy(mask).float()[:, None])
+        found = torch.from_numpy(mask).float()[:, None]
+        return Attempt(pixels.float(), found, found)
 
     return run
 
@@ -179,10 +183,10 @@ def ssim(picture: Tensor, reference: Tensor, weight: Tensor) -> float:
 
 
 def pasted(case: Case, attempt: Attempt, factor: int) -> Tensor:
-    """The edit laid over the source as the command does it: nothing changes where the mask is 0."""
-    if attempt.mask is None:
+    """The edit laid over the source as the command does it: nothing changes outside the area."""
+    if attempt.area is None:
         return attempt.pixels
-    soft = feather(enlarge(attempt.mask, factor), EditConfig().mask.feather)
+    soft = feather(enlarge(attempt.area, factor), EditConfig().mask.feather)
     return torch.lerp(case.scene.pixels, attempt.pixels, soft)
 
 

@@ -12,7 +12,7 @@ Names are imported when they are first used, so that `import diffedit_cli` alone
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 if TYPE_CHECKING:
     from .api import (

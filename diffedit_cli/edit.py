@@ -11,7 +11,7 @@ import torch
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
-from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh
+from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
 from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
@@ -56,17 +56,20 @@ NOTHING_SAID = Areas()
 
 @dataclass(frozen=True)
 class Edited:
-    """What an edit gives: pixels (b 3 H W); found, the mask before areas are added and taken away
-    (b 1 h w); heat, if the mask was searched for."""
+    """What an edit gives: pixels (b 3 H W); found, the mask as it was found or given; area, what was redrawn:
+    found with room round it, before a user's areas are added and taken away; heat, if the mask was searched
+    for. The last three are (b 1 h w)."""
 
     pixels: Pixels
     found: Heat
+    area: Heat
     heat: Heat | None
 
     def row(self, row: int) -> "Edited":
         """One picture's part, as a batch of one."""
         one = slice(row, row + 1)
-        return Edited(self.pixels[one], self.found[one], None if self.heat is None else self.heat[one])
+        heat = None if self.heat is None else self.heat[one]
+        return Edited(self.pixels[one], self.found[one], self.area[one], heat)
 
 
 def texts_compared(config: EditConfig) -> int:
@@ -156,7 +159,8 @@ def encode_source(
 class Plan:
     """All that the drawing of an edit needs: the outcome of steps 1 and 2.
 
-    found, mask: the mask before and after areas are added and taken away; heat, if it was searched for.
+    found, area: as in Edited; mask: the area with a user's areas added and taken away; heat, if the mask was
+    searched for.
     """
 
     config: EditConfig
@@ -164,6 +168,7 @@ class Plan:
     steps: Steps
     source: Trajectory
     found: Heat
+    area: Heat
     mask: Heat
     heat: Heat | None
 
@@ -216,17 +221,20 @@ class Editor:
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Plan:
         """Steps 1 and 2 for all b pictures, one seed each."""
-        denoiser, mask, heat = self.denoiser, areas.mask, None
+        denoiser, heat = self.denoiser, None
         texts = Texts.embed(denoiser, config)
-        if mask is None:
+        if areas.mask is None:
             heat = self.find(config, texts, seeds, report)
-            mask = binarise(heat, config.mask)
+            found = binarise(heat, config.mask)
+            area = found if config.mask.invert else widen(found, config.room)
+        else:
+            found = area = areas.mask
         steps = make_steps(denoiser.schedule, config.steps, config.ratio, config.solver)
         key = source_key(config), *(seeds if config.inversion == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
-        where = combine(mask, areas.add, areas.subtract)
-        return Plan(config, texts, steps, self.sources[key], mask, where, heat)
+        where = combine(area, areas.add, areas.subtract)
+        return Plan(config, texts, steps, self.sources[key], found, area, where, heat)
 
     def edit(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
@@ -234,7 +242,7 @@ class Editor:
         """Change `ref` into `query` in all b pictures, one seed each; `latest` keeps it for a film."""
         plan = self.plan(config, seeds, areas, report)
         self.latest = plan, redraw(self.denoiser, plan, report)
-        return Edited(self.latest[1], plan.found, plan.heat)
+        return Edited(self.latest[1], plan.found, plan.area, plan.heat)
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -249,6 +257,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         strength=usual.strength,
         inversion=usual.inversion,
         zoom=None,
+        room=usual.room,
         guidance=usual.guidance,
         mask=found,
     )
@@ -264,6 +273,7 @@ def source_key(config: EditConfig) -> EditConfig:
         seed=config.seed if config.inversion == "noise" else None,
         solver="ddim",
         zoom=None,
+        room=0.0,
         guidance=GuidanceConfig(),
         mask=MaskConfig(),
     )

@@ -93,7 +93,7 @@ class Editing:
             edited = editor.edit(config, [seed_of(config)] * len(rows), areas, report)
             for i, row in enumerate(rows):
                 one, fit = edited.row(i), fits[row]
-                where = given.mask or paste_mask(one.found, config, fit, self.model.factor)
+                where = given.mask or paste_mask(one.area, config, fit, self.model.factor)
                 results[row] = put_back(self.model, self.pictures[row], fit, config, one, given.mend(where))
         run = meter.stop(len(results))
         return [replace(results[row], run=run, given=told) for row in sorted(results)]

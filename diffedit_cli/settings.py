@@ -276,6 +276,14 @@ class EditConfig:
     )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    room: float = setting(
+        0.1,
+        "Room round a found mask, which is redrawn too, for a thing of another shape: a share of the root of "
+        "the mask's area.",
+        low=0,
+        high=4,
+        panel="Mask",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

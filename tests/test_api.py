@@ -147,14 +147,19 @@ def test_areas_are_added_then_kept_out(model: DiffusersDenoiser, own: bool) -> N
     assert changed[:, 22:].mean() > 0.9
 
 
-def test_the_mask_alone_is_that_of_the_edit(model: DiffusersDenoiser) -> None:
-    found, edited = make_mask(model, picture(), QUICK), edit_image(model, picture(), QUICK)
+def test_the_mask_alone_is_that_of_an_edit_without_room(model: DiffusersDenoiser) -> None:
+    tight = replace(QUICK, room=0.0)
+    found, edited = make_mask(model, picture(), QUICK), edit_image(model, picture(), tight)
     assert edited.heat is not None
     assert found.mask.tobytes() == edited.mask.tobytes()
     assert found.heat.tobytes() == edited.heat.tobytes()
     assert found.coverage == edited.coverage
     other = make_mask(model, picture(), replace(QUICK, mask=MaskConfig(samples=2, threshold=0.9)))
     assert other.coverage < found.coverage
+    wide = edit_image(model, picture(), replace(QUICK, room=0.4))
+    assert found.coverage < wide.coverage
+    assert (np.asarray(found.mask) <= np.asarray(wide.mask)).all()
+    assert wide.changed_outside == 0
 
 
 def test_the_config_comes_back_with_all_that_was_chosen(model: DiffusersDenoiser) -> None:
@@ -511,7 +516,7 @@ def test_the_embedded_model_zooms_in_on_a_small_horse_by_itself(embedded: Diffus
     whole = make_mask(embedded, load_image(FAR), replace(SMALL, zoom=False))
     assert whole.coverage > 2 * far.coverage
     assert embedded.forwards - before == 2 * 3 * 4  # neither has looked
-    edited = edit_image(embedded, load_image(FAR), far.config)
+    edited = edit_image(embedded, load_image(FAR), replace(far.config, room=0.0))
     assert edited.mask.tobytes() == far.mask.tobytes()
     assert edited.changed_outside == 0
 

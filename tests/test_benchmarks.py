@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import guidance
 from benchmarks.classifier import VIEW, Classifier, judge, verdict, views_of
@@ -29,6 +30,23 @@ def test_the_judge_gives_every_word_a_probability() -> None:
     )
     assert set(told) == {"horse", "zebra"}
     assert sum(told.values()) == pytest.approx(1)
+
+
+def test_the_judge_sees_a_thing_that_grew_beyond_the_old_ones_outline() -> None:
+    class Counts(Classifier):
+        """Says `large` as surely as there is white in the view."""
+
+        def forward(self, views: Tensor) -> Tensor:
+            white = views.mean((1, 2, 3))
+            return torch.stack([100 * (white - 0.6), torch.zeros_like(white)], 1)
+
+    mask, pixels = torch.zeros(1, 1, 128, 128), torch.zeros(1, 3, 128, 128)
+    mask[..., 54:74, 54:74] = 1
+    pixels[..., 54:74, 54:74] = 1
+    counts = Counts(["large", "small"]).eval()
+    assert judge(counts, pixels, mask)["large"] == pytest.approx(1 / 3, abs=0.01)  # in the narrowest square
+    pixels[..., 49:79, 49:79] = 1
+    assert judge(counts, pixels, mask)["large"] == pytest.approx(1, abs=0.01)
 
 
 def test_an_edit_succeeds_if_the_query_wins() -> None:

@@ -586,7 +586,7 @@ def test_a_found_mask_and_its_inverse_do_not_meet(run: Run, tmp_path: Path) -> N
 
 
 def test_the_mask_command_finds_what_edit_finds(run: Run, edit: Run, photo: Path) -> None:
-    good(edit("-o", "out.png", "--save-mask", "m.png"))
+    good(edit("-o", "out.png", "--save-mask", "m.png", "--room", 0))
     done = good(run("mask", photo, *WORDS, *QUICK))
     assert "photo-mask.png" in done.stderr
     assert (array("photo-mask.png", "L") == array("m.png", "L")).all()

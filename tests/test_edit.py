@@ -14,7 +14,7 @@ from diffedit_cli.api import make_mask
 from diffedit_cli.edit import Areas, Editor, Texts, count_forwards, encode_source, find_heat
 from diffedit_cli.errors import DiffeditError, NumericError
 from diffedit_cli.images.files import load_image
-from diffedit_cli.mask import binarise
+from diffedit_cli.mask import binarise, widen
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.schedules import draw_noise, make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
@@ -122,6 +122,30 @@ def test_a_users_mask_replaces_the_search(model: DiffusersDenoiser, pixels: Tens
     )  # equal texts are allowed
     assert result.heat is None
     assert torch.equal(result.found, half)
+
+
+def test_there_is_room_round_a_found_mask_alone(
+    model: DiffusersDenoiser, pixels: Tensor, half: Tensor, decoded: list[Tensor]
+) -> None:
+    x0 = model.encode(pixels[:1]) / model.vae.config.scaling_factor
+    config = replace(QUICK, room=0.4, mask=replace(QUICK.mask, threshold=0.8))
+    editor = Editor(model, pixels[:1])
+    result = editor.edit(config, [3])
+    assert torch.equal(result.area, widen(result.found, 0.4))
+    assert result.found.sum() < result.area.sum() < result.area.numel()
+    changed = (decoded[-1] != x0).any(1, keepdim=True).float()
+    assert torch.equal(changed, result.area)
+
+    tight = editor.edit(replace(config, room=0.0), [3])
+    assert torch.equal(tight.area, tight.found)
+    assert torch.equal(tight.found, result.found)
+    rest = editor.edit(replace(config, mask=replace(config.mask, invert=True)), [3])
+    assert torch.equal(rest.area, 1 - result.found)  # all but the thing, to its outline
+    given = editor.edit(config, [3], Areas(half, subtract=half.flip(-2).mT))
+    assert torch.equal(given.area, half)
+    kept = editor.edit(config, [3], Areas(subtract=half))
+    changed = (decoded[-1] != x0).any(1, keepdim=True).float()
+    assert torch.equal(changed, kept.area * (1 - half))
 
 
 def test_areas_are_added_and_kept_out(

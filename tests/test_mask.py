@@ -25,6 +25,7 @@ from diffedit_cli.mask import (
     normalise,
     refine,
     weigh,
+    widen,
 )
 from diffedit_cli.schedules import draw_noise
 from diffedit_cli.settings import EditConfig, MaskConfig
@@ -255,6 +256,18 @@ def test_grow_by_hand() -> None:
     ]  # the border is no edge
     assert draw(grow(mask, -1)) == ["....."] * 4
     assert draw(grow(mask, 0)) == draw(mask)
+
+
+def test_widen_by_hand() -> None:
+    small = grid(".......", ".......", "...#...", ".......", ".......", ".......")
+    large = grid("##.....", "##.....", ".......", ".......", ".......", ".......")
+    both = torch.cat([small, large, torch.zeros_like(small)])
+    wide = widen(both, 1.2)  # 1.2 and 2.4 cells, and of nothing nothing
+    assert draw(wide[:1]) == [".......", "..###..", "..###..", "..###..", ".......", "......."]
+    assert draw(wide[1:2]) == ["####..."] * 4 + ["......."] * 2
+    assert not wide[2].any()
+    assert torch.equal(widen(both, 0), both)
+    assert torch.equal(widen(both, 0.2), both)  # less than half a cell
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def edit_sheet(models: list[DiffusersDenoiser], cases: list[Case], path: Path) -
         for model in models:
             config = filled_in(EditConfig(ref=case.ref, query=case.query), model.own_defaults)
             result = Editor(model, pixels).edit(config, [case.seed])
-            mask = F.interpolate(result.found, pixels.shape[-2:], mode="nearest")
+            mask = F.interpolate(result.area, pixels.shape[-2:], mode="nearest")
             tiles += [mask[0].expand(3, -1, -1), torch.lerp(pixels, result.pixels, mask)[0]]
     save_sheet(torch.stack(tiles), path, columns=2 * (1 + 2 * len(models)))
 
