@@ -48,7 +48,9 @@ def edit(
     ] = None,
     save_mask: Annotated[
         Path | None,
-        typer.Option(help="Also write the mask, with its room. A folder, for several results.", rich_help_panel="Files"),
+        typer.Option(
+            help="Also write the mask, with its room. A folder, for several results.", rich_help_panel="Files"
+        ),
     ] = None,
     animate: Annotated[
         Path | None,
