@@ -1,6 +1,7 @@
 """training/: each stage runs for a few steps on tiny synthetic sources, and does what its docstring says."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffedit_cli.models import EMBEDDED, load_model
@@ -532,6 +534,21 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     assert held_out_loss(EMBEDDED, data, 1) < 0.5 * figures["loss"]
     x0 = load_model(out).encode(torch.rand(1, 3, 64, 64))
     assert x0.shape == (1, 4, 16, 16)
+
+
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.train.new_vae", partial(new_vae, (16, 16, 16)))
+    settings = Settings(samples=2, batch=2, pool=32, reuse=100, warmup=1, learning_rate=1e-3)
+    run_job(Job("vae", data, tmp_path, settings))
+    before = load_file(tmp_path / "vae/diffusion_pytorch_model.safetensors")
+    counters.clear()
+    run_job(Job("decoder", data, tmp_path, replace(settings, compile=True)))
+    assert counters["stats"]["unique_graphs"] >= 2  # the encoder's and the decoder's
+    for name, value in load_file(tmp_path / "vae/diffusion_pytorch_model.safetensors").items():
+        assert value.isfinite().all()
+        assert torch.equal(value, before[name]) != name.startswith(("decoder", "post_quant_conv")), name
 
 
 def test_figures_by_hand(data: Path) -> None:
