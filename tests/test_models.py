@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from conftest import put
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from oracles import sd_alphas
@@ -436,10 +437,12 @@ def test_a_compiled_unet_predicts_the_same(checkpoint: Path, model: DiffusersDen
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile's own
-def test_without_a_compiler_nothing_is_compiled(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+def test_without_a_compiler_nothing_is_compiled(checkpoint: Path) -> None:
     torch._dynamo.reset()
-    with pytest.raises(ModelError, match=r"cannot be compiled here.*no-such-compiler") as caught:
+    with (
+        torch._inductor.config.patch("cpp.cxx", (None, "no-such-compiler")),
+        pytest.raises(ModelError, match=r"cannot be compiled here.*no-such-compiler") as caught,
+    ):
         load(checkpoint, compile=True)
     assert "leave --compile out" in caught.value.hint
 
