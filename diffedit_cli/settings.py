@@ -279,7 +279,7 @@ class EditConfig:
     room: float = setting(
         0.1,
         "Room round a found mask, which is redrawn too, for a thing of another shape: a share of the root of "
-        "the mask's area.",
+        "the mask's area. None round a mask of your own or an inverted one.",
         low=0,
         high=4,
         panel="Mask",
