@@ -133,8 +133,8 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
         steps = make_steps(model.schedule, config.steps, config.ratio)
         source = encode_source(model, x0, steps, texts, config, [case.seed])
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
-        plan = Plan(config, texts, steps, source, everywhere, everywhere, everywhere, heat=None)
-        return Attempt(redraw(model, plan), None, None)
+        plan = Plan(config, [case.seed], texts, steps, source, everywhere, everywhere, everywhere, heat=None)
+        return Attempt(redraw(model, plan).pixels, None, None)
 
     return run
 

@@ -3,16 +3,17 @@
 Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `editing.py` puts pictures round it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
-from .schedules import draw_noise, make_steps, round_half_up
+from .schedules import add_noise, draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
@@ -52,6 +53,10 @@ class Areas:
 
 
 NOTHING_SAID = Areas()
+SKETCH_STEPS = 8  # at most
+# How likeness compares texts: at so much noise that whole shapes count, and not scraps.
+LIKENESS = MaskConfig(strength=(0.7, 0.8), samples=6)
+TRY_NOISE = 2000  # the noise of try k has this index plus k: beyond those of all maps
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,23 @@ def texts_compared(config: EditConfig) -> int:
     return 3 if config.mask.evidence and config.ref and config.query else 2
 
 
+def tries_of(config: EditConfig) -> int:
+    """How many tries an edit takes: one where no text could tell which is the best."""
+    return 1 if config.ref == config.query else config.tries
+
+
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
     """UNet sample-forwards of each stage of an edit of one picture, the most that it can take.
 
     The looks of a zoom are not in it.
     """
     steps = max(1, round_half_up(config.ratio * config.steps))
+    tries = tries_of(config)
+    sketch = forwards_per_run(config.guidance, min(SKETCH_STEPS, steps)) + 2 * LIKENESS.samples
     return {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
         "invert": 0 if config.inversion == "noise" else steps,
+        "sketch": sketch * tries if tries > 1 else 0,
         "decode": forwards_per_run(config.guidance, steps),
     }
 
@@ -157,13 +170,14 @@ def encode_source(
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the drawing of an edit needs: the outcome of steps 1 and 2.
+    """All that the drawing of an edit needs: the outcome of steps 1 and 2, and one seed a picture.
 
     found, area: as in Edited; mask: the area with a user's areas added and taken away; heat, if the mask was
     searched for.
     """
 
     config: EditConfig
+    seeds: list[int]
     texts: Texts
     steps: Steps
     source: Trajectory
@@ -178,21 +192,88 @@ class Plan:
         return self.mask if self.config.guidance.norm_region == "mask" else None
 
 
-def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn edit: pixels (b 3 H W), and start, the latents (b c h w) that it began with."""
+
+    pixels: Pixels
+    start: Latents
+
+
+def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Drawn:
     """Step 3: decode from the noisiest level under the query, with the source put back outside the mask."""
-    guidance, source = Guidance(plan.config.guidance, plan.steps), plan.source
-    run = decode(
+    start = choose_start(denoiser, plan, report)
+    return Drawn(finish(denoiser, draw(denoiser, plan, start), "decode", len(plan.steps), report), start)
+
+
+def draw(denoiser: Denoiser, plan: Plan, starts: Latents) -> Iterator[Latents]:
+    """Step 3 from any noisiest latents (n*b c h w): those of the b pictures, n times."""
+    count = len(starts) // len(plan.mask)
+    return decode(
         denoiser,
-        source.latents[0],
+        starts,
         plan.steps,
         plan.texts.query,
         plan.texts.negative,
-        guidance,
-        plan.mask,
-        source,
-        plan.region,
+        Guidance(plan.config.guidance, plan.steps),
+        torch.cat([plan.mask] * count),
+        Trajectory(torch.stack([torch.cat([level] * count) for level in plan.source.latents])),
+        None if plan.region is None else torch.cat([plan.region] * count),
     )
-    return finish(denoiser, run, "decode", len(plan.steps), report)
+
+
+def choose_start(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Latents:
+    """The noisiest latents (b c h w) to draw from: those whose sketch is most like the query.
+
+    A sketch is the edit in few steps. What it shows is decided by the noise that it begins with, in many
+    steps as in few (Song et al. 2020, arXiv 2010.02502, section 5.2), so a try costs a part of an edit.
+    """
+    tries, batch = tries_of(plan.config), len(plan.mask)
+    if tries == 1:
+        return plan.source.latents[0]
+    rough = sketch_of(plan)
+    starts = torch.stack([start_of(plan, number) for number in range(tries)])
+    scores: list[torch.Tensor] = []
+    report("sketch", 0, tries)
+    for group in starts.split(max(1, pictures_together(*plan.mask.shape[-2:]) // batch)):
+        *_, ends = draw(denoiser, rough, group.flatten(0, 1))
+        scores += likeness(denoiser, ends, plan).split(batch)
+        report("sketch", len(scores), tries)
+    best = torch.stack(scores).nan_to_num(nan=-torch.inf).argmax(0)
+    return starts[best, torch.arange(batch, device=best.device)]
+
+
+def sketch_of(plan: Plan) -> Plan:
+    """The same plan in few of its steps, evenly spread."""
+    total = len(plan.steps)
+    few = min(SKETCH_STEPS, total)
+    kept = [i * total // few for i in range(few)]
+    levels = [*kept, total]
+    steps = Steps(plan.steps.timesteps[kept], plan.steps.alphas[levels], plan.steps.solver)
+    return replace(plan, steps=steps, source=Trajectory(plan.source.latents[levels]))
+
+
+def start_of(plan: Plan, number: int) -> Latents:
+    """The noisiest latents (b c h w) of a try: of the first, number 0, the source's own; of any other, where
+    the mask is 1, the source under noise of its own."""
+    own, x0 = plan.source.latents[0], plan.source.latents[-1]
+    if number == 0:
+        return own
+    noise = draw_noise((own.shape[1], own.shape[2], own.shape[3]), plan.seeds, TRY_NOISE + number).to(own)
+    return torch.where(plan.mask == 1, add_noise(x0, noise, float(plan.steps.alphas[0])), own)
+
+
+def likeness(denoiser: Denoiser, latents: Latents, plan: Plan) -> Float[torch.Tensor, " n"]:
+    """How much more edits (n c h w) look like the query than like the reference inside the mask.
+
+    The model as a classifier (Li et al. 2023, arXiv 2303.16203): how much better the query tells noise that
+    was added than the reference does, or, without one, than the empty text.
+    The latents are those of the b pictures, n / b times.
+    """
+    pair, count = [plan.texts.query, plan.texts.ref], len(latents) // len(plan.mask)
+    maps = difference_maps(denoiser, latents, pair, LIKENESS, plan.seeds * count)
+    gain = torch.cat([part[:, :, 1] for part in maps]).mean(0)
+    return (gain * torch.cat([plan.mask[:, 0]] * count)).sum((1, 2))
 
 
 class Editor:
@@ -208,7 +289,7 @@ class Editor:
         require_finite(self.x0, "the encoded picture")
         self.heats: dict[object, Heat] = {}
         self.sources: dict[object, Trajectory] = {}
-        self.latest: tuple[Plan, Pixels] | None = None
+        self.latest: tuple[Plan, Drawn] | None = None
 
     def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
         """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
@@ -234,15 +315,16 @@ class Editor:
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
         where = combine(area, areas.add, areas.subtract)
-        return Plan(config, texts, steps, self.sources[key], found, area, where, heat)
+        return Plan(config, seeds, texts, steps, self.sources[key], found, area, where, heat)
 
     def edit(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Edited:
         """Change `ref` into `query` in all b pictures, one seed each; `latest` keeps it for a film."""
         plan = self.plan(config, seeds, areas, report)
-        self.latest = plan, redraw(self.denoiser, plan, report)
-        return Edited(self.latest[1], plan.found, plan.area, plan.heat)
+        drawn = redraw(self.denoiser, plan, report)
+        self.latest = plan, drawn
+        return Edited(drawn.pixels, plan.found, plan.area, plan.heat)
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -255,6 +337,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         steps=usual.steps,
         solver=usual.solver,
         strength=usual.strength,
+        tries=usual.tries,
         inversion=usual.inversion,
         zoom=None,
         room=usual.room,
@@ -271,6 +354,7 @@ def source_key(config: EditConfig) -> EditConfig:
         query="",
         negative_prompt="",
         seed=config.seed if config.inversion == "noise" else None,
+        tries=1,
         solver="ddim",
         zoom=None,
         room=0.0,
@@ -287,6 +371,6 @@ def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True)
         stages |= {
             ("mask", heat_key(config), config.zoom): counts["mask"],
             ("invert", source_key(config), config.zoom): counts["invert"],
-            ("decode", number): counts["decode"],
+            ("decode", number): counts["sketch"] + counts["decode"],
         }
     return sum(stages.values())

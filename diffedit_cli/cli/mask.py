@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 UNUSED = (
     "negative_prompt",
     "steps",
+    "solver",
     "strength",
+    "tries",
     "inversion",
+    "room",
     *(key for key, *_ in keys(GuidanceConfig, "guidance_")),
 )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAGES = {
     "mask": "Finding the mask",
     "invert": "Encoding the picture",
+    "sketch": "Sketching",
     "decode": "Drawing the change",
     "generate": "Drawing",
     "frame": "Drawing frames",
