@@ -53,7 +53,7 @@ class Areas:
 
 
 NOTHING_SAID = Areas()
-SKETCH_STEPS = 8  # at most
+SKETCH_STEPS = 8  # of a sketch, at most
 # How likeness compares texts: at so much noise that whole shapes count, and not scraps.
 LIKENESS = MaskConfig(strength=(0.7, 0.8), samples=6)
 TRY_NOISE = 2000  # the noise of try k has this index plus k: beyond those of all maps
@@ -191,6 +191,13 @@ class Plan:
         """Where the norms of the guidance are taken; None: everywhere."""
         return self.mask if self.config.guidance.norm_region == "mask" else None
 
+    def repeat(self, times: int) -> "Plan":
+        """The plan of all pictures, then of all again, `times` times."""
+        found, area, mask = (torch.cat([part] * times) for part in (self.found, self.area, self.mask))
+        levels = torch.stack([torch.cat([level] * times) for level in self.source.latents])
+        source, seeds = Trajectory(levels), self.seeds * times
+        return replace(self, seeds=seeds, source=source, found=found, area=area, mask=mask, heat=None)
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -206,19 +213,18 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Drawn:
     return Drawn(finish(denoiser, draw(denoiser, plan, start), "decode", len(plan.steps), report), start)
 
 
-def draw(denoiser: Denoiser, plan: Plan, starts: Latents) -> Iterator[Latents]:
-    """Step 3 from any noisiest latents (n*b c h w): those of the b pictures, n times."""
-    count = len(starts) // len(plan.mask)
+def draw(denoiser: Denoiser, plan: Plan, start: Latents) -> Iterator[Latents]:
+    """Step 3 from any noisiest latents (b c h w): those after each step."""
     return decode(
         denoiser,
-        starts,
+        start,
         plan.steps,
         plan.texts.query,
         plan.texts.negative,
         Guidance(plan.config.guidance, plan.steps),
-        torch.cat([plan.mask] * count),
-        Trajectory(torch.stack([torch.cat([level] * count) for level in plan.source.latents])),
-        None if plan.region is None else torch.cat([plan.region] * count),
+        plan.mask,
+        plan.source,
+        plan.region,
     )
 
 
@@ -236,8 +242,9 @@ def choose_start(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Lat
     scores: list[torch.Tensor] = []
     report("sketch", 0, tries)
     for group in starts.split(max(1, pictures_together(*plan.mask.shape[-2:]) // batch)):
-        *_, ends = draw(denoiser, rough, group.flatten(0, 1))
-        scores += likeness(denoiser, ends, plan).split(batch)
+        several = rough.repeat(len(group))
+        *_, ends = draw(denoiser, several, group.flatten(0, 1))
+        scores += likeness(denoiser, ends, several).split(batch)
         report("sketch", len(scores), tries)
     best = torch.stack(scores).nan_to_num(nan=-torch.inf).argmax(0)
     return starts[best, torch.arange(batch, device=best.device)]
@@ -263,17 +270,16 @@ def start_of(plan: Plan, number: int) -> Latents:
     return torch.where(plan.mask == 1, add_noise(x0, noise, float(plan.steps.alphas[0])), own)
 
 
-def likeness(denoiser: Denoiser, latents: Latents, plan: Plan) -> Float[torch.Tensor, " n"]:
-    """How much more edits (n c h w) look like the query than like the reference inside the mask.
+def likeness(denoiser: Denoiser, latents: Latents, plan: Plan) -> Float[torch.Tensor, " b"]:
+    """How much more clean latents (b c h w) look like the query than like the reference inside the mask.
 
     The model as a classifier (Li et al. 2023, arXiv 2303.16203): how much better the query tells noise that
     was added than the reference does, or, without one, than the empty text.
-    The latents are those of the b pictures, n / b times.
     """
-    pair, count = [plan.texts.query, plan.texts.ref], len(latents) // len(plan.mask)
-    maps = difference_maps(denoiser, latents, pair, LIKENESS, plan.seeds * count)
+    pair = [plan.texts.query, plan.texts.ref]
+    maps = difference_maps(denoiser, latents, pair, LIKENESS, plan.seeds)
     gain = torch.cat([part[:, :, 1] for part in maps]).mean(0)
-    return (gain * torch.cat([plan.mask[:, 0]] * count)).sum((1, 2))
+    return (gain * plan.mask[:, 0]).sum((1, 2))
 
 
 class Editor:
