@@ -1,14 +1,19 @@
 """training/: each stage runs for a few steps on tiny synthetic sources, and does what its docstring says."""
 
+import contextlib
 import json
 import shutil
+import signal
+import sys
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import OpenEXR
+import psutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -549,6 +554,35 @@ def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest
     for name, value in load_file(tmp_path / "vae/diffusion_pytorch_model.safetensors").items():
         assert value.isfinite().all()
         assert torch.equal(value, before[name]) != name.startswith(("decoder", "post_quant_conv")), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_their_parent_even_if_a_shell_started_it_in_the_background(
+    data: Path, tmp_path: Path
+) -> None:
+    """What a shell starts with `&` ignores SIGINT, by which torch ends orphans: they went on training."""
+    command = [sys.executable, "-m", "training", "vae", "--data", str(data), "--run", str(tmp_path)]
+    parent = psutil.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+
+    def heedful() -> list[psutil.Process]:
+        """The workers that have started and do not ignore SIGINT."""
+        masks = {child: Path(f"/proc/{child.pid}/status").read_text() for child in parent.children()}
+        ignored = {child: int(text.split("SigIgn:")[1].split()[0], 16) for child, text in masks.items()}
+        return [child for child, mask in ignored.items() if not mask >> signal.SIGINT - 1 & 1]
+
+    workers: list[psutil.Process] = []
+    try:
+        until = time.monotonic() + 120
+        while len(workers := heedful()) < 2 and parent.is_running() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert len(workers) == 2
+        parent.kill()
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
+    finally:
+        for process in (parent, *workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        parent.wait()
 
 
 def test_figures_by_hand(data: Path) -> None:

@@ -11,6 +11,7 @@ two threads made 4.8 samples a second and two workers made 24.
 import contextlib
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -614,6 +615,8 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     """The body of one worker process."""
     if peers is not None:
         torch.set_num_threads(1)
+        # torch sends it to workers whose parent has gone; started with `&`, they would ignore it and go on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
     world = load_world(job.data, backdrops=job.stage != "unet").to(job.device)
     worker = Worker(rank, peers)
