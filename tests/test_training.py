@@ -564,22 +564,24 @@ def test_workers_end_with_their_parent_even_if_a_shell_started_it_in_the_backgro
     command = [sys.executable, "-m", "training", "vae", "--data", str(data), "--run", str(tmp_path)]
     parent = psutil.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 
-    def heedful() -> list[psutil.Process]:
-        """The workers that have started and do not ignore SIGINT."""
-        masks = {child: Path(f"/proc/{child.pid}/status").read_text() for child in parent.children()}
-        ignored = {child: int(text.split("SigIgn:")[1].split()[0], 16) for child, text in masks.items()}
-        return [child for child, mask in ignored.items() if not mask >> signal.SIGINT - 1 & 1]
+    children: list[psutil.Process] = []
 
-    workers: list[psutil.Process] = []
+    def heeds(child: psutil.Process) -> bool:
+        """Whether it does not ignore SIGINT."""
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        return not int(status.split("SigIgn:")[1].split()[0], 16) >> signal.SIGINT - 1 & 1
+
     try:
         until = time.monotonic() + 120
-        while len(workers := heedful()) < 2 and parent.is_running() and time.monotonic() < until:
+        while sum(map(heeds, children)) < 2 and parent.is_running() and time.monotonic() < until:
             time.sleep(0.2)
+            children = parent.children()
+        workers = list(filter(heeds, children))
         assert len(workers) == 2
         parent.kill()
         assert psutil.wait_procs(workers, timeout=60)[1] == []
     finally:
-        for process in (parent, *workers):
+        for process in (parent, *children):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         parent.wait()

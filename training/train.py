@@ -615,7 +615,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     """The body of one worker process."""
     if peers is not None:
         torch.set_num_threads(1)
-        # torch sends it to workers whose parent has gone; started with `&`, they would ignore it and go on
+        # By SIGINT torch ends workers whose parent has gone; started with a shell's `&` they would ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
     world = load_world(job.data, backdrops=job.stage != "unet").to(job.device)
