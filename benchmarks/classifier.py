@@ -10,6 +10,7 @@ exact mask gives it, and never the mask itself: of three sizes, since a new thin
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -144,17 +145,24 @@ def verdict(told: dict[str, float], ref: str, query: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, world: World, vae: AutoencoderKL, scenes: int = 600) -> dict[str, float]:
-    """Shares of held-out scenes, as they are and through the VAE, whose thing is told right."""
-    hits: dict[str, list[float]] = {"scenes": [], "through the VAE": []}
-    for start in range(0, scenes, 60):
-        names = [model.words[index % len(model.words)] for index in range(start, start + 60)]
-        drawn: Scenes = draw_scenes(world, 60, HELD_OUT_SEED + 50_000 + start, things=names)
-        truth = torch.tensor([model.words.index(name) for name in names])
-        for kind, pixels in (("scenes", drawn.pixels), ("through the VAE", through_vae(vae, drawn.pixels))):
-            told = chances(model, pixels, drawn.mask).argmax(1)
-            hits[kind] += (told == truth).float().tolist()
-    return {name: round(sum(values) / len(values), 4) for name, values in hits.items()}
+def accuracy(
+    model: Classifier, worlds: dict[str, tuple[World, str]], vae: AutoencoderKL, scenes: int = 600
+) -> dict[str, float]:
+    """The share of held-out scenes, after the VAE, whose thing is told right, by kind.
+
+    worlds: {kind: (world, its backgrounds as in draw_scenes)}.
+    """
+    found = {}
+    for kind, (world, backgrounds) in worlds.items():
+        hits: list[float] = []
+        for start in range(0, scenes, 60):
+            names = [model.words[index % len(model.words)] for index in range(start, start + 60)]
+            seed = HELD_OUT_SEED + 50_000 + start
+            drawn: Scenes = draw_scenes(world, 60, seed, things=names, backgrounds=backgrounds)
+            told = chances(model, through_vae(vae, drawn.pixels), drawn.mask).argmax(1).tolist()
+            hits += [float(model.words[index] == name) for index, name in zip(told, names, strict=True)]
+        found[kind] = round(sum(hits) / len(hits), 4)
+    return found
 
 
 def load_classifier(data: Path) -> tuple[Classifier, dict[str, float]]:
@@ -177,7 +185,12 @@ def main(
     words = [word for word in WORDS if word in nouns or word in painted]
     world = load_world(data)
     classifier = train(world, denoiser.vae, words, minutes)
-    figures = accuracy(classifier, world, denoiser.vae)
+    photos = load_world(data, held_out=True).wallpapers
+    kinds = {
+        "known places": (world, "panoramas"),
+        "unseen photos": (replace(world, wallpapers=photos), "wallpapers"),
+    }
+    figures = accuracy(classifier, kinds, denoiser.vae)
     content = {"words": words, "model": classifier.state_dict(), "accuracy": figures}
     torch.save(content, data / WEIGHTS)
     typer.echo(json.dumps(figures))

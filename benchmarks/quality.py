@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality --count 240
 
-Ours, ours with the true mask (the ceiling), the same redrawing without a mask (SDEdit), and diffusers'
-deprecated DiffEdit pipeline at its defaults and at our number of steps. Needs the sources
+Ours, ours with the true mask, the same redrawing without a mask (SDEdit), and diffusers' deprecated DiffEdit
+pipeline at its defaults and at our number of steps; and, as the ceiling of the judge, a photo of what was
+asked for in place of the thing. Needs the sources
 (`python -m training sources`) and the judge (`python -m benchmarks.classifier`). Writes one line to
 results.jsonl and the README's table.
 """
@@ -61,6 +62,7 @@ class Attempt:
 
 Contender = Callable[[Case], Attempt]
 OURS = ("diffedit", "diffedit, true mask")
+PHOTO = "a photo in its place"
 
 
 # ---------------------------------------------------------------- scenes
@@ -87,9 +89,16 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Case]:
         beside = (
             next(word for word in NEIGHBOURS if word not in (ref, query)) if kind == "two things" else None
         )
-        scene = draw_scenes(source, 1, SEED + index, things=[ref], beside=beside, backgrounds=backgrounds)
-        cases.append(Case(scene, ref, query, kind, SEED + index))
+        seed, known_photos = SEED + index, with_cutouts_of(world, source)
+        draw = partial(draw_scenes, batch=1, seed=seed, beside=beside, backgrounds=backgrounds)
+        scene, perfect = draw(source, things=[ref]), draw(known_photos, things=[query]).pixels
+        cases.append(Case(scene, ref, query, kind, seed, perfect))
     return cases
+
+
+def with_cutouts_of(world: World, backgrounds: World) -> World:
+    """The things of one world before the backgrounds of another."""
+    return replace(backgrounds, cutouts=world.cutouts, boxes=world.boxes, thing_of=world.thing_of)
 
 
 # ---------------------------------------------------------------- contenders
@@ -139,6 +148,17 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
     return run
 
 
+def photo_in_place(model: DiffusersDenoiser) -> Contender:
+    """No edit: a photo of what was asked for stands there, seen through the VAE. What the judge makes of that
+    bounds every success."""
+
+    def run(case: Case) -> Attempt:
+        assert case.perfect is not None
+        return Attempt(model.decode(model.encode(case.perfect)).clamp(0, 1), None, None)
+
+    return run
+
+
 def diffusers_pipeline(model: DiffusersDenoiser, **settings: Any) -> Contender:
     """StableDiffusionDiffEditPipeline on the same parts, called as its documentation does."""
     with warnings.catch_warnings():
@@ -170,6 +190,7 @@ def contenders(model: DiffusersDenoiser) -> dict[str, Contender]:
         "diffusers, its defaults": diffusers_pipeline(model),
         f"diffusers, {defaults.steps} steps": diffusers_pipeline(model, num_inference_steps=defaults.steps),
         "invert and decode": round_trip(model),
+        PHOTO: photo_in_place(model),
     }
 
 
@@ -233,9 +254,9 @@ def run_case(
 
 
 def due(names: list[str], index: int) -> list[str]:
-    """Who tries case `index`: beside OURS the others take every third edit of a pair: of all kinds."""
+    """Who tries case `index`: all but OURS and PHOTO take every third edit of a pair: of all kinds."""
     others_too = OURS[0] not in names or index // len(PAIRS) % 3 == 0
-    return [name for name in names if others_too or name in OURS]
+    return [name for name in names if others_too or name in (*OURS, PHOTO)]
 
 
 Row = tuple[str, str, dict[str, Figures]]  # kind, pair, {contender: figures}
@@ -303,13 +324,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "forwards": "forwards", "seconds": "seconds",
     }  # fmt: skip
     percent = {"success", "query over ref"}
+    shown = {"invert and decode": set(columns) - percent, PHOTO: {"edits"} | percent}
     decimals = {"edits": 0, "psnr outside": 1, "forwards": 0, "seconds": 1}
     rows: list[list[str]] = []
     for name, figures in found.items():
         cells = [name]
         for key in list(columns)[1:]:
             value = figures.get(key)
-            if value is None or (name == "invert and decode" and key in percent):
+            if value is None or key not in shown.get(name, columns):
                 cells.append("")
             elif key in percent:
                 cells.append(f"{100 * value:.0f} %")

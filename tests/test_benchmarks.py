@@ -8,8 +8,9 @@ from torch import Tensor
 
 from benchmarks import guidance
 from benchmarks.classifier import VIEW, Classifier, judge, verdict, views_of
-from benchmarks.quality import PAIRS, due, pair_table, ssim, summary, table
+from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table, with_cutouts_of
 from benchmarks.report import means, write_block
+from training.scenes import World
 
 
 def test_a_view_is_the_square_round_the_object() -> None:
@@ -84,6 +85,24 @@ def test_means_are_taken_over_all_edits_and_by_group() -> None:
     assert "| new | 0 % | 0.70 |" in pair_table(found["x"])
 
 
+def test_the_ceiling_of_the_judge_has_no_other_figure_in_the_table() -> None:
+    figures = {"success": 1.0, "query over ref": 1.0, "psnr outside": 20.0, "forwards": 0.0, "seconds": 0.1}
+    found = summary([("known", "a to b", {PHOTO: dict(figures), "x": dict(figures)})], [PHOTO, "x"])
+    assert f"| {PHOTO} | 1 | 100 % | 100 % |  |  |  |  |  |  |  |" in table(found)
+    assert "| x | 1 | 100 % | 100 % |  |  |  | 20.0 |  | 0 | 0.1 |" in table(found)
+
+
+def test_the_things_of_one_world_stand_before_the_backgrounds_of_another() -> None:
+    def world(value: float) -> World:
+        parts = (torch.full((1, 3, 3, 4, 8), value), torch.zeros(1), torch.ones(1))
+        return World(*parts, torch.full((1, 5, 4, 4), value), torch.full((1, 2), value), torch.zeros(1))
+
+    mixed = with_cutouts_of(world(1), world(2))
+    assert (mixed.cutouts == 1).all()
+    assert (mixed.boxes == 1).all()
+    assert (mixed.panoramas == 2).all()
+
+
 def test_a_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n")
@@ -135,5 +154,6 @@ def test_only_beside_ours_the_others_take_every_third_edit_of_a_pair() -> None:
     round_of = len(PAIRS)
     assert due(["diffedit", "SDEdit"], 2) == ["diffedit", "SDEdit"]
     assert due(["diffedit", "SDEdit"], round_of + 2) == ["diffedit"]
+    assert due(["diffedit", "SDEdit", PHOTO], 2 * round_of) == ["diffedit", PHOTO]
     assert due(["diffedit", "SDEdit"], 3 * round_of) == ["diffedit", "SDEdit"]
     assert due(["--mask-grow 1", "the defaults"], round_of) == ["--mask-grow 1", "the defaults"]
