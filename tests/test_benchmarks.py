@@ -85,7 +85,7 @@ def test_means_are_taken_over_all_edits_and_by_group() -> None:
     assert "| new | 0 % | 0.70 |" in pair_table(found["x"])
 
 
-def test_the_ceiling_of_the_judge_has_no_other_figure_in_the_table() -> None:
+def test_the_check_of_the_judge_has_no_other_figure_in_the_table() -> None:
     figures = {"success": 1.0, "query over ref": 1.0, "psnr outside": 20.0, "forwards": 0.0, "seconds": 0.1}
     found = summary([("known", "a to b", {PHOTO: dict(figures), "x": dict(figures)})], [PHOTO, "x"])
     assert f"| {PHOTO} | 1 | 100 % | 100 % |  |  |  |  |  |  |  |" in table(found)

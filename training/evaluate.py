@@ -40,7 +40,6 @@ class Case:
     query: str
     kind: str  # "known place" or "unseen photo" (a wallpaper)
     seed: int
-    perfect: Tensor | None = None  # (1 3 s s): the same scene with a photo of the query in place of the thing
 
 
 def held_out_cases(data: Path, count: int, device: str = "cpu") -> list[Case]:
