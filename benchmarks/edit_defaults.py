@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.classifier import load_classifier
+from benchmarks.classifier import load_judge
 from benchmarks.quality import Contender, measure, ours, summary, table
 from benchmarks.report import record
 from diffedit_cli.models import DiffusersDenoiser
@@ -53,7 +53,7 @@ def main(
     """Run every variant on every case; print the table, record the figures."""
     rows = measure(model, dtype, data, count, workers, variants)
     found = summary(rows, list(settings_to_try()))
-    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_classifier(data)[1]}
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge(data)[1]}
     record("edit_defaults", **facts, figures=found)
     typer.echo(table(found))
 

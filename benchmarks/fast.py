@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.classifier import judge, load_classifier, verdict
+from benchmarks.classifier import judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import load_model
@@ -31,7 +31,7 @@ def main(
     model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 64
 ) -> None:
     """Mean mask IoU, success, forwards, and likeness to the full edit, of each variant."""
-    denoiser, (classifier, _) = load_model(model), load_classifier(data)
+    denoiser, (classifier, _) = load_model(model), load_judge(data)
     rows: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
     for group in groups(held_out_cases(data, count)):
         pixels = torch.cat([case.scene.pixels for case in group])
@@ -50,7 +50,7 @@ def main(
                 rows[name].append(
                     {
                         "iou": iou(where[one], latent_mask(true) > 0.5),
-                        **verdict(told, case.ref, case.query),
+                        **verdict(told, case.ref, case.query, classifier.sure),
                         "probability": told[case.query],
                         "forwards": forwards,
                         "psnr_to_full": min(psnr(edited.pixels[one], full[one], true), 99.0),

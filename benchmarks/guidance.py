@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor
 
-from benchmarks.classifier import Classifier, judge, load_classifier, verdict
+from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import DiffusersDenoiser, load_model
@@ -54,22 +54,20 @@ def saturation(pixels: Tensor, mask: Tensor) -> float:
     return float(((high - low) / high.clamp(min=1e-3) * mask).sum() / mask.sum())
 
 
-def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Classifier) -> Figures:
+def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Judge) -> Figures:
     """One edit against its twin. PSNR is taken where both things stand."""
     told = judge(classifier, pixels, case.scene.mask)
     shared = (case.scene.mask * twin.mask > 0.5).float()
     drift = saturation(pixels, case.scene.mask) - saturation(twin.pixels, twin.mask)
     return {
-        **verdict(told, case.ref, case.query),
+        **verdict(told, case.ref, case.query, classifier.sure),
         "psnr": psnr(pixels, twin.pixels, shared),
         "saturation drift": drift,
         "absolute drift": abs(drift),
     }
 
 
-def run_case(
-    model: DiffusersDenoiser, classifier: Classifier, case: Case, twin: Scenes
-) -> dict[str, Figures]:
+def run_case(model: DiffusersDenoiser, classifier: Judge, case: Case, twin: Scenes) -> dict[str, Figures]:
     """Every variant on one scene."""
     editor, rows = Editor(model, case.scene.pixels), {}
     strength = model.own_defaults.get("strength")
@@ -88,7 +86,7 @@ def twins_of(data: Path, cases: list[Case]) -> list[Scenes]:
     known, held_out = load_world(data), load_world(data, held_out=True)
     worlds = {
         "known place": (known, "panoramas"),
-        "unseen photo": (replace(known, wallpapers=held_out.wallpapers), "wallpapers"),
+        "unseen photo": (known.before(held_out), "wallpapers"),
     }
     return [
         draw_scenes(world, 1, case.seed, things=[case.query], backgrounds=backgrounds)
@@ -145,7 +143,7 @@ def main(
     page: bool = True,
 ) -> None:  # fmt: skip
     """Run every variant on every scene; print the table, record the figures, write the page."""
-    denoiser, (classifier, _) = load_model(model), load_classifier(data)
+    denoiser, (classifier, _) = load_model(model), load_judge(data)
     cases = held_out_cases(data, count)
     rows: list[dict[str, Figures]] = []
     for case, twin in zip(cases, twins_of(data, cases), strict=True):

@@ -21,7 +21,7 @@ import typer
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from benchmarks.classifier import Classifier, judge, load_classifier, verdict
+from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from benchmarks.speed import Hooks, diffedit_pipeline
 from diffedit_cli.edit import Areas, Editor, Plan, Texts, encode_source, redraw
@@ -83,7 +83,7 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Judged
     world = world.at(known)
     worlds: dict[str, tuple[World, str]] = {
         "known place": (world, "panoramas"),
-        "unseen photo": (replace(world, wallpapers=held_out.wallpapers), "wallpapers"),
+        "unseen photo": (world.before(held_out), "wallpapers"),
         "two things": (world, "panoramas"),
         "unseen cut-out": (held_out, "panoramas"),
     }
@@ -95,16 +95,11 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Judged
         beside = (
             next(word for word in NEIGHBOURS if word not in (ref, query)) if kind == "two things" else None
         )
-        seed, known_photos = SEED + index, with_cutouts_of(world, source)
+        seed, known_photos = SEED + index, world.before(source)
         draw = partial(draw_scenes, batch=1, seed=seed, beside=beside, backgrounds=backgrounds)
         scene, perfect = draw(source, things=[ref]), draw(known_photos, things=[query]).pixels
         cases.append(JudgedCase(scene, ref, query, kind, seed, perfect))
     return cases
-
-
-def with_cutouts_of(world: World, backgrounds: World) -> World:
-    """The things of one world before the backgrounds of another."""
-    return replace(backgrounds, cutouts=world.cutouts, boxes=world.boxes, thing_of=world.thing_of)
 
 
 # ---------------------------------------------------------------- contenders
@@ -215,14 +210,14 @@ def pasted(case: Case, attempt: Attempt, factor: int) -> Tensor:
     return torch.lerp(case.scene.pixels, attempt.pixels, soft)
 
 
-def figures_of(case: Case, attempt: Attempt, model: DiffusersDenoiser, classifier: Classifier) -> Figures:
+def figures_of(case: Case, attempt: Attempt, model: DiffusersDenoiser, classifier: Judge) -> Figures:
     """Every figure of one edit. Outside: what neither the object nor its soft edge covers."""
     scene: Scenes = case.scene
     outside = (F.max_pool2d(scene.mask, 9, 1, 4) < 0.01).float()
     told = judge(classifier, attempt.pixels, scene.mask)
     decoded, final = model.decode(model.encode(scene.pixels)), pasted(case, attempt, model.factor)
     figures = {
-        **verdict(told, case.ref, case.query),
+        **verdict(told, case.ref, case.query, classifier.sure),
         "psnr outside": psnr(attempt.pixels, scene.pixels, outside),
         "psnr outside, against the VAE": psnr(attempt.pixels, decoded, outside),
         "ssim outside": ssim(attempt.pixels, scene.pixels, outside),
@@ -248,7 +243,7 @@ def run_case(
     runs: dict[str, Contender],
     model: DiffusersDenoiser,
     hooks: Hooks,
-    classifier: Classifier,
+    classifier: Judge,
 ) -> dict[str, Figures]:
     """All contenders on one case, in a random order, with seconds and UNet sample-forwards."""
     rows = {}
@@ -277,7 +272,7 @@ def work(
     """One process, single-threaded: every `workers`-th case."""
     torch.set_num_threads(1)
     model = load_model(name, dtype=dtype)
-    hooks, (classifier, _) = Hooks(model), load_classifier(data)
+    hooks, (classifier, _) = Hooks(model), load_judge(data)
     cases = cases_of(data, model.words or {}, count)
     runs = make(model)
     for index in range(rank, count, workers):
@@ -374,7 +369,7 @@ def main(
         return
     rows = measure(model, dtype, data, count, workers, contenders)
     found = summary(rows, list(contenders(load_model(model))))
-    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_classifier(data)[1]}
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge(data)[1]}
     record("quality", **facts, figures=found)
     typer.echo(table(found))
     if readme:

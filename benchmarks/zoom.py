@@ -18,7 +18,7 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.classifier import Classifier, judge, load_classifier, verdict
+from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.quality import PAIRS
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.api import edit_image
@@ -58,7 +58,7 @@ def as_pixels(image: Image.Image) -> Tensor:
     return values[None, None] if values.ndim == 2 else values.permute(2, 0, 1)[None]
 
 
-def run_case(model: DiffusersDenoiser, classifier: Classifier, case: Case) -> dict[str, Figures]:
+def run_case(model: DiffusersDenoiser, classifier: Judge, case: Case) -> dict[str, Figures]:
     """Each variant on one scene, each from the start."""
     picture = Picture(pixels_to_image(case.scene.pixels), None, None, None, "scene", "")
     true, rows = case.scene.mask > 0.5, {}
@@ -70,7 +70,7 @@ def run_case(model: DiffusersDenoiser, classifier: Classifier, case: Case) -> di
             as_pixels(result.mask) > 0.5,
         )
         rows[name] = {
-            **verdict(told, case.ref, case.query),
+            **verdict(told, case.ref, case.query, classifier.sure),
             "iou": iou(found, true),
             "precision": float((found & true).sum() / found.sum().clamp(min=1)),
             "recall": float((found & true).sum() / true.sum()),
@@ -97,7 +97,7 @@ def main(
     dtype: str = "auto", page: bool = True,
 ) -> None:  # fmt: skip
     """Every variant on `count` scenes of each size: print the table, record the figures, write the page."""
-    denoiser, (classifier, _) = load_model(model, dtype=dtype), load_classifier(data)
+    denoiser, (classifier, _) = load_model(model, dtype=dtype), load_judge(data)
     found: dict[str, dict[str, Figures]] = {}
     for size, width in WIDTHS.items():
         rows = [run_case(denoiser, classifier, case) for case in cases_of(data, width, count)]

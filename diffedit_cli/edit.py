@@ -13,7 +13,7 @@ from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
-from .schedules import add_noise, draw_noise, make_steps, round_half_up
+from .schedules import add_noise, draw_noise, make_steps, round_half_up, thinned
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
@@ -254,10 +254,9 @@ def sketch_of(plan: Plan) -> Plan:
     """The same plan in few of its steps, evenly spread."""
     total = len(plan.steps)
     few = min(SKETCH_STEPS, total)
-    kept = [i * total // few for i in range(few)]
-    levels = [*kept, total]
-    steps = Steps(plan.steps.timesteps[kept], plan.steps.alphas[levels], plan.steps.solver)
-    return replace(plan, steps=steps, source=Trajectory(plan.source.latents[levels]))
+    levels = [i * total // few for i in range(few + 1)]
+    source = Trajectory(plan.source.latents[levels])
+    return replace(plan, steps=thinned(plan.steps, levels), source=source)
 
 
 def start_of(plan: Plan, number: int) -> Latents:

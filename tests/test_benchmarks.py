@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import guidance
-from benchmarks.classifier import VIEW, Classifier, judge, verdict, views_of
-from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table, with_cutouts_of
+from benchmarks.classifier import Judge, judge, verdict
+from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table
 from benchmarks.report import means, write_block
+from training.classifier import VIEW, views_of
 from training.scenes import World
 
 
@@ -26,15 +27,13 @@ def test_a_view_is_the_square_round_the_object() -> None:
 
 
 def test_the_judge_gives_every_word_a_probability() -> None:
-    told = judge(
-        Classifier(["horse", "zebra"]).eval(), torch.rand(1, 3, 128, 128), torch.ones(1, 1, 128, 128)
-    )
+    told = judge(Judge(["horse", "zebra"]).eval(), torch.rand(1, 3, 128, 128), torch.ones(1, 1, 128, 128))
     assert set(told) == {"horse", "zebra"}
     assert sum(told.values()) == pytest.approx(1)
 
 
 def test_the_judge_sees_a_thing_that_grew_beyond_the_old_ones_outline() -> None:
-    class Counts(Classifier):
+    class Counts(Judge):
         """Says `large` as surely as there is white in the view."""
 
         def forward(self, views: Tensor) -> Tensor:
@@ -50,14 +49,15 @@ def test_the_judge_sees_a_thing_that_grew_beyond_the_old_ones_outline() -> None:
     assert judge(counts, pixels, mask)["large"] == pytest.approx(1, abs=0.01)
 
 
-def test_an_edit_succeeds_if_the_query_wins() -> None:
-    told = {"horse": 0.2, "zebra": 0.3, "dog": 0.5}
-    assert verdict(told, "horse", "zebra") == {"success": 0.0, "query over ref": 1.0}
-    assert verdict(told, "horse", "dog") == {"success": 1.0, "query over ref": 1.0}
-    assert verdict(told, "dog", "horse") == {"success": 0.0, "query over ref": 0.0}
+def test_an_edit_succeeds_if_the_judge_is_sure_of_the_query() -> None:
+    told = {"horse": 0.1, "zebra": 0.3, "dog": 0.6}
+    assert verdict(told, "horse", "zebra", 0.55) == {"success": 0.0, "query over ref": 1.0}
+    assert verdict(told, "horse", "dog", 0.55) == {"success": 1.0, "query over ref": 1.0}
+    assert verdict(told, "horse", "dog", 0.65) == {"success": 0.0, "query over ref": 1.0}
+    assert verdict(told, "dog", "horse", 0.55) == {"success": 0.0, "query over ref": 0.0}
     painted = {"horse": 0.1, "white horse": 0.5, "zebra": 0.4}
-    assert verdict(painted, "zebra", "horse") == {"success": 1.0, "query over ref": 1.0}
-    assert verdict(painted, "horse", "zebra") == {"success": 0.0, "query over ref": 0.0}
+    assert verdict(painted, "zebra", "horse", 0.55) == {"success": 1.0, "query over ref": 1.0}
+    assert verdict(painted, "horse", "zebra", 0.55) == {"success": 0.0, "query over ref": 0.0}
 
 
 def test_similarity_is_that_of_the_region_alone() -> None:
@@ -97,7 +97,7 @@ def test_the_things_of_one_world_stand_before_the_backgrounds_of_another() -> No
         parts = (torch.full((1, 3, 3, 4, 8), value), torch.zeros(1), torch.ones(1))
         return World(*parts, torch.full((1, 5, 4, 4), value), torch.full((1, 2), value), torch.zeros(1))
 
-    mixed = with_cutouts_of(world(1), world(2))
+    mixed = world(1).before(world(2))
     assert (mixed.cutouts == 1).all()
     assert (mixed.boxes == 1).all()
     assert (mixed.panoramas == 2).all()

@@ -19,14 +19,18 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from benchmarks.classifier import Judge, chances, examine
 from diffedit_cli.models import EMBEDDED, load_model
 from diffedit_cli.models.single_file import scheduler
+from training.classifier import Classifier, through_vae, train_classifier
 from training.evaluate import evaluate, held_out_cases, held_out_loss, iou, psnr
 from training.examples import Example, draw_examples
 from training.export import export
+from training.reward import critic_words, draw_pair, kind_of, reward_loss, train_critic
 from training.scenes import (
     WALLPAPER_HORIZON,
     World,
@@ -41,6 +45,7 @@ from training.scenes import (
 from training.sources import pack, save_panorama
 from training.tokenizer import TOKENS, load_tokenizer, write_tokenizer
 from training.train import (
+    HELD_OUT_SEED,
     Ema,
     Job,
     Optimizer,
@@ -50,11 +55,14 @@ from training.train import (
     crops_round,
     debiased_weights,
     learning_rate,
+    load_text_to_image,
     load_unet,
+    made_ready,
     new_text_encoder,
     new_unet,
     new_vae,
     random_crops,
+    read_unet,
     run_job,
     vae_loss,
     with_weights_of,
@@ -599,3 +607,79 @@ def test_figures_by_hand(data: Path) -> None:
     assert psnr(half + 0.1, black, weight) == pytest.approx(20.0, abs=1e-4)
     cases = held_out_cases(data, 4)
     assert [case.kind for case in cases] == ["known place"] * 2 + ["unseen photo"] * 2
+
+
+# ---------------------------------------------------------------- classifiers, and what one of them is for
+
+
+def test_a_classifier_is_fine_tuned(world: World) -> None:
+    model, start = (Classifier(["white horse", "black horse"], "lite0") for _ in range(2))
+    train_classifier(model, world, load_model("embedded").vae, minutes=0.05)
+    layers = [model.body._conv_stem.weight, start.body._conv_stem.weight]
+    assert not torch.equal(*layers)
+    torch.testing.assert_close(*layers, atol=0.01, rtol=0)  # not far from ImageNet's
+    assert torch.equal(model.body._bn0.running_mean, start.body._bn0.running_mean)
+
+
+def test_a_success_is_as_sure_as_nearly_all_photos(world: World) -> None:
+    class Lightness(Judge):
+        """Says `white horse` as surely as the view is light."""
+
+        def forward(self, views: Tensor) -> Tensor:
+            light = 20 * (views[..., 40:56, 40:56].mean((1, 2, 3)) - 0.4)
+            return torch.stack([light, torch.zeros_like(light)], 1)
+
+    model, vae = Lightness(["white horse", "black horse"]).eval(), load_model("embedded").vae
+    figures, sure = examine(model, {"all": partial(draw_scenes, world)}, vae, scenes=120)
+    assert figures["all"] > 0.95
+    assert 0.5 <= sure < 1
+    scenes = draw_scenes(world, 60, HELD_OUT_SEED + 50_000, things=model.words)
+    told = chances(model, through_vae(vae, scenes.pixels), scenes.mask)
+    surety = told[torch.arange(60), torch.arange(60) % 2]
+    assert float((surety >= sure).float().mean()) == pytest.approx(0.98, abs=0.04)
+
+
+def test_things_become_things_of_their_kind() -> None:
+    rng, words = np.random.default_rng(0), critic_words()
+    assert len(set(words)) == len(words)
+    assert {"horse", "white horse", "bowl of pears", "red mug"} <= set(words)
+    for ref, query in (draw_pair(rng, words) for _ in range(200)):
+        assert ref != query
+        assert kind_of(ref) == kind_of(query)
+        assert not query.endswith(ref)  # no horse becomes a white horse: it may be one
+    assert [kind_of(word) for word in ("white horse", "car", "mug", "apple", "bowl of apples")] == [
+        "animals",
+        "vehicles",
+        "things",
+        "things",
+        "bowl",
+    ]
+
+
+def test_the_reward_reaches_the_unet_and_nothing_else(world: World) -> None:
+    model = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
+    made_ready(model, torch.device("cpu"), compiled=False)
+    model.text_encoder.requires_grad_(False)
+    critic = Classifier(["horse", "zebra", "dog"], "lite1").eval().requires_grad_(False)
+    torch.manual_seed(0)
+    loss, numbers = reward_loss(model, critic, world, 3, 2, np.random.default_rng(0))
+    loss.backward()
+    assert set(numbers) == {"critic", "right"}
+    assert numbers["critic"] == pytest.approx(np.log(3), abs=0.5)  # its last layer knows nothing yet
+    assert all(parameter.grad is not None for parameter in model.unet.parameters())
+    others = [*model.vae.parameters(), *model.text_encoder.parameters(), *critic.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_the_stage_of_the_reward_leaves_the_text_encoder(data: Path, world: World, tmp_path: Path) -> None:
+    train_critic(data, world, load_model("embedded").vae, minutes=0.001)
+    run = tmp_path / "run"
+    for part in ("vae", "unet", "text_encoder", "tokenizer"):
+        shutil.copytree(EMBEDDED / part, run / part)
+    run_job(Job("reward", data, run, Settings(samples=4, batch=2, pool=32, warmup=1)))
+    before, after = read_unet(EMBEDDED), read_unet(run)
+    assert not torch.equal(before[0].conv_in.weight, after[0].conv_in.weight)
+    torch.testing.assert_close(before[0].conv_in.weight, after[0].conv_in.weight, atol=1e-3, rtol=0)
+    for old, new in zip(before[1].parameters(), after[1].parameters(), strict=True):
+        torch.testing.assert_close(old, new, atol=1e-6, rtol=0)
+    assert "right" in (run / "reward.log").read_text()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from diffedit_cli.models import EMBEDDED
 from training.sources import DATA
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -73,21 +74,22 @@ ReuseOption = Annotated[float, typer.Option(help="How often a scene is used; 1 w
 
 
 def add_stage(
-    stage: str, about: str, *, minutes: float, samples: int, batch: int, reuse: float, warmup: int
-) -> None:
+    stage: str, about: str, *, minutes: float, samples: int, batch: int, reuse: float, warmup: int,
+    rate: float = 5e-4, ema: float = 0.998,
+) -> None:  # fmt: skip
     """A command that trains one stage, with its usual numbers."""
 
     def train(
         run: RunOption = RUN, data: DataOption = DATA, start: StartOption = None,
         minutes: MinutesOption = minutes, samples: SamplesOption = samples, batch: BatchOption = batch,
-        workers: WorkersOption = 2, learning_rate: RateOption = 5e-4, reuse: ReuseOption = reuse,
+        workers: WorkersOption = 2, learning_rate: RateOption = rate, reuse: ReuseOption = reuse,
         device: str = "cpu", compile: CompileOption = False,
     ) -> None:  # fmt: skip
         from training.train import Job, Settings, run_job
 
         settings = Settings(
             minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
-            reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup, compile=compile,
+            reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup, ema=ema, compile=compile,
         )  # fmt: skip
         run_job(Job(stage, data, run, settings, start, device))
 
@@ -111,12 +113,41 @@ add_stage(
 
 
 @app.command()
+def critic(
+    data: DataOption = DATA, minutes: float = 15,
+    model: Annotated[Path, typer.Option(help="Model folder whose VAE it shall know.")] = EMBEDDED,
+) -> None:  # fmt: skip
+    """Train the classifier that stage `reward` listens to."""
+    from diffusers import AutoencoderKL
+
+    from training.reward import train_critic
+    from training.scenes import load_world
+
+    vae = AutoencoderKL.from_pretrained(model / "vae").float().eval()
+    typer.echo(train_critic(data, load_world(data), vae, minutes))
+
+
+add_stage(
+    "reward",
+    "Train the UNet on edits of its own that the critic judges.",
+    minutes=60,
+    samples=10_000_000,
+    batch=8,
+    reuse=3,
+    warmup=30,
+    rate=1e-4,
+    ema=0.99,
+)
+
+
+@app.command()
 def export(out: Path = DATA / "export", run: RunOption = RUN, already: int = 0) -> None:
     """Write run/ as a float16 model folder. `already`: samples behind the weights that it started from."""
     from training.export import export as write
 
-    seen = json.loads((run / "unet.json").read_text())["samples"]
-    typer.echo(write(run, out, already + seen))
+    seen = run / "unet.json"  # not there where stage `reward` began with a finished model
+    samples = json.loads(seen.read_text())["samples"] if seen.exists() else 0
+    typer.echo(write(run, out, already + samples))
 
 
 @app.command()

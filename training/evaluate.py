@@ -6,7 +6,7 @@ The edits are the package's own, run on the folder as a user would run it.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Case:
 def held_out_cases(data: Path, count: int, device: str = "cpu") -> list[Case]:
     """`count` cases over PAIRS: half in known places (fresh views), then half on unseen wallpapers."""
     training = load_world(data).to(device)
-    unseen = replace(training, wallpapers=load_world(data, held_out=True).to(device).wallpapers)
+    unseen = training.before(load_world(data, held_out=True).to(device))
     cases = []
     for index in range(count):
         ref, query = PAIRS[index % len(PAIRS)]

@@ -67,6 +67,10 @@ class World:
             shares=self.shares[panoramas],
         )
 
+    def before(self, backgrounds: "World") -> "World":
+        """The same things before the backgrounds of another world."""
+        return replace(backgrounds, cutouts=self.cutouts, boxes=self.boxes, thing_of=self.thing_of)
+
 
 @dataclass
 class Scenes:

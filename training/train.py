@@ -543,32 +543,43 @@ def unet_loss(
     return loss, numbers
 
 
-def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, worker: Worker) -> int:
-    """Train UNet and text encoder on latents of fresh scenes; saves EMA weights. Returns the samples seen."""
-    device = world.device
+def made_ready(model: TextToImage, device: torch.device, compiled: bool) -> None:
+    """All parts on the device, the UNet as it is fastest there."""
     model.unet.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         model.unet.set_attn_processor(AttnProcessor())  # a step takes 8 % less time than with SDPA
-    if settings.compile:
+    if compiled:
         model.unet.compile(dynamic=False)
     model.text_encoder.to(device)
     model.vae.to(device).requires_grad_(False)
     model.alphas_cumprod = model.alphas_cumprod.to(device)
+
+
+def latent_pool(
+    world: World, model: TextToImage, settings: Settings, seeds: Iterator[int], seed: int
+) -> Pool:
+    """A pool of latents, masks of all objects, and the words for captions."""
+
+    @torch.no_grad()
+    def draw() -> tuple[Tensor, ...]:
+        scenes: Scenes = draw_scenes(world, 32, next(seeds))
+        with autocast(world.device):
+            latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
+        words = torch.stack([scenes.thing, scenes.second, scenes.place, scenes.colour], 1)
+        return latents.float() * model.vae.config.scaling_factor, latent_mask(scenes.objects), words
+
+    return Pool(draw, settings.pool, settings.reuse, seed)
+
+
+def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, worker: Worker) -> int:
+    """Train UNet and text encoder on latents of fresh scenes; saves EMA weights. Returns the samples seen."""
+    made_ready(model, world.device, settings.compile)
     weights = debiased_weights(model.alphas_cumprod)
     seed = settings.seed * 1000 + worker.rank
     seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
     torch.manual_seed(int(rng.integers(2**31)))
     generator = torch.Generator().manual_seed(seed)
-
-    @torch.no_grad()
-    def draw() -> tuple[Tensor, ...]:
-        scenes: Scenes = draw_scenes(world, 32, next(seeds))
-        with autocast(device):
-            latents = model.vae.encode(scenes.pixels * 2 - 1).latent_dist.mean
-        words = torch.stack([scenes.thing, scenes.second, scenes.place, scenes.colour], 1)
-        return latents.float() * model.vae.config.scaling_factor, latent_mask(scenes.objects), words
-
-    pool = Pool(draw, settings.pool, settings.reuse, seed)
+    pool = latent_pool(world, model, settings, seeds, seed)
 
     def compute_loss(done: float) -> tuple[Tensor, dict[str, float]]:
         latents, mask, words = pool.take(settings.batch)
@@ -592,11 +603,11 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
 class Job:
     """One stage: what to train, from which folders, with which settings. Every worker builds its own copy."""
 
-    stage: str  # "vae", "decoder" or "unet"
+    stage: str  # "vae", "decoder", "unet" or "reward"
     data: Path  # where the sources lie
     out: Path  # vae/, unet/, text_encoder/, checkpoints and logs are written here
     settings: Settings
-    start: Path | None = None  # a model folder to start from, instead of random weights
+    start: Path | None = None  # a model folder to start from, instead of random weights, or of `out` (reward)
     device: str = "cpu"
 
 
@@ -606,7 +617,10 @@ def run_job(job: Job) -> None:
     if workers == 1:
         run_worker(0, job, None)
         return
-    parts = nn.ModuleList(load_unet(job)[:2]) if job.stage == "unet" else load_vae(job)
+    if job.stage in ("vae", "decoder"):
+        parts: nn.Module = load_vae(job)
+    else:
+        parts = nn.ModuleList(load_unet(job)[: 2 if job.stage == "unet" else 1])
     peers = Peers(workers, sum(p.numel() for p in parts.parameters() if p.requires_grad))
     torch.multiprocessing.spawn(run_worker, (job, peers), nprocs=workers)
 
@@ -618,12 +632,18 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
         # By SIGINT torch ends workers whose parent has gone; started with a shell's `&` they would ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
-    world = load_world(job.data, backdrops=job.stage != "unet").to(job.device)
-    worker = Worker(rank, peers)
-    if job.stage != "unet":
+    worker, is_vae = Worker(rank, peers), job.stage in ("vae", "decoder")
+    world = load_world(job.data, backdrops=is_vae).to(job.device)
+    if is_vae:
         train_vae(world, load_vae(job), job.settings, job.out, worker)
         return
-    train_unet(world, load_text_to_image(load_unet(job), job.out), job.settings, job.out, worker)
+    model = load_text_to_image(load_unet(job), job.out)
+    if job.stage == "unet":
+        train_unet(world, model, job.settings, job.out, worker)
+    else:
+        from training.reward import load_critic, train_reward  # which build on this module
+
+        train_reward(world, model, load_critic(job.data), job.settings, job.out, worker)
 
 
 def load_vae(job: Job) -> AutoencoderKL:
@@ -656,9 +676,10 @@ def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokeni
     if not (job.out / "tokenizer").exists():
         write_tokenizer(caption_words(), job.out / "tokenizer")
     tokenizer = load_tokenizer(job.out / "tokenizer")
-    if job.start is None:
+    start = job.out if job.start is None and job.stage == "reward" else job.start
+    if start is None:
         return new_unet(), new_text_encoder(tokenizer), tokenizer
-    unet, text_encoder, old_tokenizer = read_unet(job.start)
+    unet, text_encoder, old_tokenizer = read_unet(start)
     return with_weights_of(unet), with_words_of(tokenizer, text_encoder, old_tokenizer), tokenizer
 
 
