@@ -111,11 +111,11 @@ def kinds_of(data: Path) -> dict[str, Callable[..., Scenes]]:
 
 
 def load_judge(data: Path) -> tuple[Judge, dict[str, float]]:
-    """The trained judge and its held-out accuracy, from the folder of the sources."""
+    """The trained judge, from the folder of the sources; its held-out accuracy, and how sure it must be."""
     content = torch.load(data / WEIGHTS, weights_only=True)
     model = Judge(content["words"], content["sure"])
     model.load_state_dict(content["model"])
-    return model.eval(), content["accuracy"]
+    return model.eval(), {**content["accuracy"], "sure": round(model.sure, 4)}
 
 
 def main(

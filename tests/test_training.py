@@ -646,7 +646,9 @@ def test_things_become_things_of_their_kind() -> None:
     for ref, query in (draw_pair(rng, words) for _ in range(200)):
         assert ref != query
         assert kind_of(ref) == kind_of(query)
-        assert not query.endswith(ref)  # no horse becomes a white horse: it may be one
+        assert not query.endswith(f" {ref}")  # no horse becomes a white horse: it may be one
+    pairs = {draw_pair(rng, ["apple", "pineapple"]) for _ in range(20)}
+    assert pairs == {("apple", "pineapple"), ("pineapple", "apple")}
     assert [kind_of(word) for word in ("white horse", "car", "mug", "apple", "bowl of apples")] == [
         "animals",
         "vehicles",

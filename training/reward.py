@@ -8,6 +8,7 @@ goes on beside it, so that the UNet forgets nothing.
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,9 @@ def draw_pair(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]
     often."""
     weights = np.array([THINGS[parse(word)[0]].share for word in words]) ** 0.5
     query = str(rng.choice(words, p=weights / weights.sum()))
-    fits = np.array([kind_of(word) == kind_of(query) and not query.endswith(word) for word in words])
+    fits = np.array(
+        [kind_of(word) == kind_of(query) and not f" {query}".endswith(f" {word}") for word in words]
+    )
     return str(rng.choice(words, p=weights * fits / (weights * fits).sum())), query
 
 
@@ -190,10 +193,5 @@ def train_reward(
         loss, numbers = unet_loss(model, latents, mask, captions, weights)
         return loss, numbers | told
 
-    def on_save() -> None:
-        model.unet.save_pretrained(out / "unet")
-        model.text_encoder.save_pretrained(out / "text_encoder")
-
-    return run_training(
-        [model.unet], compute_loss, settings, out / "reward.pt", out / "reward.log", on_save, worker
-    )
+    files = out / "reward.pt", out / "reward.log"
+    return run_training([model.unet], compute_loss, settings, *files, partial(model.save, out), worker)

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -518,6 +519,11 @@ class TextToImage:
         ).input_ids
         return self.text_encoder(tokens.to(self.unet.device)).last_hidden_state
 
+    def save(self, out: Path) -> None:
+        """What the stages train, as out/unet and out/text_encoder."""
+        self.unet.save_pretrained(out / "unet")
+        self.text_encoder.save_pretrained(out / "text_encoder")
+
 
 def unet_loss(
     model: TextToImage, latents: Tensor, mask: Tensor, captions: list[str], weights: Tensor
@@ -588,12 +594,9 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
         captions = [caption(rng, *row) for row in words.tolist()]
         return unet_loss(model, latents, mask, captions, weights)
 
-    def on_save() -> None:
-        model.unet.save_pretrained(out / "unet")
-        model.text_encoder.save_pretrained(out / "text_encoder")
-
     parts: list[nn.Module] = [model.unet, model.text_encoder]
-    return run_training(parts, compute_loss, settings, out / "unet.pt", out / "unet.log", on_save, worker)
+    files = out / "unet.pt", out / "unet.log"
+    return run_training(parts, compute_loss, settings, *files, partial(model.save, out), worker)
 
 
 # ---------------------------------------------------------------- jobs
