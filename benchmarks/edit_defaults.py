@@ -33,8 +33,6 @@ def settings_to_try() -> dict[str, EditConfig]:
         configs[f"--inversion {inversion}"] = replace(base, inversion=inversion)
     for room in (0.0, 0.2):
         configs[f"--room {room:g}"] = replace(base, room=room)
-    for tries in (4, 8):
-        configs[f"--tries {tries}"] = replace(base, tries=tries)
     usual = base.mask.threshold
     for threshold in (usual - 0.1, usual - 0.05, usual + 0.05):
         configs[f"--mask-threshold {threshold:g}"] = replace(base, mask=MaskConfig(threshold=threshold))

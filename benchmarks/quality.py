@@ -144,7 +144,7 @@ def round_trip(model: DiffusersDenoiser) -> Contender:
         source = encode_source(model, x0, steps, texts, config, [case.seed])
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
         plan = Plan(config, [case.seed], texts, steps, source, everywhere, everywhere, everywhere, heat=None)
-        return Attempt(redraw(model, plan).pixels, None, None)
+        return Attempt(redraw(model, plan), None, None)
 
     return run
 

@@ -126,9 +126,8 @@ def edit_images(
 
     Yields, picture by picture and query by query, a result, or the error that it ended with; the others go
     on. All have one seed. Pictures of one shape are worked on together, and the queries of a picture share
-    its encoding; up to the rounding of float32 a result is that of `edit_image` (of several tries, rounding
-    may choose another where two are nearly as good). mask, add, subtract: for a single picture. report:
-    starts anew with each group and query.
+    its encoding; up to the rounding of float32 a result is that of `edit_image`. mask, add, subtract: for a
+    single picture. report: starts anew with each group and query.
     """
     given = Given(mask, add, subtract)
     if len(pictures) > 1 and given != Given():

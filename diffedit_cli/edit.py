@@ -3,17 +3,16 @@
 Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `editing.py` puts pictures round it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 
 from .ddim import decode, finish, invert, renoise, require_finite
 from .errors import DiffeditError
 from .guidance import Guidance, forwards_per_run
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
-from .schedules import add_noise, draw_noise, make_steps, round_half_up, thinned
+from .schedules import draw_noise, make_steps, round_half_up
 from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
@@ -53,10 +52,6 @@ class Areas:
 
 
 NOTHING_SAID = Areas()
-SKETCH_STEPS = 8  # of a sketch, at most
-# How likeness compares texts: at so much noise that whole shapes count, and not scraps.
-LIKENESS = MaskConfig(strength=(0.7, 0.8), samples=6)
-TRY_NOISE = 2000  # the noise of try k has this index plus k: beyond those of all maps
 
 
 @dataclass(frozen=True)
@@ -82,23 +77,15 @@ def texts_compared(config: EditConfig) -> int:
     return 3 if config.mask.evidence and config.ref and config.query else 2
 
 
-def tries_of(config: EditConfig) -> int:
-    """How many tries an edit takes: one where no text could tell which is the best."""
-    return 1 if config.ref == config.query else config.tries
-
-
 def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
     """UNet sample-forwards of each stage of an edit of one picture, the most that it can take.
 
     The looks of a zoom are not in it.
     """
     steps = max(1, round_half_up(config.ratio * config.steps))
-    tries = tries_of(config)
-    sketch = forwards_per_run(config.guidance, min(SKETCH_STEPS, steps)) + 2 * LIKENESS.samples
     return {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
         "invert": 0 if config.inversion == "noise" else steps,
-        "sketch": sketch * tries if tries > 1 else 0,
         "decode": forwards_per_run(config.guidance, steps),
     }
 
@@ -191,33 +178,12 @@ class Plan:
         """Where the norms of the guidance are taken; None: everywhere."""
         return self.mask if self.config.guidance.norm_region == "mask" else None
 
-    def repeat(self, times: int) -> "Plan":
-        """The plan of all pictures, then of all again, `times` times."""
-        found, area, mask = (torch.cat([part] * times) for part in (self.found, self.area, self.mask))
-        levels = torch.stack([torch.cat([level] * times) for level in self.source.latents])
-        source, seeds = Trajectory(levels), self.seeds * times
-        return replace(self, seeds=seeds, source=source, found=found, area=area, mask=mask, heat=None)
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """A drawn edit: pixels (b 3 H W), and start, the latents (b c h w) that it began with."""
-
-    pixels: Pixels
-    start: Latents
-
-
-def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Drawn:
+def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
     """Step 3: decode from the noisiest level under the query, with the source put back outside the mask."""
-    start = choose_start(denoiser, plan, report)
-    return Drawn(finish(denoiser, draw(denoiser, plan, start), "decode", len(plan.steps), report), start)
-
-
-def draw(denoiser: Denoiser, plan: Plan, start: Latents) -> Iterator[Latents]:
-    """Step 3 from any noisiest latents (b c h w): those after each step."""
-    return decode(
+    run = decode(
         denoiser,
-        start,
+        plan.source.latents[0],
         plan.steps,
         plan.texts.query,
         plan.texts.negative,
@@ -226,59 +192,7 @@ def draw(denoiser: Denoiser, plan: Plan, start: Latents) -> Iterator[Latents]:
         plan.source,
         plan.region,
     )
-
-
-def choose_start(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Latents:
-    """The noisiest latents (b c h w) to draw from: those whose sketch is most like the query.
-
-    A sketch is the edit in few steps. What it shows is decided by the noise that it begins with, in many
-    steps as in few (Song et al. 2020, arXiv 2010.02502, section 5.2), so a try costs a part of an edit.
-    """
-    tries, batch = tries_of(plan.config), len(plan.mask)
-    if tries == 1:
-        return plan.source.latents[0]
-    rough = sketch_of(plan)
-    starts = torch.stack([start_of(plan, number) for number in range(tries)])
-    scores: list[torch.Tensor] = []
-    report("sketch", 0, tries)
-    for group in starts.split(max(1, pictures_together(*plan.mask.shape[-2:]) // batch)):
-        several = rough.repeat(len(group))
-        *_, ends = draw(denoiser, several, group.flatten(0, 1))
-        scores += likeness(denoiser, ends, several).split(batch)
-        report("sketch", len(scores), tries)
-    best = torch.stack(scores).nan_to_num(nan=-torch.inf).argmax(0)
-    return starts[best, torch.arange(batch, device=best.device)]
-
-
-def sketch_of(plan: Plan) -> Plan:
-    """The same plan in few of its steps, evenly spread."""
-    total = len(plan.steps)
-    few = min(SKETCH_STEPS, total)
-    levels = [i * total // few for i in range(few + 1)]
-    source = Trajectory(plan.source.latents[levels])
-    return replace(plan, steps=thinned(plan.steps, levels), source=source)
-
-
-def start_of(plan: Plan, number: int) -> Latents:
-    """The noisiest latents (b c h w) of a try: of the first, number 0, the source's own; of any other, where
-    the mask is 1, the source under noise of its own."""
-    own, x0 = plan.source.latents[0], plan.source.latents[-1]
-    if number == 0:
-        return own
-    noise = draw_noise((own.shape[1], own.shape[2], own.shape[3]), plan.seeds, TRY_NOISE + number).to(own)
-    return torch.where(plan.mask == 1, add_noise(x0, noise, float(plan.steps.alphas[0])), own)
-
-
-def likeness(denoiser: Denoiser, latents: Latents, plan: Plan) -> Float[torch.Tensor, " b"]:
-    """How much more clean latents (b c h w) look like the query than like the reference inside the mask.
-
-    The model as a classifier (Li et al. 2023, arXiv 2303.16203): how much better the query tells noise that
-    was added than the reference does, or, without one, than the empty text.
-    """
-    pair = [plan.texts.query, plan.texts.ref]
-    maps = difference_maps(denoiser, latents, pair, LIKENESS, plan.seeds)
-    gain = torch.cat([part[:, :, 1] for part in maps]).mean(0)
-    return (gain * plan.mask[:, 0]).sum((1, 2))
+    return finish(denoiser, run, "decode", len(plan.steps), report)
 
 
 class Editor:
@@ -294,7 +208,7 @@ class Editor:
         require_finite(self.x0, "the encoded picture")
         self.heats: dict[object, Heat] = {}
         self.sources: dict[object, Trajectory] = {}
-        self.latest: tuple[Plan, Drawn] | None = None
+        self.latest: tuple[Plan, Pixels] | None = None
 
     def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
         """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
@@ -329,7 +243,7 @@ class Editor:
         plan = self.plan(config, seeds, areas, report)
         drawn = redraw(self.denoiser, plan, report)
         self.latest = plan, drawn
-        return Edited(drawn.pixels, plan.found, plan.area, plan.heat)
+        return Edited(drawn, plan.found, plan.area, plan.heat)
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -342,7 +256,6 @@ def heat_key(config: EditConfig) -> EditConfig:
         steps=usual.steps,
         solver=usual.solver,
         strength=usual.strength,
-        tries=usual.tries,
         inversion=usual.inversion,
         zoom=None,
         room=usual.room,
@@ -359,7 +272,6 @@ def source_key(config: EditConfig) -> EditConfig:
         query="",
         negative_prompt="",
         seed=config.seed if config.inversion == "noise" else None,
-        tries=1,
         solver="ddim",
         zoom=None,
         room=0.0,
@@ -376,6 +288,6 @@ def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True)
         stages |= {
             ("mask", heat_key(config), config.zoom): counts["mask"],
             ("invert", source_key(config), config.zoom): counts["invert"],
-            ("decode", number): counts["sketch"] + counts["decode"],
+            ("decode", number): counts["decode"],
         }
     return sum(stages.values())

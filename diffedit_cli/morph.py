@@ -10,7 +10,7 @@ from jaxtyping import Float
 from .ddim import decode, finish
 from .edit import Editor, Plan
 from .guidance import Guidance
-from .interpolate import FRAMES_AT_ONCE, lerp, slerp, spread_evenly
+from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
 from .mask import enlarge
 from .schedules import append_dims
 from .types import Denoiser, Heat, Latents, Pixels, Report, Trajectory, silent
@@ -34,7 +34,7 @@ def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tupl
     """
     if editor.latest is None:
         raise ValueError("a film is made of an edit: call edit first")
-    (plan, drawn), denoiser, pixels = editor.latest, editor.denoiser, editor.pixels
+    (plan, edited), denoiser, pixels = editor.latest, editor.denoiser, editor.pixels
     factor = pixels.shape[-1] // plan.mask.shape[-1]
     seen, count = enlarge(plan.mask, factor), len(plan.steps)
     frames_drawn = 0
@@ -43,7 +43,7 @@ def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tupl
         nonlocal frames_drawn
         before, size = frames_drawn * count, len(weights)
         frames_drawn += size
-        run = decode_between(denoiser, plan, drawn.start, weights)
+        run = decode_between(denoiser, plan, weights)
         total = (frames - 1) * count
         return finish(
             denoiser, run, "frame", count, lambda _, done, __: report("frame", before + size * done, total)
@@ -51,10 +51,7 @@ def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tupl
 
     def render(weights: list[float]) -> list[MorphFrame]:
         if weights == [0.0, 1.0]:
-            return [
-                MorphFrame(pixels, torch.ones_like(seen)),
-                MorphFrame(drawn.pixels, torch.zeros_like(seen)),
-            ]
+            return [MorphFrame(pixels, torch.ones_like(seen)), MorphFrame(edited, torch.zeros_like(seen))]
         fresh = draw(weights)
         keep = unchanged(fresh, base, weights, factor)
         fresh = (fresh + keep * (pixels - base)).clamp(0, 1)
@@ -67,15 +64,10 @@ def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tupl
     yield from spread_evenly(render, frames, FRAMES_AT_ONCE, gap)
 
 
-def decode_between(denoiser: Denoiser, plan: Plan, start: Latents, weights: list[float]) -> Iterator[Latents]:
-    """`decode` under texts between those of the inversion and those of the edit, one row a weight.
-
-    start: the latents that the edit began with. Where they are not the source's own, a frame begins on the
-    way to them.
-    """
-    texts, count, own = plan.texts, len(weights), plan.source.latents[0]
-    inside = plan.mask == 1
-    noisiest = torch.where(inside, slerp(own * inside, start * inside, weights), own)
+def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iterator[Latents]:
+    """`decode` under texts between those of the inversion and those of the edit, one row a weight."""
+    texts, count = plan.texts, len(weights)
+    noisiest = plan.source.latents[0].expand(count, -1, -1, -1)
     return decode(
         denoiser,
         noisiest,

@@ -258,13 +258,6 @@ class EditConfig:
     seed: int | None = setting(
         None, "Seed of all noise; a random one is chosen, printed and stored.", low=0, high=MAX_SEED
     )
-    tries: int = setting(
-        1,
-        "Sketch the edit so many times, each from other noise, and draw the one that the model itself takes "
-        "most for --query; 1 sketches nothing.",
-        low=1,
-        high=100,
-    )
     inversion: Inversion = setting(
         "ddim",
         "How the picture becomes noise: DDIM inversion with the empty prompt (DiffEdit), with --ref as both "

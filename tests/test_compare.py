@@ -152,7 +152,6 @@ def test_tiles_are_single_edits_and_share_what_they_can(
         ("seed", [1, 2], 12, 1),
         ("mask_strength", [(0.3,), (0.5,)], 12, 1),
         ("negative_prompt", ["", "dull"], 6, 1),
-        ("tries", [1, 2], 6, 1),
     ],
 )
 def test_each_stage_is_run_once_for_all_that_ask_the_same(
@@ -161,8 +160,7 @@ def test_each_stage_is_run_once_for_all_that_ask_the_same(
     lists = {**WORDS, "steps": [2], key: values}
     decode = {"strength": 2}.get(key, 4)  # round(.5 * 2) = round(.51 * 2) = 1 step
     invert = {"strength": 1}.get(key, 2)
-    sketches = {"tries": 2 * (4 + 2 * 6)}.get(key, 0)  # each in all two steps, and six times two texts
-    expected = search + inversions * invert + sketches + 2 * decode
+    expected = search + inversions * invert + 2 * decode
     assert compare(model, picture, lists).run.forwards == expected
     assert count_forwards(lists, {}, has_picture=True) == expected
 

@@ -31,7 +31,6 @@ UNUSED = (
     "steps",
     "solver",
     "strength",
-    "tries",
     "inversion",
     "room",
     *(key for key, *_ in keys(GuidanceConfig, "guidance_")),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 STAGES = {
     "mask": "Finding the mask",
     "invert": "Encoding the picture",
-    "sketch": "Sketching",
     "decode": "Drawing the change",
     "generate": "Drawing",
     "frame": "Drawing frames",
