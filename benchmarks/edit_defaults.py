@@ -51,7 +51,7 @@ def main(
     """Run every variant on every case; print the table, record the figures."""
     rows = measure(model, dtype, data, count, workers, variants)
     found = summary(rows, list(settings_to_try()))
-    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge(data)[1]}
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge()[1]}
     record("edit_defaults", **facts, figures=found)
     typer.echo(table(found))
 

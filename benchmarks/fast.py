@@ -2,8 +2,8 @@
 
     python -m benchmarks.fast --count 64
 
-needs the sources (`python -m training sources`) and the judge (`python -m benchmarks.classifier`). Prints a
-table, appends a line to results.jsonl, and writes docs/speed.md.
+needs the sources (`python -m training sources`). Prints a table, appends a line to results.jsonl, and writes
+docs/speed.md.
 """
 
 from itertools import groupby
@@ -31,7 +31,7 @@ def main(
     model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 64
 ) -> None:
     """Mean mask IoU, success, forwards, and likeness to the full edit, of each variant."""
-    denoiser, (classifier, _) = load_model(model), load_judge(data)
+    denoiser, (classifier, _) = load_model(model), load_judge()
     rows: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
     for group in groups(held_out_cases(data, count)):
         pixels = torch.cat([case.scene.pixels for case in group])

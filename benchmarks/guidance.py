@@ -2,7 +2,7 @@
 
     python -m benchmarks.guidance
 
-Success is the judge's word (`python -m benchmarks.classifier`). A scene has a twin: drawn from the same seed
+Success is the judge's word (benchmarks/classifier.py). A scene has a twin: drawn from the same seed
 with the query's thing in the reference's place, on the same ground and in the same light, though in a pose of
 its own. Writes one line to results.jsonl and the tables of docs/guidance.md.
 """
@@ -143,7 +143,7 @@ def main(
     page: bool = True,
 ) -> None:  # fmt: skip
     """Run every variant on every scene; print the table, record the figures, write the page."""
-    denoiser, (classifier, _) = load_model(model), load_judge(data)
+    denoiser, (classifier, _) = load_model(model), load_judge()
     cases = held_out_cases(data, count)
     rows: list[dict[str, Figures]] = []
     for case, twin in zip(cases, twins_of(data, cases), strict=True):

@@ -4,8 +4,8 @@
 
 Ours, ours with the true mask, the same redrawing without a mask (SDEdit), and diffusers' deprecated DiffEdit
 pipeline at its defaults and at our number of steps; and, to check the judge, a photo of what was asked for in
-place of the thing. Needs the sources (`python -m training sources`) and the judge (`python -m
-benchmarks.classifier`). Writes one line to results.jsonl and the tables of the README and the model card.
+place of the thing. Needs the sources (`python -m training sources`). Writes one line to results.jsonl and the
+tables of the README and the model card.
 """
 
 import warnings
@@ -272,7 +272,7 @@ def work(
     """One process, single-threaded: every `workers`-th case."""
     torch.set_num_threads(1)
     model = load_model(name, dtype=dtype)
-    hooks, (classifier, _) = Hooks(model), load_judge(data)
+    hooks, (classifier, _) = Hooks(model), load_judge()
     cases = cases_of(data, model.words or {}, count)
     runs = make(model)
     for index in range(rank, count, workers):
@@ -369,7 +369,7 @@ def main(
         return
     rows = measure(model, dtype, data, count, workers, contenders)
     found = summary(rows, list(contenders(load_model(model))))
-    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge(data)[1]}
+    facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge()[1]}
     record("quality", **facts, figures=found)
     typer.echo(table(found))
     if readme:

@@ -4,8 +4,7 @@
 
 Held-out scenes of 512x512 pixels. The embedded model works at 128, so what is a tenth to a quarter of the
 width is 3 to 8 of its cells. Mask IoU is taken over the pixels of the picture. Needs the sources
-(`python -m training sources`) and the judge (`python -m benchmarks.classifier`). Writes one line to
-results.jsonl and the table of docs/zoom.md.
+(`python -m training sources`). Writes one line to results.jsonl and the table of docs/zoom.md.
 """
 
 from dataclasses import replace
@@ -97,7 +96,7 @@ def main(
     dtype: str = "auto", page: bool = True,
 ) -> None:  # fmt: skip
     """Every variant on `count` scenes of each size: print the table, record the figures, write the page."""
-    denoiser, (classifier, _) = load_model(model, dtype=dtype), load_judge(data)
+    denoiser, (classifier, _) = load_model(model, dtype=dtype), load_judge()
     found: dict[str, dict[str, Figures]] = {}
     for size, width in WIDTHS.items():
         rows = [run_case(denoiser, classifier, case) for case in cases_of(data, width, count)]

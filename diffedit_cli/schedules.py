@@ -38,11 +38,6 @@ def make_steps(schedule: Schedule, count: int, strength: float = 1.0, solver: So
     return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]), solver)
 
 
-def thinned(steps: Steps, levels: list[int]) -> Steps:
-    """The run that stops at these of the levels 0 to len(steps) alone, noisiest first."""
-    return Steps(steps.timesteps[levels[:-1]], steps.alphas[levels], steps.solver)
-
-
 def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int) -> list[float]:
     """The guidance scale of each of `count` steps; both ends of a schedule are reached.
 

@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks import guidance
-from benchmarks.classifier import Judge, judge, verdict
+from benchmarks.classifier import Judge, judge, load_judge, save_judge, verdict
 from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table
 from benchmarks.report import means, write_block
 from training.classifier import VIEW, views_of
 from training.scenes import World
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_a_view_is_the_square_round_the_object() -> None:
@@ -30,6 +34,34 @@ def test_the_judge_gives_every_word_a_probability() -> None:
     told = judge(Judge(["horse", "zebra"]).eval(), torch.rand(1, 3, 128, 128), torch.ones(1, 1, 128, 128))
     assert set(told) == {"horse", "zebra"}
     assert sum(told.values()) == pytest.approx(1)
+
+
+def test_a_judge_is_kept_and_read_again(tmp_path: Path) -> None:
+    kept = Judge(["horse", "zebra"], 0.9).eval()
+    kept.half().float()
+    save_judge(kept, {"known places": 0.98}, tmp_path / "judge.safetensors")
+    found, told = load_judge(tmp_path / "judge.safetensors")
+    assert (found.words, found.sure) == (kept.words, 0.9)
+    assert told == {"known places": 0.98, "sure": 0.9}
+    views = torch.rand(2, 3, VIEW, VIEW)
+    assert torch.equal(found(views), kept(views))
+
+
+@pytest.mark.parametrize(
+    ("picture", "word"), [("horse_park", "horse"), ("dog_grass", "dog"), ("fox_forest", "fox")]
+)
+def test_the_judge_of_this_repository_is_sure_of_the_examples(picture: str, word: str) -> None:
+    model, _ = load_judge()
+    assert {named for pair in PAIRS for named in pair} <= set(model.words)
+    image = Image.open(EXAMPLES / f"{picture}.jpg").convert("RGB").resize((128, 128))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    middle = torch.zeros(1, 1, 128, 128)
+    middle[..., 20:120, 10:118] = 1
+    with torch.no_grad():
+        told = judge(model, pixels, middle)
+    other = "zebra" if word == "horse" else "horse"
+    assert verdict(told, other, word, model.sure)["success"] == 1
+    assert verdict(told, word, other, model.sure)["success"] == 0
 
 
 def test_the_judge_sees_a_thing_that_grew_beyond_the_old_ones_outline() -> None:

@@ -17,7 +17,6 @@ from diffedit_cli.schedules import (
     inside_interval,
     make_steps,
     round_half_up,
-    thinned,
     to_eps,
     to_x0,
 )
@@ -32,15 +31,6 @@ TEN = Schedule(torch.linspace(0.9, 0.1, 10, dtype=torch.float64), final_alpha=1.
 )
 def test_round_half_up(value: float, whole: int) -> None:
     assert round_half_up(value) == whole
-
-
-def test_a_thinned_run_stops_at_some_levels() -> None:
-    steps = make_steps(TEN, 5, solver="dpm++")
-    few = thinned(steps, [1, 2, 5])
-    assert few.timesteps.tolist() == [steps.timesteps[1], steps.timesteps[2]]
-    assert few.alphas.tolist() == [steps.alphas[1], steps.alphas[2], 1]
-    assert few.solver == "dpm++"
-    assert len(thinned(steps, [0])) == 0
 
 
 @pytest.mark.parametrize(

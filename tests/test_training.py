@@ -26,11 +26,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from benchmarks.classifier import Judge, chances, examine
 from diffedit_cli.models import EMBEDDED, load_model
 from diffedit_cli.models.single_file import scheduler
+from diffedit_cli.types import Steps
 from training.classifier import Classifier, through_vae, train_classifier
 from training.evaluate import evaluate, held_out_cases, held_out_loss, iou, psnr
 from training.examples import Example, draw_examples
 from training.export import export
-from training.reward import critic_words, draw_pair, kind_of, reward_loss, train_critic
+from training.reward import critic_words, draw_pair, kind_of, reward_loss, thinned, train_critic
 from training.scenes import (
     WALLPAPER_HORIZON,
     World,
@@ -649,6 +650,9 @@ def test_things_become_things_of_their_kind() -> None:
         assert not query.endswith(f" {ref}")  # no horse becomes a white horse: it may be one
     pairs = {draw_pair(rng, ["apple", "pineapple"]) for _ in range(20)}
     assert pairs == {("apple", "pineapple"), ("pineapple", "apple")}
+    queries = [draw_pair(rng, ["horse", "white horse", "black horse", "zebra"])[1] for _ in range(300)]
+    assert queries.count("horse") == pytest.approx(129, abs=35)  # 0.12 of 0.12 + 0.08 + 2 * 0.12 / 3
+    assert queries.count("white horse") == pytest.approx(43, abs=25)
     assert [kind_of(word) for word in ("white horse", "car", "mug", "apple", "bowl of apples")] == [
         "animals",
         "vehicles",
@@ -656,6 +660,15 @@ def test_things_become_things_of_their_kind() -> None:
         "things",
         "bowl",
     ]
+
+
+def test_a_thinned_run_stops_at_some_levels() -> None:
+    alphas = torch.linspace(0.1, 1, 6)
+    few = thinned(Steps(torch.tensor([9, 7, 5, 3, 1]), alphas, "dpm++"), [1, 2, 5])
+    assert few.timesteps.tolist() == [7, 5]
+    assert torch.equal(few.alphas, alphas[[1, 2, 5]])
+    assert few.solver == "dpm++"
+    assert len(thinned(few, [0])) == 0
 
 
 def test_the_reward_reaches_the_unet_and_nothing_else(world: World) -> None:

@@ -124,7 +124,7 @@ def critic(
     from training.scenes import load_world
 
     vae = AutoencoderKL.from_pretrained(model / "vae").float().eval()
-    typer.echo(train_critic(data, load_world(data), vae, minutes))
+    typer.echo(train_critic(data, load_world(data, backdrops=True), vae, minutes))
 
 
 add_stage(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from training.scenes import World, draw_scenes
 from training.train import Pool, fresh_seeds
+from training.words import THINGS
 
 VIEW = 96  # pixels a side of what a classifier sees
 IMAGENET = {
@@ -84,16 +85,20 @@ def through_vae(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 def train_classifier(
     model: Classifier, world: World, vae: AutoencoderKL, minutes: float, batch: int = 32
 ) -> None:
-    """Fine-tune on fresh scenes for some minutes; the means and deviations of ImageNet's layers stay."""
+    """Fine-tune on fresh scenes for some minutes, a quarter of them with a neighbour that is not meant; the
+    means and deviations of ImageNet's layers stay."""
     torch.manual_seed(0)
     seeds, words = fresh_seeds(0), model.words
+    neighbours = [thing.word for thing in THINGS if not thing.in_bowl]
     model.eval().to(memory_format=torch.channels_last)
     rates = {model.body: 3e-4, model.head: 3e-3}  # the head starts at random
     optimizer = torch.optim.AdamW([{"params": list(part.parameters())} for part in rates], weight_decay=1e-2)
 
     def draw() -> tuple[Tensor, ...]:
         truth = torch.randint(len(words), (32,))
-        scenes = draw_scenes(world, 32, next(seeds), things=[words[index] for index in truth.tolist()])
+        things, seed = [words[index] for index in truth.tolist()], next(seeds)
+        beside = neighbours[seed // 4 % len(neighbours)] if seed % 4 == 0 else None
+        scenes = draw_scenes(world, 32, seed, things=things, beside=beside)
         pixels = torch.cat([through_vae(vae, scenes.pixels[:24]), scenes.pixels[24:]])
         views = [views_of(pixels, scenes.mask, random_shift(32)) for _ in range(2)]
         return (torch.cat(views) * 255).byte(), torch.cat([truth, truth])

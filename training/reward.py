@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from diffedit_cli.ddim import decode, invert, renoise
 from diffedit_cli.guidance import Guidance
 from diffedit_cli.mask import widen
-from diffedit_cli.schedules import make_steps, thinned
+from diffedit_cli.schedules import make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig
-from diffedit_cli.types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps, Trajectory
+from diffedit_cli.types import Latents, Pixels, PromptEmbeds, Schedule, Steps, Timesteps, Trajectory
 from training.classifier import Classifier, random_shift, train_classifier, views_of
 from training.scenes import World, draw_scenes, latent_mask
 from training.train import (
@@ -144,10 +144,21 @@ def reward_loss(
     return loss, {"critic": loss.item(), "right": (told.argmax(1) == truth).float().mean().item()}
 
 
+def thinned(steps: Steps, levels: list[int]) -> Steps:
+    """The run that stops at these of the levels 0 to len(steps) alone, noisiest first."""
+    return Steps(steps.timesteps[levels[:-1]], steps.alphas[levels], steps.solver)
+
+
 def draw_pair(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:
     """Two words of one kind: an animal becomes an animal, a bowl a bowl. What training shows often comes
-    often."""
-    weights = np.array([THINGS[parse(word)[0]].share for word in words]) ** 0.5
+    often, as often without a colour as in all its colours."""
+    things = [THINGS[parse(word)[0]] for word in words]
+    weights = np.array(
+        [
+            thing.share / (len(thing.colours) if word != thing.word else 1)
+            for word, thing in zip(words, things, strict=True)
+        ]
+    )
     query = str(rng.choice(words, p=weights / weights.sum()))
     fits = np.array(
         [kind_of(word) == kind_of(query) and not f" {query}".endswith(f" {word}") for word in words]
@@ -182,7 +193,8 @@ def train_reward(
     seed = settings.seed * 1000 + worker.rank
     seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
     torch.manual_seed(int(rng.integers(2**31)))
-    pool = latent_pool(world, model, settings, seeds, seed)
+    named_places = (world.place_of != NOTHING).nonzero()[:, 0].tolist()  # captions need a name
+    pool = latent_pool(world.at(named_places), model, settings, seeds, seed)
 
     def compute_loss(_: float) -> tuple[Tensor, dict[str, float]]:
         loss, told = reward_loss(model, critic, world, next(seeds), settings.batch, rng)

@@ -636,7 +636,7 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.manual_seed(job.settings.seed)  # all workers start from the same random weights
     worker, is_vae = Worker(rank, peers), job.stage in ("vae", "decoder")
-    world = load_world(job.data, backdrops=is_vae).to(job.device)
+    world = load_world(job.data, backdrops=job.stage != "unet").to(job.device)
     if is_vae:
         train_vae(world, load_vae(job), job.settings, job.out, worker)
         return
