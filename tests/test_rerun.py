@@ -106,6 +106,13 @@ def test_the_embedded_model_needs_no_flag_and_a_flag_changes_one_thing(run: Run)
     assert after == {**before, "query": "dog", "steps": 2}
 
 
+def test_a_setting_that_is_gone_does_not_matter_where_it_did_nothing(run: Run) -> None:
+    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    save_image("old.png", noise(9, 9), settings={**(read_settings("out.png") or {}), "tries": 1})
+    good(run("rerun", "old.png"))
+    assert Path("old-rerun.png").read_bytes() == Path("out.png").read_bytes()
+
+
 def test_what_was_configured_later_does_not_matter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     good(run("generate", "a horse", "--steps", "2", "-o", "out.png"))
     monkeypatch.setenv("DIFFEDIT_STEPS", "1")
@@ -166,6 +173,7 @@ def test_what_a_result_does_not_hold_has_to_be_given_again(run: Run, checkpoint:
         ({"steps": 0}, ["--steps 0 is out of range"]),
         ({"steps": "many"}, ["--steps cannot be"]),
         ({"guidance_stale": 1}, ["no setting guidance_stale", "out.png", "99"]),
+        ({"tries": 4}, ["no setting tries", "out.png", "99"]),
         ({"input": "../../../etc/photo"}, ["The picture photo"]),
         ({"input": 3}, ["does not say which picture"]),
     ],

@@ -29,6 +29,7 @@ SCHEMAS = {
     "interpolate": InterpolateConfig,
 }
 FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256"}
+GONE = {"tries": 1}  # settings that there were once, with the value at which they did nothing
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 
 
@@ -101,6 +102,7 @@ def read_stored(file: Path) -> dict[str, Any]:
         raise ImageError(f"{file.name} does not say which picture it was made from.", "Use diffedit edit.")
     schema = SCHEMAS[stored["command"]]
     known = {key for of in (schema, ModelConfig) for key, *_ in keys(of)}
+    stored = {key: value for key, value in stored.items() if (key, value) not in GONE.items()}
     for key in stored:
         if key not in known | FACTS | {*MASKS}:
             raise unknown_setting(key, known, f", but {file.name} (diffedit {stored['diffedit']}) has it")
