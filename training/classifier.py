@@ -96,9 +96,9 @@ def train_classifier(
 
     def draw() -> tuple[Tensor, ...]:
         truth = torch.randint(len(words), (32,))
-        things, seed = [words[index] for index in truth.tolist()], next(seeds)
-        beside = neighbours[seed // 4 % len(neighbours)] if seed % 4 == 0 else None
-        scenes = draw_scenes(world, 32, seed, things=things, beside=beside)
+        things = [words[index] for index in truth.tolist()]
+        beside = neighbours[int(torch.randint(len(neighbours), ()))] if torch.rand(()) < 0.25 else None
+        scenes = draw_scenes(world, 32, next(seeds), things=things, beside=beside)
         pixels = torch.cat([through_vae(vae, scenes.pixels[:24]), scenes.pixels[24:]])
         views = [views_of(pixels, scenes.mask, random_shift(32)) for _ in range(2)]
         return (torch.cat(views) * 255).byte(), torch.cat([truth, truth])
