@@ -19,7 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -650,6 +650,9 @@ def test_things_become_things_of_their_kind() -> None:
         assert not query.endswith(f" {ref}")  # no horse becomes a white horse: it may be one
     pairs = {draw_pair(rng, ["apple", "pineapple"]) for _ in range(20)}
     assert pairs == {("apple", "pineapple"), ("pineapple", "apple")}
+    refs = [ref for ref, query in (draw_pair(rng, words) for _ in range(600)) if query == "black horse"]
+    assert "horse" not in refs
+    assert {"white horse", "brown horse"} < set(refs)
     queries = [draw_pair(rng, ["horse", "white horse", "black horse", "zebra"])[1] for _ in range(300)]
     assert queries.count("horse") == pytest.approx(129, abs=35)  # 0.12 of 0.12 + 0.08 + 2 * 0.12 / 3
     assert queries.count("white horse") == pytest.approx(43, abs=25)
@@ -675,15 +678,26 @@ def test_the_reward_reaches_the_unet_and_nothing_else(world: World) -> None:
     model = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     made_ready(model, torch.device("cpu"), compiled=False)
     model.text_encoder.requires_grad_(False)
-    critic = Classifier(["horse", "zebra", "dog"], "lite1").eval().requires_grad_(False)
     torch.manual_seed(0)
-    loss, numbers = reward_loss(model, critic, world, 3, 2, np.random.default_rng(0))
+    critic = Classifier(["horse", "zebra", "dog"], "lite1").eval().requires_grad_(False)
+
+    def reward() -> tuple[torch.Tensor, dict[str, float]]:
+        torch.manual_seed(0)
+        return reward_loss(model, critic, world, 3, 2, np.random.default_rng(0))
+
+    loss, numbers = reward()
     loss.backward()
     assert set(numbers) == {"critic", "right"}
-    assert numbers["critic"] == pytest.approx(np.log(3), abs=0.5)  # its last layer knows nothing yet
+    assert numbers["critic"] == loss.item()
     assert all(parameter.grad is not None for parameter in model.unet.parameters())
     others = [*model.vae.parameters(), *model.text_encoder.parameters(), *critic.parameters()]
     assert all(parameter.grad is None for parameter in others)
+    length = nn.utils.get_total_norm([parameter.grad for parameter in model.unet.parameters()])
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter -= 0.02 * parameter.grad / length
+        fallen = loss.item() - reward()[0].item()
+    assert fallen == pytest.approx(0.02 * float(length), rel=0.5)  # as steep as the gradient is long
 
 
 def test_the_stage_of_the_reward_leaves_the_text_encoder(data: Path, world: World, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def thinned(steps: Steps, levels: list[int]) -> Steps:
 
 def draw_pair(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:
     """Two words of one kind: an animal becomes an animal, a bowl a bowl. What training shows often comes
-    often, as often without a colour as in all its colours."""
+    often, as often without a colour as in all its colours; half of what takes a colour had another before."""
     things = [THINGS[parse(word)[0]] for word in words]
     weights = np.array(
         [
@@ -163,6 +163,8 @@ def draw_pair(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]
     fits = np.array(
         [kind_of(word) == kind_of(query) and not f" {query}".endswith(f" {word}") for word in words]
     )
+    if parse(query)[1] != NOTHING and rng.random() < 0.5:
+        fits &= np.array([parse(word)[0] == parse(query)[0] for word in words])
     return str(rng.choice(words, p=weights * fits / (weights * fits).sum())), query
 
 
