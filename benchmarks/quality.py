@@ -338,7 +338,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             if value is None or key not in shown.get(name, columns):
                 cells.append("")
             elif key in percent:
-                cells.append(f"{100 * value:.0f} %")
+                cells.append(f"{100 * value:.3g} %")
             else:
                 cells.append(f"{value:.{decimals.get(key, 2)}f}")
         rows.append(cells)
