@@ -18,7 +18,7 @@ from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.edit import Editor
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.settings import EditConfig, GuidanceConfig, NormRegion
+from diffedit_cli.settings import EditConfig, GuidanceConfig, NormRegion, filled_in
 from training.evaluate import Case, held_out_cases, psnr
 from training.scenes import Scenes, draw_scenes, load_world
 from training.sources import DATA
@@ -29,7 +29,7 @@ STEPS = 20  # the fewest that cfg++ should have
 NORMS = ("pred", "diff", "both", "cond")
 
 VARIANTS = {
-    "cfg, 7.5 (the default)": GuidanceConfig(),
+    "cfg (the default)": GuidanceConfig(),
     "no guidance (1)": GuidanceConfig(scale=1.0),
     **{
         f"norm {norm}, in the {region}": GuidanceConfig(norm=norm, norm_region=region)
@@ -70,12 +70,12 @@ def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Judge) -> F
 def run_case(model: DiffusersDenoiser, classifier: Judge, case: Case, twin: Scenes) -> dict[str, Figures]:
     """Every variant on one scene."""
     editor, rows = Editor(model, case.scene.pixels), {}
-    strength = model.own_defaults.get("strength")
-    base = EditConfig(ref=case.ref, query=case.query, steps=STEPS, strength=strength)
-    editor.plan(base, [case.seed])  # the map and the inversion, before the counting
+    base = EditConfig(ref=case.ref, query=case.query, steps=STEPS)
+    editor.plan(filled_in(base, model.own_defaults), [case.seed])  # map and inversion, before the counting
     for name, guidance in VARIANTS.items():
         before = model.forwards
-        edited = editor.edit(replace(base, guidance=guidance), [case.seed])
+        settings = filled_in(replace(base, guidance=guidance), model.own_defaults)
+        edited = editor.edit(settings, [case.seed])
         rows[name] = figures_of(case, twin, edited.pixels, classifier)
         rows[name]["forwards"] = float(model.forwards - before)
     return rows
@@ -153,7 +153,8 @@ def main(
     record("guidance", model=model, edits=count, figures=found)
     typer.echo(table(found))
     if page:
-        intro = f"{count} edits of held-out scenes, {STEPS} steps, model {model}."
+        scale = filled_in(EditConfig(), denoiser.own_defaults).guidance.base_scale
+        intro = f"{count} edits of held-out scenes, {STEPS} steps, model {model}, cfg at {scale:g}."
         write_block(PAGE, "guidance", f"{intro}\n\n{table(found)}\n\n{reading(found, count)}")
 
 
