@@ -277,7 +277,7 @@ class EditConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(
-        0.1,
+        0.11,
         "Room round a found mask, which is redrawn too, for a thing of another shape: a share of the root of "
         "the mask's area. None round a mask of your own or an inverted one.",
         low=0,

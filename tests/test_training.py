@@ -18,7 +18,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -30,8 +30,16 @@ from diffedit_cli.types import Steps
 from training.classifier import Classifier, through_vae, train_classifier
 from training.evaluate import evaluate, held_out_cases, held_out_loss, iou, psnr
 from training.examples import Example, draw_examples
-from training.export import export
-from training.reward import critic_words, draw_pair, kind_of, reward_loss, thinned, train_critic
+from training.export import export, mean
+from training.reward import (
+    critic_words,
+    draw_pair,
+    heat_loss,
+    kind_of,
+    reward_loss,
+    thinned,
+    train_critic,
+)
 from training.scenes import (
     WALLPAPER_HORIZON,
     World,
@@ -675,21 +683,27 @@ def test_a_thinned_run_stops_at_some_levels() -> None:
     assert len(thinned(few, [0])) == 0
 
 
-def test_the_reward_reaches_the_unet_and_nothing_else(world: World) -> None:
+@pytest.mark.parametrize("which", ["reward", "heat"])
+def test_the_losses_of_edits_reach_the_unet_and_nothing_else(world: World, which: str) -> None:
     model = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     made_ready(model, torch.device("cpu"), compiled=False)
     model.text_encoder.requires_grad_(False)
     torch.manual_seed(0)
     critic = Classifier(["horse", "zebra", "dog"], "lite1").eval().requires_grad_(False)
 
-    def reward() -> tuple[torch.Tensor, dict[str, float]]:
+    def measured() -> tuple[torch.Tensor, dict[str, float]]:
         torch.manual_seed(0)
-        return reward_loss(model, critic, world, 3, 2, np.random.default_rng(0))
+        if which == "reward":
+            return reward_loss(model, critic, world, 3, 2, np.random.default_rng(0))
+        return heat_loss(model, critic.words, world, 3, 2, np.random.default_rng(0))
 
-    loss, numbers = reward()
+    loss, numbers = measured()
     loss.backward()
-    assert set(numbers) == {"critic", "right"}
-    assert numbers["critic"] == loss.item()
+    if which == "reward":
+        assert set(numbers) == {"critic", "right"}
+        assert numbers["critic"] == loss.item()
+    else:
+        assert numbers == {"dice": pytest.approx(1 - loss.item())}
     assert all(parameter.grad is not None for parameter in model.unet.parameters())
     others = [*model.vae.parameters(), *model.text_encoder.parameters(), *critic.parameters()]
     assert all(parameter.grad is None for parameter in others)
@@ -697,19 +711,50 @@ def test_the_reward_reaches_the_unet_and_nothing_else(world: World) -> None:
     with torch.no_grad():
         for parameter in model.unet.parameters():
             parameter -= 0.02 * parameter.grad / length
-        fallen = loss.item() - reward()[0].item()
+        fallen = loss.item() - measured()[0].item()
     assert fallen == pytest.approx(0.02 * float(length), rel=0.5)  # as steep as the gradient is long
 
 
-def test_the_stage_of_the_reward_leaves_the_text_encoder(data: Path, world: World, tmp_path: Path) -> None:
-    train_critic(data, world, load_model("embedded").vae, minutes=0.001)
+def test_the_heat_loss_is_that_of_the_mask_that_is_found(world: World) -> None:
+    known = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
+    blind = load_text_to_image((new_unet(), *read_unet(EMBEDDED)[1:]), EMBEDDED)
+    told = []
+    for model in (known, blind):
+        made_ready(model, torch.device("cpu"), compiled=False)
+        with torch.no_grad():
+            told.append(heat_loss(model, ["horse", "zebra"], world, 3, 4, np.random.default_rng(0))[0].item())
+    assert 0 < told[0] < 0.5 < told[1] < 1
+
+
+@pytest.mark.parametrize("stage", ["heat", "reward"])
+def test_the_stages_of_edits_leave_the_text_encoder(
+    data: Path, world: World, tmp_path: Path, stage: str
+) -> None:
+    if stage == "reward":
+        train_critic(data, world, load_model("embedded").vae, minutes=0.001)
     run = tmp_path / "run"
     for part in ("vae", "unet", "text_encoder", "tokenizer"):
         shutil.copytree(EMBEDDED / part, run / part)
-    run_job(Job("reward", data, run, Settings(samples=4, batch=2, pool=32, warmup=1)))
+    run_job(Job(stage, data, run, Settings(samples=4, batch=2, pool=32, warmup=1)))
     before, after = read_unet(EMBEDDED), read_unet(run)
     assert not torch.equal(before[0].conv_in.weight, after[0].conv_in.weight)
     torch.testing.assert_close(before[0].conv_in.weight, after[0].conv_in.weight, atol=1e-3, rtol=0)
     for old, new in zip(before[1].parameters(), after[1].parameters(), strict=True):
         torch.testing.assert_close(old, new, atol=1e-6, rtol=0)
-    assert "right" in (run / "reward.log").read_text()
+    log = (run / f"{stage}.log").read_text()
+    assert "dice" in log
+    assert ("right" in log) == (stage == "reward")
+
+
+def test_the_mean_of_two_models_lies_half_way(tmp_path: Path) -> None:
+    file = "unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(EMBEDDED / file)
+    doubled = {name: 2 * value for name, value in weights.items()}
+    (tmp_path / "other/unet").mkdir(parents=True)
+    save_file(doubled, tmp_path / "other" / file)
+    out = mean(EMBEDDED, tmp_path / "other", tmp_path / "out")
+    for name, value in load_file(out / file).items():
+        assert value.dtype == torch.float16
+        torch.testing.assert_close(value.float(), 1.5 * weights[name].float(), rtol=1e-3, atol=1e-6)
+    assert {path.name for path in out.iterdir()} == {path.name for path in EMBEDDED.iterdir()}
+    load_model(out)

@@ -127,17 +127,21 @@ def critic(
     typer.echo(train_critic(data, load_world(data, backdrops=True), vae, minutes))
 
 
-add_stage(
-    "reward",
-    "Train the UNet on edits of its own that the critic judges.",
-    minutes=60,
-    samples=10_000_000,
-    batch=8,
-    reuse=3,
-    warmup=30,
-    rate=1e-4,
-    ema=0.99,
-)
+for edit_stage, about in {
+    "heat": "Train the UNet on the masks that it finds.",
+    "reward": "Train the UNet on edits of its own that the critic judges, and on the masks that it finds.",
+}.items():
+    add_stage(
+        edit_stage, about, minutes=60, samples=10_000_000, batch=8, reuse=3, warmup=30, rate=1e-4, ema=0.99
+    )
+
+
+@app.command()
+def mean(one: Path, other: Path, out: Path) -> None:
+    """Write the model folder ONE to OUT with the mean of its UNet and that of the model folder OTHER."""
+    from training.export import mean as write
+
+    typer.echo(write(one, other, out))
 
 
 @app.command()
@@ -145,7 +149,7 @@ def export(out: Path = DATA / "export", run: RunOption = RUN, already: int = 0) 
     """Write run/ as a float16 model folder. `already`: samples behind the weights that it started from."""
     from training.export import export as write
 
-    seen = run / "unet.json"  # not there where stage `reward` began with a finished model
+    seen = run / "unet.json"  # not there where a later stage began with a finished model
     samples = json.loads(seen.read_text())["samples"] if seen.exists() else 0
     typer.echo(write(run, out, already + samples))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from diffedit_cli.models.single_file import scheduler
@@ -46,6 +47,20 @@ def export(run: Path, out: Path, trained_samples: int) -> Path:
     (out / "diffedit.json").write_text(json.dumps(description(trained_samples), indent=2) + "\n")
     if MODEL_CARD.exists():
         shutil.copy(MODEL_CARD, out / "README.md")
+    return out
+
+
+def mean(one: Path, other: Path, out: Path) -> Path:
+    """Copy the model folder `one` to `out`, with the mean of its UNet and that of `other`.
+
+    What two trainings of one network are good at is often in the mean of their weights (Wortsman et al. 2022,
+    arXiv 2203.05482).
+    """
+    file = "unet/diffusion_pytorch_model.safetensors"
+    weights, others = load_file(one / file), load_file(other / file)
+    shutil.copytree(one, out, dirs_exist_ok=True)
+    halfway = {name: ((w.float() + others[name].float()) / 2).to(w.dtype) for name, w in weights.items()}
+    save_file(halfway, out / file, metadata={"format": "pt"})
     return out
 
 

@@ -1,9 +1,14 @@
-"""Fine-tune the UNet on edits that it makes itself, by what a classifier of photos, the critic, says of them.
+"""Fine-tune the UNet on the two things that an edit asks of it: to find the thing, and to draw another.
 
-The loss of stage `unet` asks for the noise of one step. An edit is many steps, from latents that no training
-saw, each built on the one before, and may end as half a lion. Here it is run, and the critic's loss on how it
-ends goes back through its last networks (ReFL: Xu et al. 2023, arXiv 2304.05977). The loss of stage `unet`
-goes on beside it, so that the UNet forgets nothing.
+The loss of stage `unet` asks for the noise of one step. But a mask is the difference of predictions under two
+texts, and outside the thing these need not agree for that loss to be small. So stage `heat` searches for the
+mask as an edit does, and asks that what it finds is the thing.
+
+And an edit is many steps, from latents that no training saw, each built on the one before, and may end as
+half a lion. So stage `reward` runs it, and the loss of a classifier of photos, the critic, on how it ends
+goes back through its last networks (ReFL: Xu et al. 2023, arXiv 2304.05977), beside the loss of stage `heat`.
+
+The loss of stage `unet` goes on in both, so that the UNet forgets nothing.
 """
 
 import time
@@ -17,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffedit_cli.ddim import decode, invert, renoise
+from diffedit_cli.edit import Texts, find_heat
 from diffedit_cli.guidance import Guidance
 from diffedit_cli.mask import widen
 from diffedit_cli.schedules import make_steps
-from diffedit_cli.settings import EditConfig, GuidanceConfig
+from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig
 from diffedit_cli.types import Latents, Pixels, PromptEmbeds, Schedule, Steps, Timesteps, Trajectory
 from training.classifier import Classifier, random_shift, train_classifier, views_of
 from training.scenes import World, draw_scenes, latent_mask
@@ -43,6 +49,8 @@ SCALE = (3.5, 6.0)  # of the guidance
 ROOM = (0.08, 0.25)  # round the true mask
 INVERTED = 0.6  # the share of edits that start from DDIM inversion; the others from plain noise
 BESIDE = ("dog", "cow", "horse", "fox")  # one of them stands in a quarter of the scenes
+SLOPE = 0.1  # of heat: how near the threshold a cell must be to be pushed
+HEAT = 0.08  # the weight of its loss, so that its gradient is about as long as the others
 LENGTH = 0.15  # of the critic's gradient at most; that of the other loss is about as long
 CRITIC = "critic.pt"  # in the folder of the sources
 
@@ -144,6 +152,33 @@ def reward_loss(
     return loss, {"critic": loss.item(), "right": (told.argmax(1) == truth).float().mean().item()}
 
 
+def heat_loss(
+    model: TextToImage, words: Sequence[str], world: World, seed: int, batch: int, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """1 - Dice of what a search for the mask finds in `batch` fresh scenes and the true mask; numbers for the
+    log.
+
+    It is the search of an edit, of two maps, with gradients; a steep slope takes the place of the threshold.
+    Half of the time another thing stands in all scenes, that none of the texts names.
+    """
+    pairs = [draw_pair(rng, words) for _ in range(batch)]
+    meant = {parse(word)[0] for pair in pairs for word in pair}
+    others = [thing.word for i, thing in enumerate(THINGS) if i not in meant and not thing.in_bowl]
+    beside = str(rng.choice(others)) if rng.random() < 0.5 else None
+    scenes = draw_scenes(world, batch, seed, things=[ref for ref, _ in pairs], beside=beside)
+    student, config = Student(model), EditConfig(*pairs[0], mask=MaskConfig(samples=2))
+    with torch.no_grad():
+        x0, empty = student.encode(scenes.pixels), student.embed([""])
+        sides = zip(*pairs, strict=True)
+        ref, query = (student.embed([spoken(rng, word) for word in side]) for side in sides)
+    texts = Texts(ref, query, negative=empty, source=empty, empty=empty)
+    seeds = rng.integers(2**31, size=batch).tolist()
+    heat = find_heat(student, scenes.pixels, x0, texts, config, seeds)
+    truth, inside = latent_mask(scenes.mask), torch.sigmoid((heat - config.mask.threshold) / SLOPE)
+    dice = 2 * (inside * truth).sum((1, 2, 3)) / (inside + truth).sum((1, 2, 3))
+    return 1 - dice.mean(), {"dice": dice.mean().item()}
+
+
 def thinned(steps: Steps, levels: list[int]) -> Steps:
     """The run that stops at these of the levels 0 to len(steps) alone, noisiest first."""
     return Steps(steps.timesteps[levels[:-1]], steps.alphas[levels], steps.solver)
@@ -180,16 +215,22 @@ def spoken(rng: np.random.Generator, word: str) -> str:
     return str(rng.choice([word, word, with_article(word), f"a photo of {with_article(word)}"]))
 
 
-# ---------------------------------------------------------------- the stage
+# ---------------------------------------------------------------- the stages
 
 
-def train_reward(
-    world: World, model: TextToImage, critic: Classifier, settings: Settings, out: Path, worker: Worker
+def train_edits(
+    world: World,
+    model: TextToImage,
+    critic: Classifier | None,
+    settings: Settings,
+    out: Path,
+    worker: Worker,
 ) -> int:
-    """Train the UNet on `settings.batch` edits and twice as many scenes a step; saves EMA weights. Returns
-    the edits made."""
+    """Train the UNet on `settings.batch` masks a step, or with a critic on as many edits and half the masks.
+
+    Twice as many scenes go beside, as in stage `unet`. Saves EMA weights. Returns the masks or edits made.
+    """
     made_ready(model, world.device, settings.compile)
-    critic.to(world.device)
     model.text_encoder.requires_grad_(False)
     weights = debiased_weights(model.alphas_cumprod)
     seed = settings.seed * 1000 + worker.rank
@@ -197,15 +238,24 @@ def train_reward(
     torch.manual_seed(int(rng.integers(2**31)))
     named_places = (world.place_of != NOTHING).nonzero()[:, 0].tolist()  # captions need a name
     pool = latent_pool(world.at(named_places), model, settings, seeds, seed)
+    words, searches = critic_words(), settings.batch
+    if critic is not None:
+        critic.to(world.device)
+        searches = max(1, settings.batch // 2)
 
     def compute_loss(_: float) -> tuple[Tensor, dict[str, float]]:
-        loss, told = reward_loss(model, critic, world, next(seeds), settings.batch, rng)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.unet.parameters(), LENGTH)
-        latents, mask, words = pool.take(2 * settings.batch)
-        captions = [caption(rng, *row) for row in words.tolist()]
+        told: dict[str, float] = {}
+        if critic is not None:
+            loss, told = reward_loss(model, critic, world, next(seeds), settings.batch, rng)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.unet.parameters(), LENGTH)
+        loss, found = heat_loss(model, words, world, next(seeds), searches, rng)
+        (HEAT * loss).backward()
+        latents, mask, rows = pool.take(2 * settings.batch)
+        captions = [caption(rng, *row) for row in rows.tolist()]
         loss, numbers = unet_loss(model, latents, mask, captions, weights)
-        return loss, numbers | told
+        return loss, numbers | told | found
 
-    files = out / "reward.pt", out / "reward.log"
+    name = "heat" if critic is None else "reward"
+    files = out / f"{name}.pt", out / f"{name}.log"
     return run_training([model.unet], compute_loss, settings, *files, partial(model.save, out), worker)

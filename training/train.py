@@ -606,11 +606,11 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
 class Job:
     """One stage: what to train, from which folders, with which settings. Every worker builds its own copy."""
 
-    stage: str  # "vae", "decoder", "unet" or "reward"
+    stage: str  # "vae", "decoder", "unet", "heat" or "reward"
     data: Path  # where the sources lie
     out: Path  # vae/, unet/, text_encoder/, checkpoints and logs are written here
     settings: Settings
-    start: Path | None = None  # a model folder to start from, instead of random weights, or of `out` (reward)
+    start: Path | None = None  # a model folder to start from; else random weights, or `out` (heat, reward)
     device: str = "cpu"
 
 
@@ -644,9 +644,10 @@ def run_worker(rank: int, job: Job, peers: Peers | None) -> None:
     if job.stage == "unet":
         train_unet(world, model, job.settings, job.out, worker)
     else:
-        from training.reward import load_critic, train_reward  # which build on this module
+        from training.reward import load_critic, train_edits  # which build on this module
 
-        train_reward(world, model, load_critic(job.data), job.settings, job.out, worker)
+        critic = load_critic(job.data) if job.stage == "reward" else None
+        train_edits(world, model, critic, job.settings, job.out, worker)
 
 
 def load_vae(job: Job) -> AutoencoderKL:
@@ -679,7 +680,7 @@ def load_unet(job: Job) -> tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokeni
     if not (job.out / "tokenizer").exists():
         write_tokenizer(caption_words(), job.out / "tokenizer")
     tokenizer = load_tokenizer(job.out / "tokenizer")
-    start = job.out if job.start is None and job.stage == "reward" else job.start
+    start = job.out if job.start is None and job.stage != "unet" else job.start
     if start is None:
         return new_unet(), new_text_encoder(tokenizer), tokenizer
     unet, text_encoder, old_tokenizer = read_unet(start)
