@@ -166,6 +166,7 @@ def heat_loss(
     others = [thing.word for i, thing in enumerate(THINGS) if i not in meant and not thing.in_bowl]
     beside = str(rng.choice(others)) if rng.random() < 0.5 else None
     scenes = draw_scenes(world, batch, seed, things=[ref for ref, _ in pairs], beside=beside)
+    # The config names one pair for all: the search asks it only whether there are two texts, and other ones.
     student, config = Student(model), EditConfig(*pairs[0], mask=MaskConfig(samples=2))
     with torch.no_grad():
         x0, empty = student.encode(scenes.pixels), student.embed([""])
