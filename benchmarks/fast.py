@@ -15,7 +15,7 @@ import typer
 
 from benchmarks.classifier import judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
-from diffedit_cli.edit import Editor
+from diffedit_cli.core.diffedit import DiffEdit
 from diffedit_cli.models import load_model
 from diffedit_cli.settings import FAST, EditConfig, build, filled_in
 from training.evaluate import Case, held_out_cases, iou, psnr
@@ -35,7 +35,7 @@ def main(
     rows: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
     for group in groups(held_out_cases(data, count)):
         pixels = torch.cat([case.scene.pixels for case in group])
-        editor, full = Editor(denoiser, pixels), pixels
+        editor, full = DiffEdit(denoiser, pixels), pixels
         for name, settings in VARIANTS.items():
             texts = {"ref": group[0].ref, "query": group[0].query}
             config = filled_in(build(EditConfig, settings, texts), denoiser.own_defaults)
@@ -43,7 +43,7 @@ def main(
             edited = editor.edit(config, [case.seed for case in group])
             forwards = (denoiser.forwards - before) / len(group)
             full = edited.pixels if name == "full" else full
-            where = edited.found > 0.5
+            where = edited.plan.found > 0.5
             for i, case in enumerate(group):
                 one, true = slice(i, i + 1), case.scene.mask
                 told = judge(classifier, edited.pixels[one], true)

@@ -16,26 +16,21 @@ from torch import Tensor
 
 from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
-from diffedit_cli.edit import Editor
+from diffedit_cli.core.diffedit import DiffEdit
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.settings import EditConfig, GuidanceConfig, NormRegion, filled_in
+from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
 from training.evaluate import Case, held_out_cases, psnr
 from training.scenes import Scenes, draw_scenes, load_world
 from training.sources import DATA
 
 PAGE = Path(__file__).parent.parent / "docs" / "guidance.md"
-REGIONS: tuple[NormRegion, ...] = ("mask", "latent")
 STEPS = 20  # the fewest that cfg++ should have
 NORMS = ("pred", "diff", "both", "cond")
 
 VARIANTS = {
     "cfg (the default)": GuidanceConfig(),
     "no guidance (1)": GuidanceConfig(scale=1.0),
-    **{
-        f"norm {norm}, in the {region}": GuidanceConfig(norm=norm, norm_region=region)
-        for norm in NORMS
-        for region in REGIONS
-    },
+    **{f"norm {norm}": GuidanceConfig(norm=norm) for norm in NORMS},
     "rescale 0.7": GuidanceConfig(rescale=0.7),
     "apg": GuidanceConfig(method="apg"),
     "cfg++": GuidanceConfig(method="cfg++"),
@@ -69,7 +64,7 @@ def figures_of(case: Case, twin: Scenes, pixels: Tensor, classifier: Judge) -> F
 
 def run_case(model: DiffusersDenoiser, classifier: Judge, case: Case, twin: Scenes) -> dict[str, Figures]:
     """Every variant on one scene."""
-    editor, rows = Editor(model, case.scene.pixels), {}
+    editor, rows = DiffEdit(model, case.scene.pixels), {}
     base = EditConfig(ref=case.ref, query=case.query, steps=STEPS)
     editor.plan(filled_in(base, model.own_defaults), [case.seed])  # map and inversion, before the counting
     for name, guidance in VARIANTS.items():
@@ -127,14 +122,6 @@ def reading(found: dict[str, dict[str, Any]], count: int) -> str:
         f"Nearest to the twin's saturation is `{nearest}` ({found[nearest]['absolute drift']:.3f} off), and "
         f"the default is {plain['absolute drift']:.3f} off.",
     ]
-    for region in REGIONS:
-        rows = [found[f"norm {norm}, in the {region}"] for norm in NORMS]
-        success, drift, psnr = (
-            sum(row[key] for row in rows) / len(rows) for key in ("success", "absolute drift", "psnr")
-        )
-        lines.append(
-            f"The norms in the {region}: {success:.0%} success, {psnr:.1f} dB, saturation {drift:.3f} off."
-        )
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from benchmarks.quality import cases_of
 from benchmarks.report import record
-from diffedit_cli.edit import Texts
-from diffedit_cli.mask import binarise, difference_maps, grow, normalise, refine, weigh
+from diffedit_cli.core.diffedit import Texts
+from diffedit_cli.core.mask import binarise, difference_maps, grow, normalise, refine, weigh
+from diffedit_cli.core.schedules import round_half_up
+from diffedit_cli.core.types import Heat, Pixels
 from diffedit_cli.models import load_model
-from diffedit_cli.schedules import round_half_up
 from diffedit_cli.settings import EditConfig, MaskConfig
-from diffedit_cli.types import Heat, Pixels
 from training.evaluate import grouped, iou
 from training.scenes import latent_mask
 from training.sources import DATA

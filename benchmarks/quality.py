@@ -24,10 +24,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.report import Figures, markdown, means, record, write_block
 from benchmarks.speed import Hooks, diffedit_pipeline
-from diffedit_cli.edit import Areas, Editor, Plan, Texts, encode_source, redraw
-from diffedit_cli.mask import binarise, enlarge, feather, widen
+from diffedit_cli.core.diffedit import Areas, DiffEdit, Plan, Texts, encode_source, redraw
+from diffedit_cli.core.mask import binarise, enlarge, feather, widen
+from diffedit_cli.core.schedules import make_steps
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
-from diffedit_cli.schedules import make_steps
 from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
 from training.evaluate import Case, edit_sheet, grouped, iou, psnr
 from training.scenes import Scenes, World, draw_scenes, latent_mask, load_world
@@ -111,10 +111,10 @@ def ours(model: DiffusersDenoiser, config: EditConfig | None = None, *, true_mas
 
     def run(case: Case) -> Attempt:
         settings = filled_in(replace(base, ref=case.ref, query=case.query), model.own_defaults)
-        editor = Editor(model, case.scene.pixels)
+        editor = DiffEdit(model, case.scene.pixels)
         if not true_mask:
             result = editor.edit(settings, [case.seed])
-            return Attempt(result.pixels, result.found, result.area)
+            return Attempt(result.pixels, result.plan.found, result.plan.area)
         mask = binarise(latent_mask(case.scene.mask), replace(base.mask, threshold=0.5))
         area = widen(mask, settings.room)
         return Attempt(editor.edit(settings, [case.seed], Areas(area)).pixels, mask, area)
@@ -128,7 +128,7 @@ def sdedit(model: DiffusersDenoiser) -> Contender:
     def run(case: Case) -> Attempt:
         config = filled_in(EditConfig(ref=case.ref, query=case.query, inversion="noise"), model.own_defaults)
         everywhere = torch.ones_like(latent_mask(case.scene.mask))
-        edited = Editor(model, case.scene.pixels).edit(config, [case.seed], Areas(everywhere))
+        edited = DiffEdit(model, case.scene.pixels).edit(config, [case.seed], Areas(everywhere))
         return Attempt(edited.pixels, None, None)
 
     return run

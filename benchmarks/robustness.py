@@ -30,7 +30,7 @@ from PIL.ExifTags import Base
 
 from benchmarks.report import markdown, record, write_block
 from diffedit_cli.errors import ImageError
-from diffedit_cli.images.files import MAX_PIXELS, load_image
+from diffedit_cli.images.read import MAX_PIXELS, load_image
 
 PAGE = Path(__file__).parent.parent / "docs" / "robustness.md"
 MOST_SECONDS = 30  # after that a process counts as hung

@@ -33,11 +33,11 @@ import typer
 from PIL import Image
 
 from benchmarks.report import markdown, record, write_block
-from diffedit_cli.api import edit_image, edit_images
-from diffedit_cli.images.files import Picture
+from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.load import compile_unet
 from diffedit_cli.models.prepack import PackedConv2d, prepack
+from diffedit_cli.session import edit_image, edit_images
 from diffedit_cli.settings import FAST, EditConfig, build
 
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"
@@ -364,7 +364,7 @@ COLD = """
 import io, json, time
 marks = [(time.perf_counter(), time.process_time())]
 def mark(): marks.append((time.perf_counter(), time.process_time()))
-import diffedit_cli.cli.app, diffedit_cli.api
+import diffedit_cli.cli.app, diffedit_cli.session
 from diffedit_cli import EditConfig, edit_image, load_image, load_model
 load_model(); mark()
 model = load_model(); mark()

@@ -1,6 +1,6 @@
 """Change one thing in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
 
-    from diffedit_cli import EditConfig, edit_image, load_image, load_model
+    from . import EditConfig, edit_image, load_image, load_model
 
     model = load_model("embedded")
     result = edit_image(model, load_image("in.jpg"), EditConfig(ref="horse", query="zebra"))
@@ -15,20 +15,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.4.0"
 
 if TYPE_CHECKING:
-    from .api import (
-        animate_edit,
-        compare_edits,
-        compare_prompts,
-        edit_image,
-        edit_images,
-        generate_image,
-        interpolate_frames,
-        make_mask,
-    )
     from .errors import DiffeditError
-    from .images.files import Picture, load_image, load_mask
+    from .generation import compare_prompts, generate_image, interpolate_frames
+    from .images.masks import Masks
+    from .images.read import Picture, load_image, load_mask
     from .models import load_model
     from .results import EditResult, Generated, MaskResult
+    from .session import Session, animate_edit, compare_edits, edit_image, edit_images, make_mask
     from .settings import EditConfig, GenerateConfig, GuidanceConfig, InterpolateConfig, MaskConfig
 
 __all__ = [
@@ -41,7 +34,9 @@ __all__ = [
     "InterpolateConfig",
     "MaskConfig",
     "MaskResult",
+    "Masks",
     "Picture",
+    "Session",
     "animate_edit",
     "compare_edits",
     "compare_prompts",
@@ -56,20 +51,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(
-        ["EditConfig", "GenerateConfig", "GuidanceConfig", "InterpolateConfig", "MaskConfig"], "settings"
-    ),
-    **dict.fromkeys(["Picture", "load_image", "load_mask"], "images.files"),
-    "DiffeditError": "errors",
-    "load_model": "models",
-    **dict.fromkeys(["EditResult", "Generated", "MaskResult"], "results"),
+    "errors": ["DiffeditError"],
+    "generation": ["compare_prompts", "generate_image", "interpolate_frames"],
+    "images.masks": ["Masks"],
+    "images.read": ["Picture", "load_image", "load_mask"],
+    "models": ["load_model"],
+    "results": ["EditResult", "Generated", "MaskResult"],
+    "session": ["Session", "animate_edit", "compare_edits", "edit_image", "edit_images", "make_mask"],
+    "settings": ["EditConfig", "GenerateConfig", "GuidanceConfig", "InterpolateConfig", "MaskConfig"],
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES.get(name, 'api')}", __name__), name)
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

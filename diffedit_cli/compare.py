@@ -8,14 +8,17 @@ from typing import Any
 
 from PIL import Image
 
-from .api import compare_edits, compare_prompts
-from .edit import count_shared_forwards
+from .core.costs import generate_forwards, shared_forwards
+from .core.types import Report, silent
 from .errors import SettingError
-from .generate import count_forwards as count_picture_forwards
-from .images import files, sheets
-from .images.files import Picture
+from .generation import compare_prompts
+from .images import sheets
+from .images.masks import Masks
+from .images.read import Picture
+from .images.write import save_image
 from .models import DiffusersDenoiser
 from .results import EditResult, Generated, Meter, Run, Target, costs, provenance
+from .session import Mask, Session
 from .settings import (
     EditConfig,
     GenerateConfig,
@@ -26,7 +29,6 @@ from .settings import (
     option_name,
     require_query,
 )
-from .types import Report, silent
 
 Lists = Mapping[str, Sequence[Any]]  # the values of each setting, as settings.read_lists gives them
 Own = Mapping[str, float]  # the model's own defaults
@@ -99,7 +101,7 @@ class Comparison:
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
         settings = self.settings() if metadata else None
-        files.save_image(path, self.sheet(), settings=settings, overwrite=overwrite)
+        save_image(path, self.sheet(), settings=settings, overwrite=overwrite)
 
 
 def compare(
@@ -107,24 +109,21 @@ def compare(
     picture: Picture | None,
     lists: Lists,
     *,
-    mask: Image.Image | None = None,
-    add: Image.Image | None = None,
-    subtract: Image.Image | None = None,
+    mask: Mask = None,
     report: Report = silent,
 ) -> Comparison:
     """Draw every combination of the lists' values; masks, maps and inversions in common are made once.
 
     lists: {key of an EditConfig: its values}; without a picture the prompt is `query`, and `size` both sides.
-    mask, add, subtract: as in `edit_image`. Raises SettingError where there is nothing to compare, a value is
+    mask: as in `edit_image`. Raises SettingError where there is nothing to compare, a value is
     out of its range, or a setting has no use without a picture.
     """
     meter = Meter(model)
     if picture is None:
         tiles = tuple(compare_prompts(model, prompt_configs(lists), report=report))
     else:
-        configs = edit_configs(lists, search=mask is None)
-        results = compare_edits(model, picture, configs, mask=mask, add=add, subtract=subtract, report=report)
-        tiles = tuple(results)
+        configs = edit_configs(lists, search=Masks.of(mask).use is None)
+        tiles = tuple(Session(model, picture).compare(configs, mask, report))
     return Comparison(picture, lists, labels(lists, model.own_defaults), tiles, model.origin, meter.stop())
 
 
@@ -174,9 +173,9 @@ def prompt_configs(lists: Lists) -> list[GenerateConfig]:
 def count_forwards(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> int:
     """UNet sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
     if not has_picture:
-        return sum(count_picture_forwards(filled_in(config, own)) for config in prompt_configs(lists))
+        return sum(generate_forwards(filled_in(config, own)) for config in prompt_configs(lists))
     configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
-    return count_shared_forwards(configs, search=search)
+    return shared_forwards(configs, search=search)
 
 
 def labels(lists: Lists, own: Own) -> list[str]:

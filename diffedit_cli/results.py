@@ -1,6 +1,5 @@
 """What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from . import __version__
-from .images import files
 from .images.canvas import Fit
-from .images.files import Picture
+from .images.read import Picture
+from .images.write import save_image
 from .models import DiffusersDenoiser
 from .settings import EditConfig, GenerateConfig, GuidanceConfig, flatten
 
@@ -79,7 +78,7 @@ class MaskResult(OfPicture):
         return {"coverage": self.coverage, **costs(self.run, self.notices), "settings": self.settings()}
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        files.save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
+        save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class EditResult(OfPicture):
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
         """Write the picture with the input's alpha, colour profile, EXIF, and its settings."""
-        files.save_image(
+        save_image(
             path,
             self.image,
             picture=self.picture,
@@ -138,7 +137,7 @@ class Generated:
         return {**costs(self.run, self.notices), "settings": self.settings()}
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        files.save_image(
+        save_image(
             path,
             self.image,
             settings=self.settings() if metadata else None,
@@ -166,15 +165,6 @@ def provenance(
         **source,
         **(given or {}),
         **flatten(config),
-    }
-
-
-def hashes(**masks: Image.Image | None) -> dict[str, str]:
-    """The SHA-256 of the pixels of each mask that was given, under its name and `_sha256`."""
-    return {
-        f"{name}_sha256": hashlib.sha256(mask.tobytes()).hexdigest()
-        for name, mask in masks.items()
-        if mask is not None
     }
 
 

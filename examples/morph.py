@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from diffedit_cli import InterpolateConfig, interpolate_frames, load_model
-from diffedit_cli.video import write_frames
+from diffedit_cli.images.video import write_frames
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 folder.mkdir(parents=True, exist_ok=True)

@@ -21,25 +21,13 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 from torch import Tensor
 
-CHECKED = [
-    "types",
-    "schedules",
-    "guidance",
-    "ddim",
-    "mask",
-    "interpolate",
-    "edit",
-    "morph",
-    "generate",
-    "models",
-]
 install_import_hook(  # shapes and types of every call are checked; an int is a float
-    [f"diffedit_cli.{name}" for name in CHECKED],
+    ["diffedit_cli.core", "diffedit_cli.models"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
+from diffedit_cli.core.schedules import draw_noise  # noqa: E402
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model  # noqa: E402 the hook goes first
-from diffedit_cli.schedules import draw_noise  # noqa: E402
 
 settings.register_profile("dev", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, database=None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from diffedit_cli.types import PromptEmbeds, Schedule
+from diffedit_cli.core.types import PromptEmbeds, Schedule
 
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, abar (b 1 1 1), text (b 1 1 1) -> eps
 

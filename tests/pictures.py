@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from diffedit_cli.images.files import Picture, load_image
+from diffedit_cli.images.read import Picture, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -32,12 +32,13 @@ from diffedit_cli import (
     load_image,
     make_mask,
 )
-from diffedit_cli.api import resolve_interpolation
-from diffedit_cli.editing import Given, paste_mask
+from diffedit_cli.core.text2image import count_frames
 from diffedit_cli.errors import DiffeditError, SettingError
-from diffedit_cli.generate import count_frames
+from diffedit_cli.generation import resolve_interpolation
 from diffedit_cli.images import canvas
-from diffedit_cli.images.files import read_settings
+from diffedit_cli.images.masks import Masks
+from diffedit_cli.images.paste import full_mask
+from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.results import EditResult, Meter, covered
 from diffedit_cli.settings import build, filled_in, keys
@@ -117,7 +118,7 @@ def test_a_cmyk_picture_with_a_profile_comes_through(model: DiffusersDenoiser, t
 def test_nothing_that_is_handed_in_is_changed(model: DiffusersDenoiser) -> None:
     given, mask = picture(), left_half()
     pixels, area = given.rgb.tobytes(), mask.tobytes()
-    result = edit_image(model, given, QUICK, mask=mask, add=mask, subtract=mask)
+    result = edit_image(model, given, QUICK, mask=Masks(mask, mask, mask))
     result.image.paste(0, (0, 0, 45, 37))
     assert given.rgb.tobytes() == pixels
     assert mask.tobytes() == area
@@ -139,7 +140,7 @@ def test_areas_are_added_then_kept_out(model: DiffusersDenoiser, own: bool) -> N
     left = left_half()
     both = Image.new("L", left.size, 255)
     found = {"mask": Image.new("L", left.size)} if own else {}
-    result = edit_image(model, picture(), QUICK, add=both, subtract=left, **found)
+    result = edit_image(model, picture(), QUICK, mask=Masks(None, both, left), **found)
     assert np.asarray(result.mask)[:, :22].max() == 0
     assert np.asarray(result.mask)[:, 22:].min() == 255
     changed = differ(result.picture.rgb, result.image)
@@ -205,13 +206,15 @@ def test_all_but_a_thing_is_no_small_thing(model: DiffusersDenoiser) -> None:
 
 def test_a_mask_that_a_part_cuts_is_softened_there() -> None:
     everywhere, config = torch.ones(1, 1, 4, 4), EditConfig(size=32, mask=MaskConfig(feather=4))
-    part = np.asarray(paste_mask(everywhere, config, canvas.fit((100, 100), 32, 8, (0, 40, 32, 72)), 8), int)
+    part = np.asarray(
+        full_mask(everywhere, config.mask.feather, canvas.fit((100, 100), 32, 8, (0, 40, 32, 72)), 8), int
+    )
     line = part[40:72, 16]
     assert line[0] < 60 < 200 < line[8] <= line.max() == 255
     assert np.abs(np.diff(line)).max() < 60
     assert part[56, 0] == 255  # here the picture ends
     assert part[:40].max() == part[72:].max() == part[:, 32:].max() == 0
-    whole = paste_mask(everywhere, config, canvas.fit((32, 32), 32, 8), 8)
+    whole = full_mask(everywhere, config.mask.feather, canvas.fit((32, 32), 32, 8), 8)
     assert whole.getextrema() == (255, 255)
 
 
@@ -397,10 +400,10 @@ def test_words_beyond_the_window_are_noted(model: DiffusersDenoiser) -> None:
 def test_masks_by_hand() -> None:
     left, none = left_half((4, 1)), Image.new("L", (4, 1))
     grey = Image.new("L", (4, 1), 128)
-    assert list(Given(add=left, subtract=None).mend(none).tobytes()) == [255, 255, 0, 0]
-    assert list(Given(add=left, subtract=None).mend(grey).tobytes()) == [255, 255, 128, 128]
-    assert list(Given(add=None, subtract=left).mend(grey).tobytes()) == [0, 0, 128, 128]
-    assert list(Given(add=left, subtract=left).mend(none).tobytes()) == [0, 0, 0, 0]
+    assert list(Masks(add=left, subtract=None).mend(none).tobytes()) == [255, 255, 0, 0]
+    assert list(Masks(add=left, subtract=None).mend(grey).tobytes()) == [255, 255, 128, 128]
+    assert list(Masks(add=None, subtract=left).mend(grey).tobytes()) == [0, 0, 128, 128]
+    assert list(Masks(add=left, subtract=left).mend(none).tobytes()) == [0, 0, 0, 0]
     assert [covered(image) for image in (none, left, grey)] == [0, 0.5, 1]
 
 

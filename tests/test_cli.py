@@ -25,12 +25,13 @@ from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from diffedit_cli import __version__
-from diffedit_cli.api import edit_image
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.mask import UNUSED
 from diffedit_cli.cli.options import with_flags
-from diffedit_cli.images.files import load_image, load_mask, read_settings
+from diffedit_cli.images.read import load_image, load_mask, read_settings
+from diffedit_cli.images.video import read_film_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.session import edit_image
 from diffedit_cli.settings import (
     FAST,
     EditConfig,
@@ -46,7 +47,6 @@ from diffedit_cli.settings import (
     keys,
     option_name,
 )
-from diffedit_cli.video import read_film_settings
 
 REPO = Path(__file__).parent.parent
 SCRIPT = Path(sys.executable).parent / "diffedit"
@@ -270,7 +270,7 @@ def test_an_edit_imports_no_film_and_no_pipeline(checkpoint: Path, tmp_path: Pat
 import sys
 from diffedit_cli.cli.app import app
 app(sys.argv[1:], standalone_mode=False)
-heavy = ("av", "diffedit_cli.video", "diffusers.pipelines", "transformers.pipelines",
+heavy = ("av", "diffedit_cli.images.video", "diffusers.pipelines", "transformers.pipelines",
          "matplotlib", "pandas", "sklearn", "torchvision")
 print("found", [name for name in heavy if name in sys.modules])
 """

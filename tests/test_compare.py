@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffedit_cli.api import edit_image, generate_image
+from diffedit_cli import edit_image, generate_image
 from diffedit_cli.compare import (
     FADE,
     Comparison,
@@ -20,7 +20,7 @@ from diffedit_cli.compare import (
     prompt_configs,
 )
 from diffedit_cli.errors import SettingError
-from diffedit_cli.images.files import Picture, load_image, load_mask, read_settings
+from diffedit_cli.images.read import Picture, load_image, load_mask, read_settings
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.settings import EditConfig, read_lists
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from oracles import Oracle, row, sd_schedule, text, towards
 from torch import Tensor
 
-from diffedit_cli.ddim import ddim_step, decode, finish, invert, renoise, require_finite
+from diffedit_cli.core.ddim import ddim_step, decode, finish, invert, renoise, require_finite
+from diffedit_cli.core.guidance import Guidance
+from diffedit_cli.core.schedules import add_noise, draw_noise, make_steps, v_to_eps
+from diffedit_cli.core.types import Latents, Schedule, Steps, Trajectory
 from diffedit_cli.errors import NumericError
-from diffedit_cli.guidance import Guidance
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.schedules import add_noise, draw_noise, make_steps, v_to_eps
 from diffedit_cli.settings import GuidanceConfig
-from diffedit_cli.types import Latents, Schedule, Steps, Trajectory
 
 SPACINGS = ["leading", "trailing", "linspace"]
 PLAIN = GuidanceConfig(scale=1)
@@ -127,20 +127,6 @@ def test_pictures_of_a_batch_do_not_touch_each_other(method: Any) -> None:
             together[i : i + 1], decoded(oracle, alone, steps, config)[-1], rtol=1e-4, atol=1e-4
         )
         assert torch.allclose(up[i : i + 1], list(invert(oracle, alone, steps, text(0)))[-1], rtol=1e-6)
-
-
-def test_the_region_reaches_the_norms() -> None:
-    """The prediction inside a region keeps its length whatever lies outside it."""
-    steps = make_steps(sd_schedule(), 4)
-    oracle = Oracle(lambda x, alphas, text: x.sin() + text * x.cos())
-    region = torch.zeros(2, 1, 4, 5, dtype=torch.float64)
-    region[..., :2] = 1
-    config = GuidanceConfig(norm="pred")
-    inside, whole = (decoded(oracle, noise(), steps, config, region=area)[0] for area in (region, None))
-    assert not torch.allclose(inside, whole)
-    changed = noise()
-    changed[..., 2:] *= 9
-    assert torch.allclose(decoded(oracle, changed, steps, config, region=region)[0][..., :2], inside[..., :2])
 
 
 def test_finish_reports_every_step_and_decodes_the_last() -> None:

@@ -10,20 +10,14 @@ import torch
 from oracles import Oracle, sd_schedule
 from torch import Tensor
 
-from diffedit_cli.api import make_mask
-from diffedit_cli.edit import (
-    Areas,
-    Editor,
-    Texts,
-    count_forwards,
-    encode_source,
-    find_heat,
-)
+from diffedit_cli.core.costs import edit_forwards
+from diffedit_cli.core.diffedit import Areas, DiffEdit, Texts, encode_source, find_heat
+from diffedit_cli.core.mask import binarise, widen
+from diffedit_cli.core.schedules import draw_noise, make_steps
 from diffedit_cli.errors import DiffeditError, NumericError
-from diffedit_cli.images.files import load_image
-from diffedit_cli.mask import binarise, widen
+from diffedit_cli.images.read import load_image
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
-from diffedit_cli.schedules import draw_noise, make_steps
+from diffedit_cli.session import make_mask
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
@@ -78,11 +72,11 @@ def test_an_edit_costs_what_is_counted_and_encodes_once(
 ) -> None:
     """diffusers takes 140 to 200 sample-forwards and 11 encodes for the first of these."""
     told: list[tuple[str, int, int]] = []
-    counted = count_forwards(config, search=search)
+    counted = edit_forwards(config, search=search)
     assert tuple(counted.values()) == wanted
     before = model.forwards
     mask = None if search else half
-    Editor(model, pixels[:1]).edit(config, [3], Areas(mask), lambda *now: told.append(now))
+    DiffEdit(model, pixels[:1]).edit(config, [3], Areas(mask), lambda *now: told.append(now))
     assert sum(unet_rows) == model.forwards - before == sum(wanted)
     assert sum(wanted) <= 95
     assert encodes == [1]
@@ -105,13 +99,13 @@ def test_outside_the_mask_the_latents_end_as_the_sources(
         replace(QUICK, inversion="noise"),
         replace(QUICK, guidance=GuidanceConfig(norm="both")),
     ):
-        Editor(model, pixels).edit(config, [3, 4], Areas(half.expand(2, -1, -1, -1)))
+        DiffEdit(model, pixels).edit(config, [3, 4], Areas(half.expand(2, -1, -1, -1)))
         assert torch.equal(decoded[-1][..., 8:], x0[..., 8:])
         assert (decoded[-1][..., :8] - x0[..., :8]).abs().mean() > 0.01
 
 
 def test_an_empty_mask_gives_the_vaes_round_trip(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    result = Editor(model, pixels).edit(QUICK, [3, 4], Areas(torch.zeros(2, 1, 16, 16)))
+    result = DiffEdit(model, pixels).edit(QUICK, [3, 4], Areas(torch.zeros(2, 1, 16, 16)))
     assert torch.equal(result.pixels, model.decode(model.encode(pixels)))
 
 
@@ -119,16 +113,16 @@ def test_nothing_that_is_handed_in_is_changed(model: DiffusersDenoiser, pixels: 
     """diffusers writes into the caller's mask (fault 7)."""
     given = [pixels[:1].clone(), half / 3, half.flip(-1) / 2, half.flip(-2) / 2]
     before = [x.clone() for x in given]
-    Editor(model, given[0]).edit(QUICK, [3], Areas(*given[1:]))
+    DiffEdit(model, given[0]).edit(QUICK, [3], Areas(*given[1:]))
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
 
 
 def test_a_users_mask_replaces_the_search(model: DiffusersDenoiser, pixels: Tensor, half: Tensor) -> None:
-    result = Editor(model, pixels[:1]).edit(
+    result = DiffEdit(model, pixels[:1]).edit(
         replace(QUICK, ref="zebra"), [3], Areas(half)
     )  # equal texts are allowed
-    assert result.heat is None
-    assert torch.equal(result.found, half)
+    assert result.plan.heat is None
+    assert torch.equal(result.plan.found, half)
 
 
 def test_there_is_room_round_a_found_mask_alone(
@@ -136,48 +130,50 @@ def test_there_is_room_round_a_found_mask_alone(
 ) -> None:
     x0 = model.encode(pixels[:1]) / model.vae.config.scaling_factor
     config = replace(QUICK, room=0.4, mask=replace(QUICK.mask, threshold=0.8))
-    editor = Editor(model, pixels[:1])
+    editor = DiffEdit(model, pixels[:1])
     result = editor.edit(config, [3])
-    assert torch.equal(result.area, widen(result.found, 0.4))
-    assert result.found.sum() < result.area.sum() < result.area.numel()
+    assert torch.equal(result.plan.area, widen(result.plan.found, 0.4))
+    assert result.plan.found.sum() < result.plan.area.sum() < result.plan.area.numel()
     changed = (decoded[-1] != x0).any(1, keepdim=True).float()
-    assert torch.equal(changed, result.area)
+    assert torch.equal(changed, result.plan.area)
 
     tight = editor.edit(replace(config, room=0.0), [3])
-    assert torch.equal(tight.area, tight.found)
-    assert torch.equal(tight.found, result.found)
+    assert torch.equal(tight.plan.area, tight.plan.found)
+    assert torch.equal(tight.plan.found, result.plan.found)
     rest = editor.edit(replace(config, mask=replace(config.mask, invert=True)), [3])
-    assert torch.equal(rest.area, 1 - result.found)  # all but the thing, to its outline
+    assert torch.equal(rest.plan.area, 1 - result.plan.found)  # all but the thing, to its outline
     given = editor.edit(config, [3], Areas(half, subtract=half.flip(-2).mT))
-    assert torch.equal(given.area, half)
+    assert torch.equal(given.plan.area, half)
     kept = editor.edit(config, [3], Areas(subtract=half))
     changed = (decoded[-1] != x0).any(1, keepdim=True).float()
-    assert torch.equal(changed, kept.area * (1 - half))
+    assert torch.equal(changed, kept.plan.area * (1 - half))
 
 
 def test_areas_are_added_and_kept_out(
     model: DiffusersDenoiser, pixels: Tensor, half: Tensor, decoded: list[Tensor]
 ) -> None:
     x0 = model.encode(pixels[:1]) / model.vae.config.scaling_factor
-    result = Editor(model, pixels[:1]).edit(QUICK, [3], Areas(torch.zeros_like(half), half, half.flip(-2).mT))
+    result = DiffEdit(model, pixels[:1]).edit(
+        QUICK, [3], Areas(torch.zeros_like(half), half, half.flip(-2).mT)
+    )
     changed = (decoded[-1] != x0).any(1, keepdim=True).float()
     assert torch.equal(changed, half * (1 - half.flip(-2).mT))
-    assert not result.found.any()
+    assert not result.plan.found.any()
 
 
 def test_the_mask_is_found_as_in_step_1_alone(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    result = Editor(model, pixels).edit(QUICK, [3, 4])
+    result = DiffEdit(model, pixels).edit(QUICK, [3, 4])
     heat = find_heat(model, pixels, model.encode(pixels), Texts.embed(model, QUICK), QUICK, [3, 4])
-    assert result.heat is not None
-    assert torch.allclose(result.heat, heat, atol=1e-6)
-    assert torch.equal(result.found, binarise(heat, QUICK.mask))
+    assert result.plan.heat is not None
+    assert torch.allclose(result.plan.heat, heat, atol=1e-6)
+    assert torch.equal(result.plan.found, binarise(heat, QUICK.mask))
     assert 0 <= heat.amin() < heat.amax() <= 1
 
 
 def test_guidance_and_inversion_do_not_touch_the_mask(model: DiffusersDenoiser, pixels: Tensor) -> None:
     """In diffusers' mask half of the forwards go into terms that cancel (fault 3)."""
     results = [
-        Editor(model, pixels[:1]).edit(replace(QUICK, **changes), [3])
+        DiffEdit(model, pixels[:1]).edit(replace(QUICK, **changes), [3])
         for changes in (
             {},
             {"guidance": GuidanceConfig(scale=1)},
@@ -185,7 +181,7 @@ def test_guidance_and_inversion_do_not_touch_the_mask(model: DiffusersDenoiser, 
             {"inversion": "negative-prompt"},
         )
     ]
-    assert all(torch.equal(result.found, results[0].found) for result in results)
+    assert all(torch.equal(result.plan.found, results[0].plan.found) for result in results)
     assert not torch.allclose(results[0].pixels, results[1].pixels, atol=1e-3)
 
 
@@ -196,11 +192,11 @@ def test_pictures_of_a_batch_do_not_touch_each_other(
     """In diffusers the mask depends on the neighbours, and prompts and pictures mix (faults 5 and 8)."""
     mask = replace(QUICK.mask, threshold=0.8)
     config = replace(QUICK, guidance=GuidanceConfig(norm=norm), mask=mask)
-    together = Editor(model, pixels).edit(config, [3, 4])
-    assert iou(together.found[:1], together.found[1:]) < 0.9
+    together = DiffEdit(model, pixels).edit(config, [3, 4])
+    assert iou(together.plan.found[:1], together.plan.found[1:]) < 0.9
     for i, seed in enumerate([3, 4]):
-        alone = Editor(model, pixels[i : i + 1]).edit(config, [seed])
-        assert iou(alone.found, together.found[i : i + 1]) >= 0.95
+        alone = DiffEdit(model, pixels[i : i + 1]).edit(config, [seed])
+        assert iou(alone.plan.found, together.plan.found[i : i + 1]) >= 0.95
         assert (alone.pixels - together.pixels[i : i + 1]).abs().max() <= 3 / 255
 
 
@@ -243,7 +239,7 @@ def test_only_noise_inversion_depends_on_the_seed(
 ) -> None:
     for inversion, depends in (("ddim", False), ("negative-prompt", False), ("noise", True)):
         config = replace(QUICK, inversion=inversion)
-        a, b = (Editor(model, pixels[:1]).edit(config, [seed], Areas(half)).pixels for seed in (3, 4))
+        a, b = (DiffEdit(model, pixels[:1]).edit(config, [seed], Areas(half)).pixels for seed in (3, 4))
         assert torch.equal(a, b) != depends
 
 
@@ -256,15 +252,15 @@ def test_negative_prompt_inversion_to_the_same_text_changes_nothing(
     oracle = Oracle(lambda x, alphas, text: text * pattern, sd_schedule(to_one=True))
     pattern = draw_noise((3, 32, 32), [9])
     whole = torch.ones(1, 1, 32, 32)
-    result = Editor(oracle, pixels[:1]).edit(replace(same, guidance=guidance), [3], Areas(whole))
+    result = DiffEdit(oracle, pixels[:1]).edit(replace(same, guidance=guidance), [3], Areas(whole))
     assert (result.pixels - pixels[:1]).abs().max() < 1e-4
     ddim = replace(same, guidance=guidance, inversion="ddim")
-    moved = Editor(oracle, pixels[:1]).edit(ddim, [3], Areas(whole))
+    moved = DiffEdit(oracle, pixels[:1]).edit(ddim, [3], Areas(whole))
     assert (moved.pixels - pixels[:1]).abs().max() > 0.1
 
     real = replace(QUICK, query="horse", inversion="negative-prompt", steps=10)
     whole = torch.ones(1, 1, 16, 16)
-    editor = Editor(model, pixels[:1])
+    editor = DiffEdit(model, pixels[:1])
     guided, plain = (
         editor.edit(replace(real, guidance=GuidanceConfig(scale=scale)), [3], Areas(whole)).pixels
         for scale in (g, 1.0)
@@ -280,13 +276,13 @@ def test_texts_that_do_not_differ_are_refused(
 ) -> None:
     """diffusers divides 0 by 0 and masks everything (fault 4)."""
     with pytest.raises(DiffeditError, match="differ") as caught:
-        Editor(model, pixels[:1]).edit(replace(QUICK, ref=ref, query=query), [3])
+        DiffEdit(model, pixels[:1]).edit(replace(QUICK, ref=ref, query=query), [3])
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("seed", [3, 4])
 def test_the_same_seed_gives_the_same_edit(model: DiffusersDenoiser, pixels: Tensor, seed: int) -> None:
-    a, b = (Editor(model, pixels[:1]).edit(QUICK, [seed]) for _ in range(2))
+    a, b = (DiffEdit(model, pixels[:1]).edit(QUICK, [seed]) for _ in range(2))
     assert torch.equal(a.pixels, b.pixels)
     assert a.pixels.shape == (1, 3, 32, 32)
     assert bool(((a.pixels >= 0) & (a.pixels <= 1)).all())
@@ -306,7 +302,7 @@ def test_values_that_are_not_numbers_are_refused(
     spoilt = pixels[:1].clone()
     spoilt[0, 0, 0, 0] = bad
     with pytest.raises(NumericError, match="encoded picture"):
-        Editor(broken, spoilt).edit(QUICK, [3])
+        DiffEdit(broken, spoilt).edit(QUICK, [3])
     for mask, words in (
         (None, "difference map"),
         (half, "predicted picture"),
@@ -314,11 +310,11 @@ def test_values_that_are_not_numbers_are_refused(
     ):
         broken.unet.conv_out.bias[1] = bad
         with pytest.raises(NumericError, match=words):
-            Editor(broken, pixels[:1]).edit(QUICK, [3], Areas(mask))
+            DiffEdit(broken, pixels[:1]).edit(QUICK, [3], Areas(mask))
     broken.unet.conv_out.bias[1] = 0
     broken.vae.decoder.conv_out.bias[1] = float("nan")
     with pytest.raises(NumericError, match="decoded picture"):
-        Editor(broken, pixels[:1]).edit(QUICK, [3], Areas(half))
+        DiffEdit(broken, pixels[:1]).edit(QUICK, [3], Areas(half))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +323,7 @@ def test_values_that_are_not_numbers_are_refused(
         GuidanceConfig(method="apg"),
         GuidanceConfig(method="cfg++"),
         GuidanceConfig(method="adaptive"),
-        GuidanceConfig(norm="pred", norm_region="latent"),
+        GuidanceConfig(norm="pred"),
         GuidanceConfig(norm="diff", schedule="linear-down", end=0),
         GuidanceConfig(rescale=0.7, interval="0.2:0.8"),
     ],
@@ -341,22 +337,12 @@ def test_every_guidance_edits_inside_the_mask_alone(
     guidance: GuidanceConfig,
 ) -> None:
     config = replace(QUICK, guidance=guidance)
-    plain = Editor(model, pixels[:1]).edit(QUICK, [3], Areas(half))
+    plain = DiffEdit(model, pixels[:1]).edit(QUICK, [3], Areas(half))
     unet_rows.clear()
-    result = Editor(model, pixels[:1]).edit(config, [3], Areas(half))
+    result = DiffEdit(model, pixels[:1]).edit(config, [3], Areas(half))
     assert torch.equal(decoded[0][..., 8:], decoded[1][..., 8:])
     assert not torch.equal(plain.pixels, result.pixels)
-    assert sum(unet_rows) <= sum(count_forwards(config, search=False).values())
-
-
-def test_the_region_of_the_norms_matters(model: DiffusersDenoiser, pixels: Tensor, half: Tensor) -> None:
-    a, b = (
-        Editor(model, pixels[:1]).edit(
-            replace(QUICK, guidance=GuidanceConfig(norm="pred", norm_region=where)), [3], Areas(half)
-        )
-        for where in ("mask", "latent")
-    )
-    assert not torch.equal(a.pixels, b.pixels)
+    assert sum(unet_rows) <= sum(edit_forwards(config, search=False).values())
 
 
 def test_the_embedded_models_mask_lies_on_the_horse() -> None:

@@ -18,7 +18,8 @@ from pictures import noise, swapped_profile
 from typer.testing import CliRunner
 
 from diffedit_cli.cli.app import app
-from diffedit_cli.images.files import load_image, save_image
+from diffedit_cli.images.read import load_image
+from diffedit_cli.images.write import save_image
 
 EDIT = ["edit", "photo.png", "--ref", "horse", "--query", "zebra", "--mask-samples", "2", "--steps", "3"]
 COMMAND = [str(Path(sys.executable).parent / "diffedit"), *EDIT, "--seed", "1"]
@@ -98,7 +99,7 @@ def test_full_memory_is_one_sentence(folder: Path, checkpoint: Path, monkeypatch
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("diffedit_cli.images.canvas.paste", fail)
+    monkeypatch.setattr("diffedit_cli.images.paste.paste", fail)
     check_refusal(run(checkpoint), "memory is full", "--size")
 
 
@@ -158,7 +159,7 @@ AT_IMPORT = """
 sys.addaudithook(lambda event, values: strike() if (event, values[0]) == ("import", "{name}") else None)
 """
 AT_WORK = """
-from diffedit_cli import mask
+from diffedit_cli.core import mask
 draw = mask.draw_noise
 mask.draw_noise = lambda *values: (strike(), draw(*values))[1]
 """

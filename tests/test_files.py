@@ -34,9 +34,10 @@ from PIL import Image, PngImagePlugin
 from PIL.ExifTags import IFD, Base
 
 from diffedit_cli.errors import DiffeditError, ImageError, SettingError
-from diffedit_cli.images import files
-from diffedit_cli.images.files import Picture, check_target, load_image, load_mask, read_settings, save_image
+from diffedit_cli.images import read as reading
+from diffedit_cli.images.read import Picture, load_image, load_mask, read_settings
 from diffedit_cli.images.sheets import cutout
+from diffedit_cli.images.write import WRITE_FORMATS, check_target, save_image
 
 SETTINGS = {
     "query": 'a "zebra", Steps: 3: diffedit: "x"',
@@ -54,7 +55,7 @@ def test_every_orientation_comes_upright(kind, orientation):
     for colour, corner in zip((RED, GREEN, BLUE, WHITE), ((0, 0), (32, 0), (0, 16), (32, 16)), strict=True):
         upright.paste(colour, (*corner, corner[0] + 32, corner[1] + 16))
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    stored = upright.transpose(files._TURNS[inverse]) if orientation > 1 else upright
+    stored = upright.transpose(reading._TURNS[inverse]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[Base.Orientation], exif[Base.Make] = orientation, "Maker"
     options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0}}.get(kind, {})
@@ -246,7 +247,7 @@ def png_header(width: int, height: int) -> bytes:
 READ_AND_TELL = """
 import re, sys, time
 from pathlib import Path
-from diffedit_cli.images.files import load_image
+from diffedit_cli.images.read import load_image
 start = time.perf_counter()
 load_image(sys.argv[1])
 kilobytes = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
@@ -481,7 +482,7 @@ def test_settings_come_back(tmp_path, suffix, parameters):
 def test_no_settings_no_trace(tmp_path):
     assert read_settings(encoded(noise(4, 4))) is None
     assert read_settings(encoded(noise(4, 4), "JPEG")) is None
-    for suffix in files.WRITE_FORMATS:
+    for suffix in WRITE_FORMATS:
         save_image(tmp_path / f"out{suffix}", noise(9, 9))
         data = (tmp_path / f"out{suffix}").read_bytes()
         assert b"diffedit" not in data
@@ -571,7 +572,7 @@ def test_nothing_is_left_after_a_fault(tmp_path, monkeypatch, overwrite, where, 
         assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("suffix", list(files.WRITE_FORMATS))
+@pytest.mark.parametrize("suffix", list(WRITE_FORMATS))
 def test_a_full_disk_is_one_sentence(tmp_path, suffix):
     resource = pytest.importorskip("resource")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -10,8 +10,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from oracles import Oracle, sd_schedule
 from torch import Tensor
 
+from diffedit_cli.core.text2image import count_frames, generate, interpolate
 from diffedit_cli.errors import NumericError
-from diffedit_cli.generate import count_frames, generate, interpolate
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import Oracle, row, sd_schedule, text
 from torch import Tensor
 
-from diffedit_cli.ddim import ddim_step
-from diffedit_cli.guidance import (
+from diffedit_cli.core.ddim import ddim_step
+from diffedit_cli.core.guidance import (
     NORMS,
     Guidance,
     GuidanceState,
@@ -28,9 +28,9 @@ from diffedit_cli.guidance import (
     norm,
     rescale,
 )
-from diffedit_cli.schedules import draw_noise, make_steps
+from diffedit_cli.core.schedules import draw_noise, make_steps
+from diffedit_cli.core.types import Schedule, Steps
 from diffedit_cli.settings import GuidanceConfig
-from diffedit_cli.types import Schedule, Steps
 
 NAMES = list(NORMS)
 STEPS = make_steps(sd_schedule(), 10)
@@ -71,7 +71,7 @@ def test_case_b_norms_are_taken_per_picture() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_case_c_no_difference(name: str) -> None:
-    near(NORMS[name](U, U, 7.5, None), 3, 4)
+    near(NORMS[name](U, U, 7.5), 3, 4)
     near(rescale(cfg(U, U, 7.5), U, 0.7), 3, 4)
     near(apg(U, U, 7.5)[0], 3, 4)
 
@@ -143,7 +143,7 @@ def run_of(config: GuidanceConfig, steps: Steps = STEPS) -> tuple[list[Tensor], 
     oracle = Oracle(lambda latents, alphas, text: torch.where(text > 0, t, u).expand_as(latents))
     guidance, state, found = Guidance(config, steps), GuidanceState(), []
     for step in range(len(steps)):
-        eps, state = guidance.predict(oracle, u, step, text(1), text(0), None, state)
+        eps, state = guidance.predict(oracle, u, step, text(1), text(0), state)
         found.append(eps)
     return found, sum(map(len, oracle.asked))
 
@@ -158,31 +158,28 @@ def test_scale_1_is_the_conditional_prediction_itself(config: GuidanceConfig) ->
 def test_pictures_of_a_batch_do_not_touch_each_other(name: str, g: float) -> None:
     u, t = noises(1, 2, 3)
     u[2], t[1] = u[2] * 100, u[1]
-    region = (draw_noise((1, 6, 5), [4, 5, 6]) > 0).float()
     for variant in (
-        lambda u, t, region: NORMS[name](u, t, g, region),
-        lambda u, t, region: rescale(cfg(u, t, g), t, 0.7),
-        lambda u, t, region: apg(u, t, g, 0.5 * u)[0],
-        lambda u, t, region: cosine(u, t),
+        lambda u, t: NORMS[name](u, t, g),
+        lambda u, t: rescale(cfg(u, t, g), t, 0.7),
+        lambda u, t: apg(u, t, g, 0.5 * u)[0],
+        lambda u, t: cosine(u, t),
     ):
-        together = variant(u, t, region)
+        together = variant(u, t)
         for i in range(3):
             one = slice(i, i + 1)
-            assert torch.allclose(together[one], variant(u[one], t[one], region[one]), rtol=1e-5)
+            assert torch.allclose(together[one], variant(u[one], t[one]), rtol=1e-5)
 
 
 @given(st.sampled_from(NAMES), st.floats(0, 15), st.floats(1e-3, 1e3))
 def test_scaling_both_scales_the_result(name: str, g: float, k: float) -> None:
     u, t = (x.double() for x in noises(1, 2))
-    assert torch.allclose(
-        NORMS[name](k * u, k * t, g, None), k * NORMS[name](u, t, g, None), rtol=1e-4, atol=1e-5 * k
-    )
+    assert torch.allclose(NORMS[name](k * u, k * t, g), k * NORMS[name](u, t, g), rtol=1e-4, atol=1e-5 * k)
     assert torch.allclose(rescale(k * u, k * t, 0.7), k * rescale(u, t, 0.7), rtol=1e-4, atol=1e-5 * k)
     wanted = k * apg(u, t, g, r=0)[0]
     assert torch.allclose(apg(k * u, k * t, g, r=0)[0], wanted, rtol=1e-4, atol=1e-5 * k)
 
 
-def length(x: Tensor, region: Tensor | None = None) -> list[float]:
+def length(x: Tensor) -> list[float]:
     """Plain loops in float64, no tensor arithmetic."""
     lengths = []
     for picture in range(len(x)):
@@ -190,38 +187,22 @@ def length(x: Tensor, region: Tensor | None = None) -> list[float]:
         for channel in range(x.shape[1]):
             for i in range(x.shape[2]):
                 for j in range(x.shape[3]):
-                    weight = 1.0 if region is None else region[picture, 0, i, j].item()
-                    total += weight * x[picture, channel, i, j].item() ** 2
+                    total += x[picture, channel, i, j].item() ** 2
         lengths.append(math.sqrt(total))
     return lengths
 
 
-@given(st.floats(0.05, 15), st.booleans())
-def test_lengths_against_plain_loops(g: float, is_local: bool) -> None:
+@given(st.floats(0.05, 15))
+def test_lengths_against_plain_loops(g: float) -> None:
     u, t = noises(1, 2)
-    region = draw_noise((1, 6, 5), [3, 4]).sigmoid() if is_local else None
-    size_u, size_t, size_d = (length(x, region) for x in (u, t, t - u))
-    assert norm(u, region).flatten().tolist() == pytest.approx(size_u, rel=1e-5)
-    assert length(cfg_pred(u, t, g, region), region) == pytest.approx(size_u, rel=1e-4)
-    assert length(cfg_both(u, t, g, region), region) == pytest.approx(size_u, rel=1e-4)
-    assert length(cfg_cond(u, t, g, region), region) == pytest.approx(size_t, rel=1e-4)
-    moved = length(cfg_diff(u, t, g, region) - u, region)
+    size_u, size_t, size_d = (length(x) for x in (u, t, t - u))
+    assert norm(u).flatten().tolist() == pytest.approx(size_u, rel=1e-5)
+    assert length(cfg_pred(u, t, g)) == pytest.approx(size_u, rel=1e-4)
+    assert length(cfg_both(u, t, g)) == pytest.approx(size_u, rel=1e-4)
+    assert length(cfg_cond(u, t, g)) == pytest.approx(size_t, rel=1e-4)
+    moved = length(cfg_diff(u, t, g) - u)
     assert moved == pytest.approx([g * size for size in size_u], rel=1e-4)
     assert size_d != pytest.approx(size_u, rel=0.1)
-
-
-@given(st.sampled_from(["pred", "diff", "both", "cond"]), st.floats(0.1, 15))
-def test_a_norm_in_a_region_feels_nothing_outside_it(name: str, g: float) -> None:
-    assume(abs(g - 1) > 0.01)  # there the prediction is t in any region
-    u, t = noises(1)
-    region = torch.zeros(1, 1, 6, 5)
-    region[..., :3, :] = 1
-    other_u, other_t = u.clone(), t.clone()
-    other_u[..., 3:, :], other_t[..., 3:, :] = 50, -70
-    inside = NORMS[name](u, t, g, region)[..., :3, :]
-    assert torch.equal(NORMS[name](other_u, other_t, g, region)[..., :3, :], inside)
-    assert torch.allclose(NORMS[name](u, t, g, torch.ones(1, 1, 6, 5)), NORMS[name](u, t, g, None))
-    assert not torch.allclose(NORMS[name](other_u, other_t, g, None)[..., :3, :], inside)
 
 
 @given(st.floats(1.1, 15), st.floats(0.1, 30))
@@ -259,10 +240,10 @@ finite = st.one_of(st.just(0.0), st.floats(-(2.0**100), 2.0**100, width=32), st.
 pairs = st.lists(st.tuples(finite, finite), min_size=3, max_size=3)
 
 
-@given(pairs, st.floats(0, 15), st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=3, max_size=3))
-def test_finite_in_finite_out(pairs: list[tuple[float, float]], g: float, region: list[float]) -> None:
+@given(pairs, st.floats(0, 15))
+def test_finite_in_finite_out(pairs: list[tuple[float, float]], g: float) -> None:
     u, t = (row(*values).float() for values in zip(*pairs, strict=True))
-    results = [NORMS[name](u, t, g, area) for name in NAMES for area in (None, row(*region).float())]
+    results = [NORMS[name](u, t, g) for name in NAMES]
     results += [rescale(cfg(u, t, g), t, 0.7), cosine(u, t), *apg(u, t, g), *apg(u, t, g, u, r=0)]
     assert all(bool(torch.isfinite(result).all()) for result in results)
 
@@ -270,13 +251,13 @@ def test_finite_in_finite_out(pairs: list[tuple[float, float]], g: float, region
 def test_a_huge_ratio_of_lengths_is_finite() -> None:
     u, t = row(8, 0).float(), row(4, 1e-38).float()  # p = (0, 2e-38): |u| / |p| overflows
     for name in NAMES:
-        assert bool(torch.isfinite(NORMS[name](u, t, 2, None)).all()), name
+        assert bool(torch.isfinite(NORMS[name](u, t, 2)).all()), name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_predictions(name: str) -> None:
     zero = row(0, 0)
-    near(NORMS[name](zero, zero, 7.5, None), 0, 0)
+    near(NORMS[name](zero, zero, 7.5), 0, 0)
     near(cfg_diff(zero, T, 0.15), 0, 0)
     near(cfg_pred(zero, T, 7.5), 22.5, 45)  # as cfg
     near(cfg_pred(row(3, 4), row(1.5, 2), 2), 0, 0)  # p is 0
@@ -289,8 +270,8 @@ def test_zero_predictions(name: str) -> None:
 def test_half_precision_at_the_size_of_sdxl(name: str) -> None:
     u, t = noises(1, 2, shape=(4, 128, 128))  # 65,536 squares of unit variance overflow float16
     g = 0.15 if name in ("diff", "both") else 7.5
-    exact = NORMS[name](u.half().double(), t.half().double(), g, None)
-    assert torch.allclose(NORMS[name](u.half(), t.half(), g, None).double(), exact, atol=0.02, rtol=0.01)
+    exact = NORMS[name](u.half().double(), t.half().double(), g)
+    assert torch.allclose(NORMS[name](u.half(), t.half(), g).double(), exact, atol=0.02, rtol=0.01)
     assert torch.allclose(
         rescale(u.half(), t.half(), 0.7).double(), rescale(u.double(), t.double(), 0.7), atol=0.02
     )
@@ -348,7 +329,7 @@ def test_adaptive_goes_on_with_one_forward_when_all_have_settled() -> None:
     guidance, state = Guidance(GuidanceConfig(method="adaptive", scale=2), steps), GuidanceState()
     found = []
     for step in range(5):
-        eps, state = guidance.predict(oracle, u, step, text(1), text(0), None, state)
+        eps, state = guidance.predict(oracle, u, step, text(1), text(0), state)
         found.append(eps)
     assert [len(rows) for rows in oracle.asked] == [4, 4, 4, 2, 2]
     near(found[0], 1, 0.02, -1, 2)  # both guided

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles import row
 from torch import Tensor
 
-from diffedit_cli.interpolate import (
+from diffedit_cli.core.interpolate import (
     PARALLEL,
     ease,
     leg_weights,
@@ -20,9 +20,9 @@ from diffedit_cli.interpolate import (
     slerp,
     spread_evenly,
 )
-from diffedit_cli.schedules import draw_noise
+from diffedit_cli.core.schedules import draw_noise
+from diffedit_cli.core.types import PromptEmbeds
 from diffedit_cli.settings import Easing
-from diffedit_cli.types import PromptEmbeds
 
 EASINGS = ["linear", "smooth", "in", "out"]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from oracles import Oracle, text, towards
 from torch import Tensor
 
-from diffedit_cli.edit import Texts, find_heat
-from diffedit_cli.mask import (
+from diffedit_cli.core.diffedit import Texts, find_heat
+from diffedit_cli.core.mask import (
     MICRO_BATCH,
     binarise,
     combine,
@@ -27,7 +27,7 @@ from diffedit_cli.mask import (
     weigh,
     widen,
 )
-from diffedit_cli.schedules import draw_noise
+from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.settings import EditConfig, MaskConfig
 
 RAW = MaskConfig(grow=0, fill_holes=False)

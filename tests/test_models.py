@@ -16,14 +16,14 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from oracles import sd_alphas
 from safetensors.torch import load_file, save_file
 
+from diffedit_cli.core.schedules import draw_noise
+from diffedit_cli.core.types import Denoiser
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, describe, load_model, own_defaults
 from diffedit_cli.models.hardware import gains_by_bfloat16, pick_device, pick_dtype
 from diffedit_cli.models.layout import PARTS, check_layout
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.models.presets import PRESETS
-from diffedit_cli.schedules import draw_noise
-from diffedit_cli.types import Denoiser
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

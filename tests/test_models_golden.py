@@ -13,10 +13,10 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
 from torch import Tensor
 
-from diffedit_cli.ddim import decode, invert
-from diffedit_cli.guidance import Guidance
+from diffedit_cli.core.ddim import decode, invert
+from diffedit_cli.core.guidance import Guidance
+from diffedit_cli.core.schedules import draw_noise, make_steps
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.schedules import draw_noise, make_steps
 from diffedit_cli.settings import GuidanceConfig
 
 PROMPTS = ["a horse", "", "a zebra in the park"]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffedit_cli.edit import Editor, count_forwards
+from diffedit_cli.core.costs import edit_forwards
+from diffedit_cli.core.diffedit import DiffEdit
+from diffedit_cli.core.film import MorphFrame, morph, unchanged
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.morph import MorphFrame, morph, unchanged
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
@@ -17,9 +18,9 @@ QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=
 
 def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any) -> list[MorphFrame]:
     """The film of an edit of the first picture, in order."""
-    editor = Editor(model, pixels[:1])
-    editor.edit(replace(QUICK, **settings), [3])
-    return [frame for _, frame in sorted(morph(editor, frames), key=lambda pair: pair[0])]
+    edit = DiffEdit(model, pixels[:1]).edit(replace(QUICK, **settings), [3])
+    drawn = morph(model, pixels[:1], edit, frames)
+    return [frame for _, frame in sorted(drawn, key=lambda pair: pair[0])]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any)
     [
         GuidanceConfig(),
         GuidanceConfig(norm="diff"),
-        GuidanceConfig(norm="both", norm_region="latent"),
+        GuidanceConfig(norm="both"),
         GuidanceConfig(method="apg"),
         GuidanceConfig(method="cfg++"),
         GuidanceConfig(interval="0.2:0.8"),
@@ -41,7 +42,7 @@ def test_a_film_leads_from_the_source_to_the_edit(
     config = replace(QUICK, guidance=guidance, inversion=inversion)
     shown = film(model, pixels, 6, guidance=guidance, inversion=inversion)
     assert torch.equal(shown[0].pixels, pixels[:1])
-    assert torch.equal(shown[-1].pixels, Editor(model, pixels[:1]).edit(config, [3]).pixels)
+    assert torch.equal(shown[-1].pixels, DiffEdit(model, pixels[:1]).edit(config, [3]).pixels)
     assert (float(shown[0].keep.amin()), float(shown[-1].keep.amax())) == (1, 0)
     keeps = [float(frame.keep.mean()) for frame in shown]
     assert keeps == sorted(keeps, reverse=True)
@@ -51,9 +52,8 @@ def test_a_film_starts_without_a_jump(model: DiffusersDenoiser, pixels: Tensor) 
     """Near weight 0 a frame is the source, even for norms that give every update the same length."""
     one = pixels[:1]
     for norm in ("none", "diff", "both"):
-        editor = Editor(model, one)
-        editor.edit(replace(QUICK, guidance=GuidanceConfig(norm=norm)), [3])
-        seen = {weight: frame.pixels for weight, frame in morph(editor, 12)}
+        edit = DiffEdit(model, one).edit(replace(QUICK, guidance=GuidanceConfig(norm=norm)), [3])
+        seen = {weight: frame.pixels for weight, frame in morph(model, one, edit, 12)}
         nearest = min(weight for weight in seen if weight > 0)
         far = float((seen[1.0] - one).abs().mean())
         assert float((seen[nearest] - one).abs().mean()) < 0.5 * far
@@ -62,13 +62,12 @@ def test_a_film_starts_without_a_jump(model: DiffusersDenoiser, pixels: Tensor) 
 def test_a_film_costs_one_run_less_than_it_has_frames(
     model: DiffusersDenoiser, pixels: Tensor, unet_rows: list[int]
 ) -> None:
-    editor = Editor(model, pixels[:1])
-    editor.edit(QUICK, [3])
+    edit = DiffEdit(model, pixels[:1]).edit(QUICK, [3])
     unet_rows.clear()
     seen: list[tuple[str, int, int]] = []
-    list(morph(editor, 7, lambda *step: seen.append(step)))
-    assert sum(unet_rows) == 6 * count_forwards(QUICK)["decode"]
-    steps = count_forwards(QUICK)["invert"]
+    list(morph(model, pixels[:1], edit, 7, lambda *step: seen.append(step)))
+    assert sum(unet_rows) == 6 * edit_forwards(QUICK)["decode"]
+    steps = edit_forwards(QUICK)["invert"]
     assert {(stage, total) for stage, _, total in seen} == {("frame", 6 * steps)}
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert seen[-1][1] == 6 * steps
@@ -82,8 +81,3 @@ def test_detail_is_kept_where_nothing_has_changed() -> None:
     assert torch.equal(keep[0], torch.ones(1, 4, 4))
     assert torch.allclose(keep[1, 0, :, :2], torch.tensor(1 - 0.6**2))
     assert float(keep[1, 0, :, 2:].amax()) < 1e-16
-
-
-def test_there_is_no_film_before_an_edit(model: DiffusersDenoiser, pixels: Tensor) -> None:
-    with pytest.raises(ValueError, match="call edit first"):
-        list(morph(Editor(model, pixels[:1]), 3))

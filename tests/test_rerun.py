@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from diffedit_cli import __version__
 from diffedit_cli.cli.app import app
-from diffedit_cli.images.files import load_image, read_settings, save_image
+from diffedit_cli.images.read import load_image, read_settings
+from diffedit_cli.images.write import save_image
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.load import origin_of
 from diffedit_cli.models.sources import Source

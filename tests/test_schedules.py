@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import row, sd_alphas, sd_schedule
 
-from diffedit_cli.schedules import (
+from diffedit_cli.core.schedules import (
     add_noise,
     append_dims,
     draw_noise,
@@ -20,8 +20,8 @@ from diffedit_cli.schedules import (
     to_eps,
     to_x0,
 )
+from diffedit_cli.core.types import Schedule
 from diffedit_cli.settings import GuidanceSchedule
-from diffedit_cli.types import Schedule
 
 TEN = Schedule(torch.linspace(0.9, 0.1, 10, dtype=torch.float64), final_alpha=1.0, steps_offset=1)
 

@@ -112,7 +112,6 @@ guidances = st.builds(
     end=st.floats(0, 100),
     interval=st.sampled_from(["0:1", "0.2:0.8"]),
     norm=st.sampled_from(["none", "pred", "cond"]),
-    norm_region=st.sampled_from(["mask", "latent"]),
     rescale=st.floats(0, 1),
 )
 masks = st.builds(

@@ -14,13 +14,13 @@ from single_files import State, to_single_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import load_model, single_file
 from diffedit_cli.models.clip_tokenizer import clip_tokenizer
 from diffedit_cli.models.presets import PRESETS
 from diffedit_cli.models.single_file import CONFIGS, convert, recognise
 from diffedit_cli.models.weights import read_weights
-from diffedit_cli.schedules import draw_noise
 
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 KINDS = ["sd1", "sd2", "sdxl"]

@@ -24,9 +24,9 @@ from torch._dynamo.utils import counters
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.classifier import Judge, chances, examine
+from diffedit_cli.core.types import Steps
 from diffedit_cli.models import EMBEDDED, load_model
 from diffedit_cli.models.single_file import scheduler
-from diffedit_cli.types import Steps
 from training.classifier import Classifier, through_vae, train_classifier
 from training.evaluate import evaluate, held_out_cases, held_out_loss, iou, psnr
 from training.examples import Example, draw_examples

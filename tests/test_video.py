@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from diffedit_cli.errors import DiffeditError, ImageError, SettingError
-from diffedit_cli.images.files import save_image
-from diffedit_cli.video import check_film, frame_path, next_missing, read_film_settings, write_frames
+from diffedit_cli.images.video import check_film, frame_path, next_missing, read_film_settings, write_frames
+from diffedit_cli.images.write import save_image
 
 SETTINGS = {"prompts": ["a horse", "a zebra, Füllen"], "seed": [1, 2], "guidance_scale": None}
 

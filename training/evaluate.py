@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffedit_cli.edit import Editor, Texts, find_heat
-from diffedit_cli.mask import binarise
+from diffedit_cli.core.diffedit import DiffEdit, Texts, find_heat
+from diffedit_cli.core.mask import binarise
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.settings import EditConfig, MaskConfig, filled_in
 from training.scenes import Scenes, draw_scenes, latent_mask, load_world, save_sheet
@@ -133,8 +133,8 @@ def edit_sheet(models: list[DiffusersDenoiser], cases: list[Case], path: Path) -
         tiles.append(pixels[0])
         for model in models:
             config = filled_in(EditConfig(ref=case.ref, query=case.query), model.own_defaults)
-            result = Editor(model, pixels).edit(config, [case.seed])
-            mask = F.interpolate(result.area, pixels.shape[-2:], mode="nearest")
+            result = DiffEdit(model, pixels).edit(config, [case.seed])
+            mask = F.interpolate(result.plan.area, pixels.shape[-2:], mode="nearest")
             tiles += [mask[0].expand(3, -1, -1), torch.lerp(pixels, result.pixels, mask)[0]]
     save_sheet(torch.stack(tiles), path, columns=2 * (1 + 2 * len(models)))
 

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffedit_cli.ddim import decode, invert, renoise
-from diffedit_cli.edit import Texts, find_heat
-from diffedit_cli.guidance import Guidance
-from diffedit_cli.mask import widen
-from diffedit_cli.schedules import make_steps
+from diffedit_cli.core.ddim import decode, invert, renoise
+from diffedit_cli.core.diffedit import Texts, find_heat
+from diffedit_cli.core.guidance import Guidance
+from diffedit_cli.core.mask import widen
+from diffedit_cli.core.schedules import make_steps
+from diffedit_cli.core.types import Latents, Pixels, PromptEmbeds, Schedule, Steps, Timesteps, Trajectory
 from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig
-from diffedit_cli.types import Latents, Pixels, PromptEmbeds, Schedule, Steps, Timesteps, Trajectory
 from training.classifier import Classifier, random_shift, train_classifier, views_of
 from training.scenes import World, draw_scenes, latent_mask
 from training.train import (

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import SettingError
 from ..settings import EditConfig, ModelConfig, TalkConfig
-from .files import check_targets, read_mask, read_picture, target_for, write_picture
+from .files import check_targets, read_masks, read_picture, target_for, write_picture
 from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
 from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
@@ -52,7 +52,7 @@ def compare(
             raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
 
         from .. import compare as comparison
-        from ..video import check_film, write_frames
+        from ..images.video import check_film, write_frames
 
         own, has_picture = own_defaults(checkpoint), picture is not None
         forwards = comparison.count_forwards(values, own, has_picture=has_picture, search=mask is None)
@@ -68,12 +68,10 @@ def compare(
                 [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{forwards} UNet sample-forwards."],
             )
             return
-        masks = [None if source is None else read_mask(file, source) for file in files]
+        masks = None if source is None else read_masks(files, source)
         model = open_model(checkpoint, terminal)
         with terminal.progress({"compare": 1}) as report:
-            result = comparison.compare(
-                model, source, values, mask=masks[0], add=masks[1], subtract=masks[2], report=report
-            )
+            result = comparison.compare(model, source, values, mask=masks, report=report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
         if animate is not None:
             stored = None if no_metadata else result.settings()

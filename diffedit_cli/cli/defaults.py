@@ -166,7 +166,7 @@ def set_value(path: Path, key: str, text: str) -> Any:
 
     SettingError: an unknown key, a value that cannot be, or a file that this cannot change safely.
     """
-    from ..images.files import atomic_path
+    from ..images.write import atomic_path
 
     if key not in known_settings():
         raise unknown_setting(key, known_settings())

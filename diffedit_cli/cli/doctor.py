@@ -60,7 +60,7 @@ def devices() -> dict[str, str]:
 
 def trial() -> dict[str, str]:
     """Draw a small picture with the embedded model on the device that `auto` picks."""
-    from ..api import generate_image
+    from ..generation import generate_image
     from ..models import load_model
     from ..settings import GenerateConfig
 

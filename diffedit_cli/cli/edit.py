@@ -118,13 +118,14 @@ def edit_one(order: Order, terminal: Terminal) -> None:
         return
     model = open_model(checkpoint, terminal)
 
-    from ..api import animate_edit, edit_image
+    from ..session import Session
 
+    session = Session(model, source)
     with terminal.progress(units) as report:
         if order.animate is None:
-            result, frames = edit_image(model, source, config, report=report, **masks), None
+            (result,), frames = session.edit(config, masks, report), None
         else:
-            result, frames = animate_edit(model, source, config, order.film.frames, report=report, **masks)
+            result, frames = session.film(config, order.film.frames, masks, report)
         write_picture(target, result.save, overwrite=overwrite, metadata=order.metadata)
         write_extras(result, order.grid, order.save_mask, overwrite=overwrite)
         film = None if frames is None else order.write_film(frames, result)

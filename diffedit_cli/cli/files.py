@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 from ..errors import SettingError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from ..images.files import Picture
+    from ..images.masks import Masks
+    from ..images.read import Picture
 
 
 def read_picture(source: str) -> "Picture":
     """A picture from a file, or from stdin for `-`."""
-    from ..images.files import load_image
+    from ..images.read import load_image
 
     return load_image(sys.stdin.buffer if source == "-" else source)
 
 
-def read_mask(source: Path | None, picture: "Picture") -> "Image.Image | None":
-    from ..images.files import load_mask
+def read_masks(files: tuple[Path | None, Path | None, Path | None], picture: "Picture") -> "Masks":
+    """The masks of --mask, --mask-add and --mask-subtract."""
+    from ..images.masks import Masks
+    from ..images.read import load_mask
 
-    return None if source is None else load_mask(source, picture.rgb.size)
+    return Masks(*(file and load_mask(file, picture.rgb.size) for file in files))
 
 
 def name_for(stem: str, words: str, suffix: str) -> str:
@@ -59,7 +60,7 @@ def check_targets(
 
     picture: whose transparency the first target will hold. film: written too, and checked elsewhere.
     """
-    from ..images.files import check_target
+    from ..images.write import check_target
 
     seen: set[Path] = set()
     for number, target in enumerate([*targets, film]):

@@ -48,7 +48,7 @@ def write_film(
     first: int | None = None,
 ) -> Film:
     """Write a film as video.write_frames does, and say how far it came."""
-    from ..video import write_frames
+    from ..images.video import write_frames
 
     film = Film(target, fps, first or 0)
     kept = film.until_interrupted(frames)

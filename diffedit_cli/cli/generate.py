@@ -31,7 +31,7 @@ def generate(
         check_targets([target], overwrite=overwrite)
         model = open_model(model_config(), terminal)
 
-        from ..api import generate_image
+        from ..generation import generate_image
 
         with terminal.progress({"generate": 1}) as report:
             result = generate_image(model, settings, report=report)

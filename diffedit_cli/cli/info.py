@@ -20,7 +20,7 @@ def info(
     """Say how a result was made: the settings that are stored in it."""
     talk = talk_config()
     with plain_errors(talk):
-        from ..video import read_film_settings
+        from ..images.video import read_film_settings
 
         stored = read_film_settings(file)
         picture = {} if file.is_dir() or file.suffix.lower() == ".mp4" else describe(file)
@@ -34,7 +34,7 @@ def info(
 
 def describe(file: Path) -> dict[str, Any]:
     """What a picture is, whoever made it."""
-    from ..images.files import load_image
+    from ..images.read import load_image
 
     picture = load_image(file)
     return {

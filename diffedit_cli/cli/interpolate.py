@@ -27,10 +27,10 @@ from .terminal import Terminal, plain_errors
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..images.files import Picture
+    from ..core.types import Report
+    from ..images.read import Picture
     from ..models import DiffusersDenoiser
     from ..results import Run
-    from ..types import Report
 
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
@@ -58,15 +58,16 @@ def interpolate(
             raise SettingError("A film cannot go to stdout.", "Name a file or a folder with -o.")
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
-        from .. import api, results, video
-        from ..generate import count_frames
+        from .. import generation, results
+        from ..core.text2image import count_frames
+        from ..images import video
 
         first, picture = 0, None if init is None else read_picture(init)
         if resume:
             settings, first = resumed(settings, checkpoint, picture, target)
         video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         model = open_model(checkpoint, terminal)
-        settings, meter = api.resolve_interpolation(model, settings), results.Meter(model)
+        settings, meter = generation.resolve_interpolation(model, settings), results.Meter(model)
         stored = None if no_metadata else results.provenance("interpolate", model.origin, settings, picture)
         film = Film(target, settings.fps, first)
         if first < count_frames(settings):
@@ -97,10 +98,11 @@ def missing_frames(
     report: "Report",
 ) -> "Iterator[Image.Image]":
     """The frames from number `first` on; those before it lie in the folder."""
-    from .. import api, video
-    from ..images.files import load_image
+    from .. import generation
+    from ..images import video
+    from ..images.read import load_image
 
-    return api.interpolate_frames(
+    return generation.interpolate_frames(
         model,
         settings,
         init=init,
@@ -119,7 +121,7 @@ def announce(
     notices: tuple[str, ...],
 ) -> None:
     """Where the film is, how much of it there is, and what it cost."""
-    from ..generate import count_frames
+    from ..core.text2image import count_frames
     from ..results import costs
 
     for notice in notices:
@@ -143,7 +145,7 @@ def resumed(
 
     SettingError if the folder holds another film: the frames would not fit together.
     """
-    from .. import video
+    from ..images import video
 
     first = video.next_missing(folder)
     stored = video.read_film_settings(folder) if first else None

@@ -16,7 +16,7 @@ from .session import open_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..images.files import Picture
+    from ..images.read import Picture
     from ..models import DiffusersDenoiser
     from ..results import EditResult
 
@@ -47,7 +47,7 @@ def edit_many(order: Order, terminal: Terminal) -> None:
     for folder in {file.parent for job in jobs for file in (job.target, job.grid, job.mask) if file}:
         make_folder(folder)
 
-    from ..editing import random_seed
+    from ..session import random_seed
 
     seed = random_seed() if order.config.seed is None else order.config.seed
     order = replace(order, config=replace(order.config, seed=seed))
@@ -62,7 +62,7 @@ def edit_many(order: Order, terminal: Terminal) -> None:
 
 def name_jobs(order: Order) -> list[Job]:
     """A file of its own for each result; SettingError where the order does not fit several results."""
-    from ..images.files import WRITE_FORMATS
+    from ..images.write import WRITE_FORMATS
 
     folders = [Path(order.output or "."), order.grid, order.save_mask]
     if order.output == "-":
@@ -141,12 +141,12 @@ class Batch:
         return (picture, good) if good else None
 
     def edit(self, pairs: "list[tuple[Picture, list[Job]]]", queries: list[str]) -> None:
-        from ..api import edit_images
+        from ..session import edit_images
 
         pictures = [picture for picture, _ in pairs]
         model, masks = self.model(), self.order.read_masks(pictures[0])
         with self.terminal.progress(self.order.forwards()) as report:
-            results = edit_images(model, pictures, self.order.config, queries, report=report, **masks)
+            results = edit_images(model, pictures, self.order.config, queries, mask=masks, report=report)
             jobs = (job for _, jobs in pairs for job in jobs)
             for job, result in zip(jobs, results, strict=True):
                 self.finish(job, result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys, require_difference
-from .files import check_targets, read_mask, read_picture, target_for, write_picture
+from .files import check_targets, read_masks, read_picture, target_for, write_picture
 from .options import (
     AddMask,
     NoMetadata,
@@ -23,7 +23,7 @@ from .session import open_model
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
-    from ..images.files import Picture
+    from ..images.read import Picture
 
 # What only the drawing of a change would use.
 UNUSED = (
@@ -75,21 +75,22 @@ def mask(
         source = read_picture(picture)
         if cutout is not None:
             check_see_through(cutout, source, overwrite=overwrite)
-        add, subtract = (read_mask(file, source) for file in (mask_add, mask_subtract))
+        masks = read_masks((None, mask_add, mask_subtract), source)
         model = open_model(model_config(), terminal)
 
-        from ..api import make_mask
-        from ..images import files, sheets
+        from ..images import sheets
+        from ..images.write import save_image
+        from ..session import Session
 
         with terminal.progress({"mask": 1}) as report:
-            result = make_mask(model, source, config, add=add, subtract=subtract, report=report)
+            result = Session(model, source).mask(config, masks, report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
         if heatmap is not None:
-            files.save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
+            save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
         if overlay is not None:
-            files.save_image(overlay, sheets.overlay(source.rgb, result.mask), overwrite=overwrite)
+            save_image(overlay, sheets.overlay(source.rgb, result.mask), overwrite=overwrite)
         if cutout is not None:
-            files.save_image(cutout, sheets.cutout(source, result.mask), overwrite=overwrite)
+            save_image(cutout, sheets.cutout(source, result.mask), overwrite=overwrite)
         terminal.finish(
             result,
             target,
@@ -101,7 +102,7 @@ def check_see_through(target: Path, picture: "Picture", *, overwrite: bool) -> N
     """Refuse a format without transparency for a cutout."""
     from PIL import Image
 
-    from ..images.files import check_target
+    from ..images.write import check_target
 
     cut = replace(picture, alpha=Image.new("L", picture.rgb.size))
     check_target(target, overwrite=overwrite, picture=cut)

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import EditConfig, FilmConfig, ModelConfig, filled_in, flatten, require_way_back
-from .files import read_mask
+from .files import read_masks
 from .films import Film, there_and_back, write_film
 from .session import own_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..images.files import Picture
+    from ..images.masks import Masks
+    from ..images.read import Picture
     from ..results import EditResult
 
 
@@ -35,26 +36,25 @@ class Order:
     film: FilmConfig
     dry_run: bool
 
-    def read_masks(self, picture: "Picture") -> dict[str, "Image.Image | None"]:
-        names = "mask", "add", "subtract"
-        return {name: read_mask(file, picture) for name, file in zip(names, self.masks, strict=True)}
+    def read_masks(self, picture: "Picture") -> "Masks":
+        return read_masks(self.masks, picture)
 
     def forwards(self) -> dict[str, int]:
         """UNet sample-forwards of each stage, over all pictures and queries."""
-        from ..edit import count_forwards
+        from ..core.costs import batch_forwards
 
-        config = filled_in(self.config, own_defaults(self.checkpoint))
-        units = count_forwards(config, search=self.masks[0] is None)
-        shared = {"invert"}
-        pictures, queries = len(self.pictures), len(self.queries)
-        if self.animate is not None:
-            units["frame"] = (self.film.frames - 1) * units["decode"]
-        return {stage: pictures * (1 if stage in shared else queries) * n for stage, n in units.items()}
+        return batch_forwards(
+            filled_in(self.config, own_defaults(self.checkpoint)),
+            len(self.pictures),
+            len(self.queries),
+            search=self.masks[0] is None,
+            frames=0 if self.animate is None else self.film.frames,
+        )
 
     def check_film(self) -> None:
         """Refuse a film that could not be made, before the long work."""
         if self.animate is not None:
-            from ..video import check_film
+            from ..images.video import check_film
 
             require_way_back(self.config)
             check_film(self.animate, fps=self.film.fps, overwrite=self.overwrite)
@@ -86,13 +86,14 @@ def outcome(result: "EditResult") -> str:
 
 def write_extras(result: "EditResult", grid: Path | None, save_mask: Path | None, *, overwrite: bool) -> None:
     """The picture of all stages and the mask, if they were asked for."""
-    from ..images import files, sheets
+    from ..images import sheets
+    from ..images.write import save_image
 
     if save_mask is not None:
-        files.save_image(save_mask, result.mask, overwrite=overwrite)
+        save_image(save_mask, result.mask, overwrite=overwrite)
     if grid is not None:
         columns = [("input", result.picture.rgb), ("mask", result.mask), ("result", result.image)]
         if result.heat is not None:
             columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
         space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
-        files.save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)
+        save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)

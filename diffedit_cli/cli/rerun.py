@@ -29,7 +29,7 @@ SCHEMAS = {
     "interpolate": InterpolateConfig,
 }
 FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256"}
-GONE = {"tries": 1}  # settings that there were once, with the value at which they did nothing
+GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 
 
@@ -83,7 +83,7 @@ def rerun(
 
 def read_stored(file: Path) -> dict[str, Any]:
     """The settings in a result, checked. ImageError: it holds none, or none that can be run again."""
-    from ..video import read_film_settings
+    from ..images.video import read_film_settings
 
     stored = read_film_settings(file)
     if stored is None:
@@ -146,12 +146,11 @@ def other_masks(stored: dict[str, Any], params: dict[str, Any], arguments: list[
     if not {*given} & {*stored}:
         return []
 
-    from ..images.files import load_image, load_mask
-    from ..results import hashes
+    from ..images.read import load_image
+    from .files import read_masks
 
-    size = load_image(arguments[0]).rgb.size
-    masks = {key.removesuffix("_sha256"): load_mask(path, size) for key, path in given.items()}
-    found = hashes(**masks)
+    files = given.get("mask_sha256"), given.get("mask_add_sha256"), given.get("mask_subtract_sha256")
+    found = read_masks(files, load_image(arguments[0])).hashes()
     return [MASKS[key] for key in given if key in stored and found[key] != stored[key]]
 
 

@@ -17,8 +17,8 @@ from .interrupt import SENTENCE, begin_work
 
 if TYPE_CHECKING:
     from ..compare import Comparison
+    from ..core.types import Report
     from ..results import EditResult, Generated, MaskResult
-    from ..types import Report
 
     Result = EditResult | MaskResult | Generated | Comparison
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from .files import Picture, levels
+from .read import Picture, levels
 
 _HEAT = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
 _TINT = (255, 0, 170)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ddim import require_finite
-from ..schedules import append_dims, v_to_eps
-from ..types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
+from ..core.ddim import require_finite
+from ..core.schedules import append_dims, v_to_eps
+from ..core.types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
 from .prepack import prepack

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from .settings import GuidanceSchedule, Solver
+from ..settings import GuidanceSchedule, Solver
 from .types import Latents, PerSample, Schedule, Steps
 
 

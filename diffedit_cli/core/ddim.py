@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .errors import NumericError
+from ..errors import NumericError
 from .guidance import Guidance, GuidanceState
 from .schedules import add_noise, to_eps, to_x0
 from .types import Denoiser, Heat, Latents, PerSample, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
@@ -65,18 +65,17 @@ def decode(
     guidance: Guidance,
     mask: Heat | None = None,
     source: Trajectory | None = None,
-    region: Heat | None = None,
     share: PerSample | None = None,
 ) -> Iterator[Latents]:
     """Decoding with guidance: yields the latents after each step, the last ones clean.
 
     With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
     reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
-    `region`: where the norms of the guidance are taken; `share`: how much of it each picture gets.
+    `share`: how much of the guidance each picture gets.
     """
     state, alphas, before = GuidanceState(), steps.alphas.tolist(), latents
     for i in range(len(steps)):
-        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, region, state, share)
+        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, state, share)
         if steps.solver == "dpm++":
             x0 = to_x0(latents, eps, alphas[i])
             eps = to_eps(latents, second_order(x0, before, alphas, i), alphas[i])

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .settings import Solver
+from ..settings import Solver
 
 Pixels = Float[Tensor, "b 3 H W"]  # sRGB in [0, 1]
 Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit variance

@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ..settings import GuidanceConfig
 from .schedules import guidance_scales, inside_interval, to_eps, to_x0
-from .settings import GuidanceConfig
-from .types import Denoiser, Heat, Latents, PerSample, PromptEmbeds, Steps
+from .types import Denoiser, Latents, PerSample, PromptEmbeds, Steps
 
 AXES = (1, 2, 3)
 TINY = 1e-6
 
 
-def norm(x: Latents, region: Heat | None = None) -> PerSample:
-    """Euclidean length of each picture's latents, or of what lies in `region`. No overflow in fp16."""
-    x = x.float() if region is None else x.float() * region.sqrt()
+def norm(x: Latents) -> PerSample:
+    """Euclidean length of each picture's latents. No overflow in fp16."""
+    x = x.float()
     peak = x.abs().amax(AXES, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     return peak * torch.linalg.vector_norm(x / peak, dim=AXES, keepdim=True)
 
@@ -35,38 +35,38 @@ def ratio(top: PerSample, bottom: PerSample) -> PerSample:
     return torch.where(usable, top / torch.where(usable, bottom, 1), 1)
 
 
-def cfg(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+def cfg(u: Latents, t: Latents, g: float) -> Latents:
     """p = u + g (t - u), equation 6 of arXiv 2207.12598 with g = 1 + w."""
     return u + g * (t - u)
 
 
-def cfg_pred(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+def cfg_pred(u: Latents, t: Latents, g: float) -> Latents:
     """p |u| / |p|: the whole prediction keeps the unconditional length (fast.ai lesson 11)."""
     p = cfg(u, t, g)
-    return p * ratio(norm(u, region), norm(p, region))
+    return p * ratio(norm(u), norm(p))
 
 
-def cfg_diff(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+def cfg_diff(u: Latents, t: Latents, g: float) -> Latents:
     """u + g d |u| / |d|: the update is g times as long as u (fast.ai lesson 11). u where |d| <= 1e-6 |u|."""
     d = t - u
-    length_u, length_d = norm(u, region), norm(d, region)
+    length_u, length_d = norm(u), norm(d)
     usable = length_d > TINY * length_u
     return u + g * d * torch.where(usable, length_u / torch.where(usable, length_d, 1), 0)
 
 
-def cfg_both(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+def cfg_both(u: Latents, t: Latents, g: float) -> Latents:
     """`cfg_diff`, then scaled to the length of u (fast.ai lesson 11)."""
-    p = cfg_diff(u, t, g, region)
-    return p * ratio(norm(u, region), norm(p, region))
+    p = cfg_diff(u, t, g)
+    return p * ratio(norm(u), norm(p))
 
 
-def cfg_cond(u: Latents, t: Latents, g: float, region: Heat | None = None) -> Latents:
+def cfg_cond(u: Latents, t: Latents, g: float) -> Latents:
     """p |t| / |p|: the conditional length is kept (EP-CFG, arXiv 2412.09966)."""
     p = cfg(u, t, g)
-    return p * ratio(norm(t, region), norm(p, region))
+    return p * ratio(norm(t), norm(p))
 
 
-NORMS: dict[str, Callable[[Latents, Latents, float, Heat | None], Latents]] = {
+NORMS: dict[str, Callable[[Latents, Latents, float], Latents]] = {
     "none": cfg,
     "pred": cfg_pred,
     "diff": cfg_diff,
@@ -178,7 +178,6 @@ class Guidance:
         step: int,
         cond: PromptEmbeds,
         uncond: PromptEmbeds,
-        region: Heat | None = None,
         state: GuidanceState = GuidanceState(),
         share: PerSample | None = None,
     ) -> tuple[Latents, GuidanceState]:
@@ -194,7 +193,7 @@ class Guidance:
         embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
         both = denoiser.predict_eps(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
         u, t = both.chunk(2)
-        p, state = self.combine(u, t, latents, step, region, state)
+        p, state = self.combine(u, t, latents, step, state)
         return (p if share is None else torch.lerp(u, p, share)), state
 
     def combine(
@@ -203,7 +202,6 @@ class Guidance:
         t: Latents,
         latents: Latents,
         step: int,
-        region: Heat | None,
         state: GuidanceState,
     ) -> tuple[Latents, GuidanceState]:
         """Two predictions of eps (b c h w) as one, by the configured method."""
@@ -213,7 +211,7 @@ class Guidance:
             x0_u, x0_t = (to_x0(latents, eps, alpha) for eps in (u, t))
             x0, momentum = apg(x0_u, x0_t, g, state.momentum)
             return to_eps(latents, x0, alpha), GuidanceState(momentum=momentum)
-        p = NORMS[config.norm](u, t, g, region)
+        p = NORMS[config.norm](u, t, g)
         if config.rescale:
             p = rescale(p, t, config.rescale)
         if config.method == "adaptive":

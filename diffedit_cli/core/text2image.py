@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from jaxtyping import Float
 
+from ..settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 from .ddim import decode, finish, invert
-from .guidance import Guidance, forwards_per_run
+from .guidance import Guidance
 from .interpolate import FRAMES_AT_ONCE, leg_weights, lerp, mean_gap, slerp, spread_evenly
 from .schedules import add_noise, append_dims, draw_noise, make_steps
-from .settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 from .types import Denoiser, Latents, Pixels, PromptEmbeds, Report, Steps, silent
 
 Shape = tuple[int, int, int]  # c h w of the latents
@@ -26,11 +26,6 @@ def generate(
     noise = draw_noise(shape, seeds).to(cond.tokens.device)
     run = decode(denoiser, noise, steps, cond, uncond, Guidance(config.guidance, steps))
     return finish(denoiser, run, "generate", len(steps), report)
-
-
-def count_forwards(config: GenerateConfig) -> int:
-    """UNet sample-forwards of one picture, the most that it can take."""
-    return forwards_per_run(config.guidance, config.steps)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Leg:
         if self.start is not None:
             start = self.start.expand(len(weights), -1, -1, -1)
             latents = add_noise(start, latents, float(self.steps.alphas[0]))
-        if self.inverted is not None:  # as edit.decode_between: weight 0 leads back to the last picture
+        if self.inverted is not None:  # as film.decode_between: weight 0 leads back to the last picture
             latents = self.inverted.expand(len(weights), -1, -1, -1)
             uncond = lerp(self.embeds[0], self.uncond, weights)
             share = append_dims(torch.tensor(weights), latents)

@@ -1,19 +1,18 @@
 """The three steps of DiffEdit (Couairon et al. 2022, arXiv 2210.11427): mask, encode, decode.
 
-Pure torch: pixels and a Denoiser come in, pixels and a mask go out. `editing.py` puts pictures round it.
+Pixels and a Denoiser come in, pixels and a mask go out. `session.py` puts pictures around it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from ..errors import DiffeditError
+from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
-from .errors import DiffeditError
-from .guidance import Guidance, forwards_per_run
+from .guidance import Guidance
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
 from .schedules import draw_noise, make_steps, round_half_up
-from .settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
@@ -54,40 +53,9 @@ class Areas:
 NOTHING_SAID = Areas()
 
 
-@dataclass(frozen=True)
-class Edited:
-    """What an edit gives: pixels (b 3 H W); found, the mask as it was found or given; area, what was redrawn:
-    found with room round it, before a user's areas are added and taken away; heat, if the mask was searched
-    for. The last three are (b 1 h w)."""
-
-    pixels: Pixels
-    found: Heat
-    area: Heat
-    heat: Heat | None
-
-    def row(self, row: int) -> "Edited":
-        """One picture's part, as a batch of one."""
-        one = slice(row, row + 1)
-        heat = None if self.heat is None else self.heat[one]
-        return Edited(self.pixels[one], self.found[one], self.area[one], heat)
-
-
 def texts_compared(config: EditConfig) -> int:
     """How many texts the search for the mask compares: the empty one too, if it says anything new."""
     return 3 if config.mask.evidence and config.ref and config.query else 2
-
-
-def count_forwards(config: EditConfig, *, search: bool = True) -> dict[str, int]:
-    """UNet sample-forwards of each stage of an edit of one picture, the most that it can take.
-
-    The looks of a zoom are not in it.
-    """
-    steps = max(1, round_half_up(config.ratio * config.steps))
-    return {
-        "mask": texts_compared(config) * config.mask.samples if search else 0,
-        "invert": 0 if config.inversion == "noise" else steps,
-        "decode": forwards_per_run(config.guidance, steps),
-    }
 
 
 def pictures_together(height: int, width: int) -> int:
@@ -159,8 +127,8 @@ def encode_source(
 class Plan:
     """All that the drawing of an edit needs: the outcome of steps 1 and 2, and one seed a picture.
 
-    found, area: as in Edited; mask: the area with a user's areas added and taken away; heat, if the mask was
-    searched for.
+    found: the mask as it was found or given; area: found with room around it; mask: the area with a user's
+    areas added and taken away, which is what is redrawn; heat, if the mask was searched for. All (b 1 h w).
     """
 
     config: EditConfig
@@ -173,10 +141,13 @@ class Plan:
     mask: Heat
     heat: Heat | None
 
-    @property
-    def region(self) -> Heat | None:
-        """Where the norms of the guidance are taken; None: everywhere."""
-        return self.mask if self.config.guidance.norm_region == "mask" else None
+
+@dataclass(frozen=True)
+class Edited:
+    """The outcome of an edit, pixels (b 3 H W), and the plan that it was drawn by."""
+
+    plan: Plan
+    pixels: Pixels
 
 
 def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
@@ -190,12 +161,11 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
         Guidance(plan.config.guidance, plan.steps),
         plan.mask,
         plan.source,
-        plan.region,
     )
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
 
-class Editor:
+class DiffEdit:
     """A batch of pictures, edited under any number of settings: what two of them share is computed once.
 
     The pictures are encoded once. A heat map and a trajectory are kept for all settings that ask for them.
@@ -208,7 +178,6 @@ class Editor:
         require_finite(self.x0, "the encoded picture")
         self.heats: dict[object, Heat] = {}
         self.sources: dict[object, Trajectory] = {}
-        self.latest: tuple[Plan, Pixels] | None = None
 
     def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
         """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
@@ -239,11 +208,9 @@ class Editor:
     def edit(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Edited:
-        """Change `ref` into `query` in all b pictures, one seed each; `latest` keeps it for a film."""
+        """Change `ref` into `query` in all b pictures, one seed each."""
         plan = self.plan(config, seeds, areas, report)
-        drawn = redraw(self.denoiser, plan, report)
-        self.latest = plan, drawn
-        return Edited(drawn, plan.found, plan.area, plan.heat)
+        return Edited(plan, redraw(self.denoiser, plan, report))
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -278,16 +245,3 @@ def source_key(config: EditConfig) -> EditConfig:
         guidance=GuidanceConfig(),
         mask=MaskConfig(),
     )
-
-
-def count_shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> int:
-    """UNet sample-forwards of edits of one picture by one Editor, the most that they can take."""
-    stages: dict[object, int] = {}
-    for number, config in enumerate(configs):
-        counts = count_forwards(config, search=search)
-        stages |= {
-            ("mask", heat_key(config), config.zoom): counts["mask"],
-            ("invert", source_key(config), config.zoom): counts["invert"],
-            ("decode", number): counts["decode"],
-        }
-    return sum(stages.values())

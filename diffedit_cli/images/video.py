@@ -14,9 +14,10 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from .errors import ImageError, SettingError
-from .images.files import atomic_path, check_target, load_image, read_settings, save_image
-from .images.metadata import settings_text, with_comment
+from ..errors import ImageError, SettingError
+from .metadata import settings_text, with_comment
+from .read import load_image, read_settings
+from .write import atomic_path, check_target, save_image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FPS = 120

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .settings import Easing
+from ..settings import Easing
 from .types import Latents, Pixels, PromptEmbeds
 
 Noise = Float[Tensor, "1 c h w"]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..settings import MaskConfig
 from .schedules import add_noise, append_dims, draw_noise, round_half_up
-from .settings import MaskConfig
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds
 
 MICRO_BATCH = 8  # samples in one forward, if a map of all pictures takes no more: more is hardly faster

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 
 from .ddim import decode, finish
-from .edit import Editor, Plan
+from .diffedit import Edited, Plan
 from .guidance import Guidance
 from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
 from .mask import enlarge
@@ -24,17 +24,17 @@ class MorphFrame:
     keep: Heat
 
 
-def morph(editor: Editor, frames: int, report: Report = silent) -> Iterator[tuple[float, MorphFrame]]:
-    """The way from one picture (1 3 H W) to its latest edit: (weight, frame) as they are drawn, in no order.
+def morph(
+    denoiser: Denoiser, pixels: Pixels, edit: Edited, frames: int, report: Report = silent
+) -> Iterator[tuple[float, MorphFrame]]:
+    """The way from one picture (1 3 H W) to its edit: (weight, frame) as they are drawn, in no order.
 
     Weight 0 is the picture itself and 1 the edit. Between them the noisiest latents are decoded under
     texts on the line from those of the inversion to those of the edit, and under a share w of the guidance:
     at 0 that leads back to the picture. The weights are chosen by `spread_evenly`, from what is seen inside
     the mask. What the VAE loses of the picture is put back where nothing has changed yet.
     """
-    if editor.latest is None:
-        raise ValueError("a film is made of an edit: call edit first")
-    (plan, edited), denoiser, pixels = editor.latest, editor.denoiser, editor.pixels
+    plan, edited = edit.plan, edit.pixels
     factor = pixels.shape[-1] // plan.mask.shape[-1]
     seen, count = enlarge(plan.mask, factor), len(plan.steps)
     frames_drawn = 0
@@ -77,7 +77,6 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
         Guidance(plan.config.guidance, plan.steps),
         plan.mask.expand(count, -1, -1, -1),
         Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
-        None if plan.region is None else plan.region.expand(count, -1, -1, -1),
         share=append_dims(torch.tensor(weights), noisiest),
     )
 

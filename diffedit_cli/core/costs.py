@@ -1,0 +1,51 @@
+"""What a run costs in UNet sample-forwards, counted before it starts: the most that it can take.
+
+The looks of a zoom are not in it.
+"""
+
+from collections.abc import Sequence
+
+from ..settings import EditConfig, GenerateConfig
+from .diffedit import heat_key, source_key, texts_compared
+from .guidance import forwards_per_run
+from .schedules import round_half_up
+
+
+def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -> dict[str, int]:
+    """The forwards of each stage of an edit of one picture; frames: those of its film, if one is made."""
+    steps = max(1, round_half_up(config.ratio * config.steps))
+    decode = forwards_per_run(config.guidance, steps)
+    counts = {
+        "mask": texts_compared(config) * config.mask.samples if search else 0,
+        "invert": 0 if config.inversion == "noise" else steps,
+        "decode": decode,
+    }
+    return counts | ({"frame": (frames - 1) * decode} if frames else {})
+
+
+def shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> int:
+    """The forwards of several edits of one picture by one DiffEdit: what two of them share counts once."""
+    stages: dict[object, int] = {}
+    for number, config in enumerate(configs):
+        counts = edit_forwards(config, search=search)
+        stages |= {
+            ("mask", heat_key(config), config.zoom): counts["mask"],
+            ("invert", source_key(config), config.zoom): counts["invert"],
+            ("decode", number): counts["decode"],
+        }
+    return sum(stages.values())
+
+
+def batch_forwards(
+    config: EditConfig, pictures: int, queries: int, *, search: bool = True, frames: int = 0
+) -> dict[str, int]:
+    """The forwards of each stage of every picture with every query; queries share a picture's inversion."""
+    counts = edit_forwards(config, search=search, frames=frames)
+    return {
+        stage: pictures * (1 if stage == "invert" else queries) * count for stage, count in counts.items()
+    }
+
+
+def generate_forwards(config: GenerateConfig) -> int:
+    """The forwards of one picture from a text."""
+    return forwards_per_run(config.guidance, config.steps)

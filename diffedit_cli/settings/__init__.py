@@ -1,0 +1,27 @@
+"""The settings: how one is declared (fields.py), and which there are (schema.py)."""
+# pyright: reportUnusedImport=false
+
+from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
+from .schema import (
+    FAST,
+    MAX_SEED,
+    SCHEMAS,
+    Easing,
+    EditConfig,
+    FilmConfig,
+    GenerateConfig,
+    GuidanceConfig,
+    GuidanceSchedule,
+    InterpolateConfig,
+    Inversion,
+    MaskConfig,
+    ModelConfig,
+    Solver,
+    TalkConfig,
+    filled_in,
+    public_name,
+    require_difference,
+    require_query,
+    require_way_back,
+    same_texts,
+)
