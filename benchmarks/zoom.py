@@ -4,7 +4,8 @@
 
 Held-out scenes of 512x512 pixels. The embedded model works at 128, so what is a tenth to a quarter of the
 width is 3 to 8 of its cells. Mask IoU is taken over the pixels of the picture. Needs the sources
-(`python -m training sources`). Writes one line to results.jsonl and the table of docs/guides/small-objects.md.
+(`python -m training sources`). Writes one line to results.jsonl and the table of
+docs/guides/small-objects.md.
 """
 
 from dataclasses import replace

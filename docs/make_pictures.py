@@ -2,8 +2,8 @@
 
     python docs/make_pictures.py
 
-A fence marked `sh` holds commands that run as they stand in a clone of the repository; one marked `bash` needs
-something else, such as a photo or a checkpoint of yours.
+A fence marked `sh` holds commands that run as they stand in a clone of the repository; one marked `bash`
+needs something else, such as your own photo or checkpoint.
 """
 
 import re
@@ -21,7 +21,8 @@ PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")})
 def commands(page: Path) -> list[list[str]]:
     """The words of each command in the page's `sh` fences, in order."""
     fences = re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for fence in fences for line in fence.splitlines() if line.strip()]
+    lines = "".join(fences).replace("\\\n", "").splitlines()
+    return [shlex.split(line) for line in lines if line.strip()]
 
 
 def main() -> None:

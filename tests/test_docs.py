@@ -1,8 +1,9 @@
-"""README.md and docs/: the commands and the Python that they print run, the links lead somewhere, the site builds."""
+"""README.md and docs/: their commands and their Python run, their links lead somewhere, the site builds."""
 
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_commands_of_a_page_run(page: Path, clone: Path) -> None:
         assert program == "diffedit"
         run = CliRunner().invoke(app, arguments)
         assert run.exit_code == 0, f"{' '.join(arguments)}\n{run.output}"
-        for flag, value in zip(arguments, arguments[1:], strict=False):
+        for flag, value in pairwise(arguments):
             if flag in ("-o", "--grid", "--overlay", "--heatmap", "--cutout", "--animate", "--save-mask"):
                 assert (clone / value).exists(), f"{' '.join(arguments)} wrote no {value}"
 
@@ -90,3 +91,11 @@ def test_mathematics_names_tests_that_exist() -> None:
     named = set(re.findall(r"\btest_\w+", (ROOT / "docs/math.md").read_text("utf-8")))
     files = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
     assert {name for name in named - files if f"def {name}(" not in code} == set()
+
+
+def test_every_licence_is_named_and_its_text_is_there() -> None:
+    texts = {path.stem for path in (ROOT / "LICENSES").iterdir()}
+    named = re.findall(r'^license = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    reuse = (ROOT / "REUSE.toml").read_text("utf-8")
+    used = re.findall(r'^SPDX-License-Identifier = "(.*)"', reuse, re.MULTILINE)
+    assert set(named[0].split(" AND ")) == set(used) == texts
