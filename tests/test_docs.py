@@ -14,7 +14,13 @@ from docs.make_pictures import PAGES, PICTURES, ROOT, commands
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text("utf-8")]
-OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/SOURCES.md", "training/README.md", "training/NOTEBOOK.md")
+OUTSIDE = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "examples/SOURCES.md",
+    "training/README.md",
+    "training/NOTEBOOK.md",
+)
 
 
 def name_of(page: Path) -> str:
