@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from .generation import compare_prompts, generate_image, interpolate_frames
     from .images.masks import Masks
     from .images.read import Picture, load_image, load_mask
+    from .merge import MergeResult, merge_images
     from .models import load_model
     from .results import EditResult, Generated, MaskResult
     from .session import Session, animate_edit, compare_edits, edit_image, edit_images, make_mask
-    from .settings import EditConfig, GenerateConfig, GuidanceConfig, InterpolateConfig, MaskConfig
+    from .settings import (
+        EditConfig,
+        GenerateConfig,
+        GuidanceConfig,
+        InterpolateConfig,
+        MaskConfig,
+        MergeConfig,
+    )
 
 __all__ = [
     "DiffeditError",
@@ -35,6 +43,8 @@ __all__ = [
     "MaskConfig",
     "MaskResult",
     "Masks",
+    "MergeConfig",
+    "MergeResult",
     "Picture",
     "Session",
     "animate_edit",
@@ -48,6 +58,7 @@ __all__ = [
     "load_mask",
     "load_model",
     "make_mask",
+    "merge_images",
 ]
 
 _MODULES = {
@@ -57,8 +68,16 @@ _MODULES = {
     "images.read": ["Picture", "load_image", "load_mask"],
     "models": ["load_model"],
     "results": ["EditResult", "Generated", "MaskResult"],
+    "merge": ["MergeResult", "merge_images"],
     "session": ["Session", "animate_edit", "compare_edits", "edit_image", "edit_images", "make_mask"],
-    "settings": ["EditConfig", "GenerateConfig", "GuidanceConfig", "InterpolateConfig", "MaskConfig"],
+    "settings": [
+        "EditConfig",
+        "GenerateConfig",
+        "GuidanceConfig",
+        "InterpolateConfig",
+        "MaskConfig",
+        "MergeConfig",
+    ],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

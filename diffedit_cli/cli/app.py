@@ -16,6 +16,7 @@ from .generate import generate
 from .info import info
 from .interpolate import interpolate
 from .mask import mask
+from .merge import merge
 from .models import models
 from .rerun import rerun
 from .terminal import plain_errors
@@ -48,7 +49,7 @@ def root(
             context.default_map = for_commands(context.command, read_config().values)
 
 
-for command in (edit, mask, compare, generate, interpolate, doctor):
+for command in (edit, mask, compare, merge, generate, interpolate, doctor):
     app.command()(command)
 app.command()(info)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)

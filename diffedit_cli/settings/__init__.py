@@ -15,6 +15,7 @@ from .schema import (
     InterpolateConfig,
     Inversion,
     MaskConfig,
+    MergeConfig,
     ModelConfig,
     Solver,
     TalkConfig,

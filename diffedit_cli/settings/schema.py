@@ -411,6 +411,33 @@ class FilmConfig:
 
 
 @dataclass(frozen=True)
+class MergeConfig:
+    """How `diffedit merge` decides what was changed (see core/align.py)."""
+
+    threshold: float = setting(
+        0.02,
+        "Difference in colour from which on a place counts as changed, above that of the whole picture; "
+        "1 is black to white.",
+        low=0.001,
+        high=1,
+        panel="Mask",
+    )
+    grow: int = setting(
+        1,
+        "Grow the mask by this many cells (4 pixels); negative shrinks it.",
+        low=-64,
+        high=64,
+        panel="Mask",
+    )
+    feather: float = setting(
+        2.0, "Width of the soft inner edge of the paste, in pixels.", low=0, high=256, panel="Mask"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which checkpoint, and what it runs on (see models.load_model)."""
 

@@ -1,0 +1,91 @@
+"""diffedit merge"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..settings import MergeConfig, TalkConfig
+from .files import check_targets, read_masks, read_picture, target_for, write_picture
+from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
+from .terminal import Terminal, plain_errors
+
+if TYPE_CHECKING:
+    from ..images.read import Picture
+    from ..merge import MergeResult
+
+
+@with_flags(config=MergeConfig, talk_config=TalkConfig)
+def merge(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The picture before; - is stdin.")],
+    edited: Annotated[str, typer.Argument(metavar="EDITED", help="The same picture after an edit.")],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Also write original, edited, mask and result in a row.", rich_help_panel="Files"),
+    ] = None,
+    save_mask: Annotated[
+        Path | None, typer.Option(help="Also write the mask.", rich_help_panel="Files")
+    ] = None,
+    no_metadata: NoMetadata = False,
+    mask: UseMask = None,
+    mask_add: AddMask = None,
+    mask_subtract: SubtractMask = None,
+    dry_run: DryRun = False,
+    *,
+    config: Callable[..., MergeConfig],
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Keep only what was really changed in EDITED; every other pixel is the original's.
+
+    For pictures of instruction editors, which return the whole picture shifted, zoomed, recoloured or
+    softened. EDITED is laid over ORIGINAL, its colours are matched, and what still differs is pasted. No
+    model is used.
+    """
+    talk = talk_config()
+    with plain_errors(talk, output):
+        terminal, settings = Terminal(talk, output), config()
+        before, after = read_picture(original), read_picture(edited)
+        target = target_for(output, Path(original).stem.strip("-"), "merged")
+        check_targets([target, grid, save_mask], overwrite=overwrite, picture=before)
+        masks = read_masks((mask, mask_add, mask_subtract), before)
+        if dry_run:
+            terminal.result(
+                {"output": str(target or "-")},
+                [f"Would merge {after.name} into {before.name} and write {target or 'to stdout'}."],
+            )
+            return
+
+        from ..merge import merge_images
+
+        result = merge_images(before, after, settings, mask=masks)
+        write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
+        write_extras(result, after, grid, save_mask, overwrite=overwrite)
+        terminal.finish(result, target, outcome(result))
+
+
+def outcome(result: "MergeResult") -> str:
+    (zoom_x, zoom_y), (x, y) = result.zoom, result.shift
+    return (
+        f". The edited picture lay {x:+.1f}, {y:+.1f} pixels off, scaled by {zoom_x:.3f} x {zoom_y:.3f}. "
+        f"What changed covers {result.coverage:.1%} of the picture; {result.changed_outside} pixels changed "
+        "outside it."
+    )
+
+
+def write_extras(
+    result: "MergeResult", edited: "Picture", grid: Path | None, save_mask: Path | None, *, overwrite: bool
+) -> None:
+    from ..images import sheets
+    from ..images.write import save_image
+
+    if save_mask is not None:
+        save_image(save_mask, result.mask, overwrite=overwrite)
+    if grid is not None:
+        columns = [("original", result.picture.rgb), ("edited", edited.rgb.resize(result.image.size))]
+        columns += [("mask", result.mask), ("result", result.image)]
+        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
+        save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)
