@@ -511,6 +511,7 @@ def test_the_model_fits_in_40_mb_of_float16() -> None:
     assert 2 * (parameters + text) < 40e6
 
 
+@pytest.mark.slow
 def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +561,7 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
 
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.slow
 def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.train.new_vae", partial(new_vae, (16, 16, 16)))
     settings = Settings(samples=2, batch=2, pool=32, reuse=100, warmup=1, learning_rate=1e-3)
@@ -574,6 +576,7 @@ def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_workers_end_with_their_parent_even_if_a_shell_started_it_in_the_background(
     data: Path, tmp_path: Path
 ) -> None:
@@ -621,6 +624,7 @@ def test_figures_by_hand(data: Path) -> None:
 # ---------------------------------------------------------------- classifiers, and what one of them is for
 
 
+@pytest.mark.slow
 def test_a_classifier_is_fine_tuned(world: World) -> None:
     model, start = (Classifier(["white horse", "black horse"], "lite0") for _ in range(2))
     train_classifier(model, world, load_model("embedded").vae, minutes=0.05)
@@ -630,6 +634,7 @@ def test_a_classifier_is_fine_tuned(world: World) -> None:
     assert torch.equal(model.body._bn0.running_mean, start.body._bn0.running_mean)
 
 
+@pytest.mark.slow
 def test_a_success_is_as_sure_as_nearly_all_photos(world: World) -> None:
     class Lightness(Judge):
         """Says `white horse` as surely as the view is light."""
@@ -684,6 +689,7 @@ def test_a_thinned_run_stops_at_some_levels() -> None:
 
 
 @pytest.mark.parametrize("which", ["reward", "heat"])
+@pytest.mark.slow
 def test_the_losses_of_edits_reach_the_unet_and_nothing_else(world: World, which: str) -> None:
     model = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     made_ready(model, torch.device("cpu"), compiled=False)
@@ -715,6 +721,7 @@ def test_the_losses_of_edits_reach_the_unet_and_nothing_else(world: World, which
     assert fallen == pytest.approx(0.02 * float(length), rel=0.5)  # as steep as the gradient is long
 
 
+@pytest.mark.slow
 def test_the_heat_loss_is_that_of_the_mask_that_is_found(world: World) -> None:
     known = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     blind = load_text_to_image((new_unet(), *read_unet(EMBEDDED)[1:]), EMBEDDED)
@@ -727,6 +734,7 @@ def test_the_heat_loss_is_that_of_the_mask_that_is_found(world: World) -> None:
 
 
 @pytest.mark.parametrize("stage", ["heat", "reward"])
+@pytest.mark.slow
 def test_the_stages_of_edits_leave_the_text_encoder(
     data: Path, world: World, tmp_path: Path, stage: str
 ) -> None:
