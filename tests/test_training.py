@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ from training.train import (
     Settings,
     crops_round,
     debiased_weights,
+    fresh_seeds,
     learning_rate,
     load_text_to_image,
     load_unet,
@@ -488,6 +490,12 @@ def test_the_decoder_alone_is_trained_on_latents_half_of_which_are_noisy() -> No
     spread = (seen[1] - seen[0]).std((1, 2, 3))
     assert 16 < (spread == 0).sum() < 48
     assert 0.3 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
+
+
+def test_training_draws_by_its_seed_alone() -> None:
+    first, again, other = (list(islice(fresh_seeds(seed), 5)) for seed in (3, 3, 4))
+    assert first == again != other
+    assert max(first + other) < HELD_OUT_SEED
 
 
 def test_the_squared_error_weighs_as_much_as_it_is_told_to() -> None:
