@@ -23,7 +23,7 @@ for name in "$@"; do
     uv venv --quiet --python "$python" "$folder/$name"
     uv pip install --quiet --python "$folder/$name" "${versions[@]}" --editable '.[dev]'
     # shellcheck disable=SC2086
-    PATH="$folder/$name/bin:$PATH" python -m pytest ${PYTEST_ARGS:-} || failed+=("$name")
+    PATH="$folder/$name/bin:$PATH" "$folder/$name/bin/python" -m pytest ${PYTEST_ARGS:-} || failed+=("$name")
     rm -rf "${folder:?}/$name"
 done
 [ ${#failed[@]} = 0 ] || { echo "Failed: ${failed[*]}"; exit 1; }
