@@ -10,8 +10,8 @@ never the mask itself: of three sizes, since a new thing may be larger than the 
 It was taught whole things, and takes half a lion for a lion, though less surely. So an edit succeeds where
 it is as sure of the query as of 98 % of the photos in held-out scenes.
 
-The judge of all benchmarks lies beside this file: 27 minutes of this training, then without a neighbour in
-any scene, and 17 more as it is now (`--start`), each on one core of two that were busy. Another judge can
+The judge of all benchmarks is next to this file. It was trained for 27 minutes on scenes without neighbours,
+then for 17 minutes as the code is now (`--start`), each time on one of two busy cores. Another judge can
 differ from it by some points: compare figures of one judge only.
 """
 
@@ -146,7 +146,9 @@ def main(
     told_apart = Judge([word for word in WORDS if word in nouns or word in painted])
     if start is not None:
         told_apart.load_state_dict(load_judge(start)[0].state_dict())
-    train_classifier(told_apart, load_world(data, backdrops=True), denoiser.vae, minutes)
+    train_classifier(
+        told_apart, load_world(data, backdrops=True), denoiser.vae, minutes, seed=int(start is not None)
+    )
     told_apart.half().float()  # as it will be saved
     accuracy, told_apart.sure = examine(told_apart, kinds_of(data), denoiser.vae)
     save_judge(told_apart, accuracy, out)

@@ -20,7 +20,7 @@ from training.sources import DATA
 
 
 def settings_to_try() -> dict[str, EditConfig]:
-    """The model's own defaults and what lies beside them, by the flag that asks for it."""
+    """The model's own defaults and values near them, by the flag that sets each."""
     base = EditConfig()
     configs = {"the defaults": base}
     configs["--strength 0.8"] = replace(base, strength=0.8)

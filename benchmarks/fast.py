@@ -1,4 +1,4 @@
-"""What --fast costs: mask IoU and edit success on held-out scenes, beside the full edit.
+"""What --fast costs: mask IoU and edit success on held-out scenes, compared with the full edit.
 
     python -m benchmarks.fast --count 64
 

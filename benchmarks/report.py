@@ -1,4 +1,4 @@
-"""Where the figures of all benchmarks go, and how they are told."""
+"""Where the figures of all benchmarks are stored, and how they are shown."""
 
 import json
 from collections.abc import Iterable, Sequence

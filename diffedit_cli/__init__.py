@@ -1,6 +1,6 @@
 """Change one thing in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
 
-    from . import EditConfig, edit_image, load_image, load_model
+    from diffedit_cli import EditConfig, edit_image, load_image, load_model
 
     model = load_model("embedded")
     result = edit_image(model, load_image("in.jpg"), EditConfig(ref="horse", query="zebra"))
@@ -12,7 +12,7 @@ Names are imported when they are first used, so that `import diffedit_cli` alone
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 if TYPE_CHECKING:
     from .errors import DiffeditError

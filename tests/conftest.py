@@ -1,6 +1,7 @@
-"""What the tests share: no network, a fixed order of random examples, and a tiny Stable Diffusion."""
+"""What the tests share: no network, the same random numbers in every run, and a tiny Stable Diffusion."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,8 +13,10 @@ from typing import Any
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="diffedit-hf-")  # read once, at the hub's import
 os.environ.pop("HF_HUB_OFFLINE", None)
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OMP_NUM_THREADS"] = "1"  # several test processes share the cores
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="diffedit-config-")  # not that of whoever runs this
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -29,11 +32,31 @@ install_import_hook(  # shapes and types of every call are checked; an int is a 
 from diffedit_cli.core.schedules import draw_noise  # noqa: E402
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model  # noqa: E402 the hook goes first
 
-settings.register_profile("dev", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, database=None)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+settings.register_profile(
+    "same",
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
+settings.load_profile("same")
 
 Build = Callable[..., Path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test, and the fixtures that it is the first to use, draw the same numbers in every run."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def chosen_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds that the library chooses itself differ from run to run within a test, and not between tests."""
+    monkeypatch.setattr("diffedit_cli.session.secrets.randbelow", random.Random(0).randrange)
 
 
 @pytest.fixture(autouse=True)

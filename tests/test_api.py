@@ -139,8 +139,8 @@ def test_a_mask_is_edited_as_it_is(model: DiffusersDenoiser) -> None:
 def test_areas_are_added_then_kept_out(model: DiffusersDenoiser, own: bool) -> None:
     left = left_half()
     both = Image.new("L", left.size, 255)
-    found = {"mask": Image.new("L", left.size)} if own else {}
-    result = edit_image(model, picture(), QUICK, mask=Masks(None, both, left), **found)
+    use = Image.new("L", left.size) if own else None
+    result = edit_image(model, picture(), QUICK, mask=Masks(use, both, left))
     assert np.asarray(result.mask)[:, :22].max() == 0
     assert np.asarray(result.mask)[:, 22:].min() == 255
     changed = differ(result.picture.rgb, result.image)
@@ -510,6 +510,7 @@ def embedded() -> DiffusersDenoiser:
     return load_model("embedded", device="cpu")
 
 
+@pytest.mark.slow
 def test_the_embedded_model_zooms_in_on_a_small_horse_by_itself(embedded: DiffusersDenoiser) -> None:
     far, before = make_mask(embedded, load_image(FAR), SMALL), embedded.forwards
     assert far.config.zoom is True
@@ -524,6 +525,7 @@ def test_the_embedded_model_zooms_in_on_a_small_horse_by_itself(embedded: Diffus
     assert edited.changed_outside == 0
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_zoom_each_for_itself(embedded: DiffusersDenoiser) -> None:
     far = load_image(FAR)
     turned = replace(far, rgb=far.rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT))

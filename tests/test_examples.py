@@ -22,6 +22,7 @@ def test_every_script_is_tested() -> None:
 
 
 @pytest.mark.parametrize("script", FILES)
+@pytest.mark.slow
 def test_script(tmp_path: Path, script: str) -> None:
     run = subprocess.run(
         [sys.executable, f"examples/{script}", str(tmp_path / "new")],

@@ -121,6 +121,7 @@ def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_a_signal_at_a_random_moment_leaves_all_or_nothing(
     folder: Path, seconds: float, kind: signal.Signals, seed: int
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_background_job_ignores_ctrl_c(folder: Path) -> None:
     assert load_image("out.png").rgb.size == (40, 30)
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_output(folder: Path) -> None:
     both = [
         subprocess.Popen([*COMMAND, "-o", "out.png"], stderr=subprocess.PIPE, text=True) for _ in range(2)

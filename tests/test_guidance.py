@@ -17,6 +17,7 @@ from diffedit_cli.core.guidance import (
     Guidance,
     GuidanceState,
     apg,
+    apg_length,
     cfg,
     cfg_both,
     cfg_cond,
@@ -307,9 +308,26 @@ def test_apg_carries_its_momentum_from_step_to_step() -> None:
     momentum = None
     for alpha, eps in zip(STEPS.alphas.tolist(), found, strict=False):
         x0_u, x0_t = ((u - math.sqrt(1 - alpha) * e) / math.sqrt(alpha) for e in (u, t))
-        x0, momentum = apg(x0_u, x0_t, 3, momentum)
+        x0, momentum = apg(x0_u, x0_t, 3, momentum, r=apg_length(u))
         wanted = (u - math.sqrt(alpha) * x0) / math.sqrt(1 - alpha)
         assert torch.allclose(eps.double(), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_the_cut_of_apg_grows_with_the_root_of_the_size() -> None:
+    assert apg_length(torch.zeros(2, 4, 64, 64)) == 15
+    assert apg_length(torch.zeros(1, 4, 16, 16)) == 3.75  # the embedded model
+    assert apg_length(torch.zeros(1, 4, 128, 128)) == 30
+
+
+def test_a_run_cuts_alike_at_any_size() -> None:
+    """The same values tiled: 16 times as many, so a length that is 4 times as long."""
+    guidance = Guidance(GuidanceConfig(method="apg", scale=5), STEPS)
+    parts = [draw_noise((4, 16, 16), [0], index) for index in range(3)]
+    small, large = (
+        guidance.combine(u, t, latents, 0, GuidanceState())[0]
+        for latents, u, t in (parts, [part.repeat(1, 1, 4, 4) for part in parts])
+    )
+    assert torch.allclose(small.repeat(1, 1, 4, 4), large, atol=1e-5)
 
 
 def test_adaptive_goes_on_with_one_forward_when_all_have_settled() -> None:

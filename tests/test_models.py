@@ -428,6 +428,7 @@ def test_what_onednn_does_not_take_stays_as_it_is(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.slow
 def test_a_compiled_unet_predicts_the_same(checkpoint: Path, model: DiffusersDenoiser) -> None:
     compiled = load(checkpoint, compile=True)
     assert (compiled.forwards, compiled.origin["compile"]) == (0, True)

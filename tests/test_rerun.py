@@ -87,6 +87,7 @@ def test_a_zoom_is_told_stored_and_taken_again(run: Run, checkpoint: Path, tmp_p
     assert Path("whole.png").read_bytes() != Path("out.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_zoom_that_an_edit_chose_is_taken_again(run: Run) -> None:
     far = Path(__file__).parents[1] / "examples/horse_far.jpg"
     good(run("edit", far, *WORDS, "--steps", "3", "--seed", "1", "--mask-samples", "4", "-o", "far.png"))

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ from training.train import (
     Settings,
     crops_round,
     debiased_weights,
+    fresh_seeds,
     learning_rate,
     load_text_to_image,
     load_unet,
@@ -490,6 +492,12 @@ def test_the_decoder_alone_is_trained_on_latents_half_of_which_are_noisy() -> No
     assert 0.3 < spread.max() < 0.2 / 0.5 * 1.3  # of so few values it may seem larger than it is
 
 
+def test_training_draws_by_its_seed_alone() -> None:
+    first, again, other = (list(islice(fresh_seeds(seed), 5)) for seed in (3, 3, 4))
+    assert first == again != other
+    assert max(first + other) < HELD_OUT_SEED
+
+
 def test_the_squared_error_weighs_as_much_as_it_is_told_to() -> None:
     vae, x, losses = new_vae((16, 16, 16)), torch.rand(4, 3, 16, 16) * 2 - 1, []
     for weight in (1.0, 10.0):
@@ -511,6 +519,7 @@ def test_the_model_fits_in_40_mb_of_float16() -> None:
     assert 2 * (parameters + text) < 40e6
 
 
+@pytest.mark.slow
 def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +569,7 @@ def test_every_stage_runs_resumes_and_exports_a_model_that_edits(
 
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.slow
 def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.train.new_vae", partial(new_vae, (16, 16, 16)))
     settings = Settings(samples=2, batch=2, pool=32, reuse=100, warmup=1, learning_rate=1e-3)
@@ -574,6 +584,7 @@ def test_a_compiled_stage_trains(data: Path, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_workers_end_with_their_parent_even_if_a_shell_started_it_in_the_background(
     data: Path, tmp_path: Path
 ) -> None:
@@ -621,6 +632,7 @@ def test_figures_by_hand(data: Path) -> None:
 # ---------------------------------------------------------------- classifiers, and what one of them is for
 
 
+@pytest.mark.slow
 def test_a_classifier_is_fine_tuned(world: World) -> None:
     model, start = (Classifier(["white horse", "black horse"], "lite0") for _ in range(2))
     train_classifier(model, world, load_model("embedded").vae, minutes=0.05)
@@ -630,6 +642,7 @@ def test_a_classifier_is_fine_tuned(world: World) -> None:
     assert torch.equal(model.body._bn0.running_mean, start.body._bn0.running_mean)
 
 
+@pytest.mark.slow
 def test_a_success_is_as_sure_as_nearly_all_photos(world: World) -> None:
     class Lightness(Judge):
         """Says `white horse` as surely as the view is light."""
@@ -684,6 +697,7 @@ def test_a_thinned_run_stops_at_some_levels() -> None:
 
 
 @pytest.mark.parametrize("which", ["reward", "heat"])
+@pytest.mark.slow
 def test_the_losses_of_edits_reach_the_unet_and_nothing_else(world: World, which: str) -> None:
     model = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     made_ready(model, torch.device("cpu"), compiled=False)
@@ -715,6 +729,7 @@ def test_the_losses_of_edits_reach_the_unet_and_nothing_else(world: World, which
     assert fallen == pytest.approx(0.02 * float(length), rel=0.5)  # as steep as the gradient is long
 
 
+@pytest.mark.slow
 def test_the_heat_loss_is_that_of_the_mask_that_is_found(world: World) -> None:
     known = load_text_to_image(read_unet(EMBEDDED), EMBEDDED)
     blind = load_text_to_image((new_unet(), *read_unet(EMBEDDED)[1:]), EMBEDDED)
@@ -727,6 +742,7 @@ def test_the_heat_loss_is_that_of_the_mask_that_is_found(world: World) -> None:
 
 
 @pytest.mark.parametrize("stage", ["heat", "reward"])
+@pytest.mark.slow
 def test_the_stages_of_edits_leave_the_text_encoder(
     data: Path, world: World, tmp_path: Path, stage: str
 ) -> None:

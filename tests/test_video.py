@@ -124,6 +124,7 @@ def test_what_is_still_stays_still_in_a_gif(tmp_path: Path) -> None:
     assert all((frame[24:] == shown[0][24:]).all() for frame in shown)
 
 
+@pytest.mark.slow
 def test_mp4_frames_are_never_held_together(tmp_path: Path) -> None:
     alive: list[weakref.ref[Image.Image]] = []
     most = 0

@@ -1,6 +1,7 @@
 """`python -m training STAGE`: every stage of making the embedded model, in order. See training/README.md."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -90,6 +91,7 @@ def add_stage(
         settings = Settings(
             minutes=minutes, samples=samples, batch=batch, workers=workers, learning_rate=learning_rate,
             reuse=reuse, anneal_from=0.5, final_rate=0.02, warmup=warmup, ema=ema, compile=compile,
+            seed=time.time_ns() % 2**32,  # a run that goes on draws other scenes than before
         )  # fmt: skip
         run_job(Job(stage, data, run, settings, start, device))
 
@@ -115,9 +117,9 @@ add_stage(
 @app.command()
 def critic(
     data: DataOption = DATA, minutes: float = 15,
-    model: Annotated[Path, typer.Option(help="Model folder whose VAE it shall know.")] = EMBEDDED,
+    model: Annotated[Path, typer.Option(help="Model folder whose VAE it is trained for.")] = EMBEDDED,
 ) -> None:  # fmt: skip
-    """Train the classifier that stage `reward` listens to."""
+    """Train the classifier that stage `reward` uses."""
     from diffusers import AutoencoderKL
 
     from training.reward import train_critic

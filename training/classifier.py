@@ -83,12 +83,12 @@ def through_vae(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 
 def train_classifier(
-    model: Classifier, world: World, vae: AutoencoderKL, minutes: float, batch: int = 32
+    model: Classifier, world: World, vae: AutoencoderKL, minutes: float, batch: int = 32, seed: int = 0
 ) -> None:
     """Fine-tune on fresh scenes for some minutes, a quarter of them with a neighbour that is not meant; the
     means and deviations of ImageNet's layers stay."""
-    torch.manual_seed(0)
-    seeds, words = fresh_seeds(0), model.words
+    torch.manual_seed(seed)
+    seeds, words = fresh_seeds(seed), model.words
     neighbours = [thing.word for thing in THINGS if not thing.in_bowl]
     model.eval().to(memory_format=torch.channels_last)
     rates = {model.body: 3e-4, model.head: 3e-3}  # the head starts at random
@@ -119,7 +119,7 @@ def train_classifier(
 
 
 def random_shift(batch: int) -> Tensor:
-    """For views_of (b 3): the square a little beside the object, and mostly larger."""
+    """For views_of (b 3): a square slightly off the object, usually larger than it."""
     return torch.cat([torch.randn(batch, 2) * 0.08, torch.randn(batch, 1) * 0.2 + 0.2], 1)
 
 

@@ -6,12 +6,12 @@ mask as an edit does, and asks that what it finds is the thing.
 
 And an edit is many steps, from latents that no training saw, each built on the one before, and may end as
 half a lion. So stage `reward` runs it, and the loss of a classifier of photos, the critic, on how it ends
-goes back through its last networks (ReFL: Xu et al. 2023, arXiv 2304.05977), beside the loss of stage `heat`.
+goes back through its last networks (ReFL: Xu et al. 2023, arXiv 2304.05977), together with the
+loss of stage `heat`.
 
 The loss of stage `unet` goes on in both, so that the UNet forgets nothing.
 """
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -229,13 +229,14 @@ def train_edits(
 ) -> int:
     """Train the UNet on `settings.batch` masks a step, or with a critic on as many edits and half the masks.
 
-    Twice as many scenes go beside, as in stage `unet`. Saves EMA weights. Returns the masks or edits made.
+    The loss of stage `unet` is added, on twice as many scenes. Saves EMA weights. Returns the masks or edits
+    made.
     """
     made_ready(model, world.device, settings.compile)
     model.text_encoder.requires_grad_(False)
     weights = debiased_weights(model.alphas_cumprod)
     seed = settings.seed * 1000 + worker.rank
-    seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
+    seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, 1])
     torch.manual_seed(int(rng.integers(2**31)))
     named_places = (world.place_of != NOTHING).nonzero()[:, 0].tolist()  # captions need a name
     pool = latent_pool(world.at(named_places), model, settings, seeds, seed)

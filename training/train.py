@@ -279,7 +279,7 @@ def run_training(
 
 
 class Clock:
-    """Rings when so many seconds have passed since it last rang."""
+    """Rings when this many seconds have passed since it last rang."""
 
     def __init__(self, seconds: float):
         self.seconds, self.last = seconds, time.monotonic()
@@ -297,7 +297,7 @@ def budget_spent(settings: Settings, state: dict) -> float:
 
 
 def save_checkpoint(path: Path, parameters: list, optimizer: Optimizer, ema: Ema, state: dict) -> None:
-    """Everything needed to go on, written beside and renamed, so that a kill never leaves half a file."""
+    """Everything needed to go on; renamed when it is complete, so that a kill never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = [parameter.detach() for parameter in parameters]
     content = {"values": values, "optimizer": optimizer.state_dict(), "shadow": ema.shadow, "state": state}
@@ -343,8 +343,8 @@ class Log:
 
 
 def fresh_seeds(seed: int) -> Iterator[int]:
-    """Scene seeds for training, never the same twice in a row of runs, all below HELD_OUT_SEED."""
-    rng = np.random.default_rng([seed, time.time_ns() % 2**32])
+    """Scene seeds for training, all below HELD_OUT_SEED."""
+    rng = np.random.default_rng(seed)
     while True:
         yield int(rng.integers(HELD_OUT_SEED))
 
@@ -441,7 +441,7 @@ def train_vae(
     seed = settings.seed * 1000 + worker.rank
     seeds = fresh_seeds(seed)
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(next(seeds))  # no two workers, and no two runs, see the same noise
+    torch.manual_seed(next(seeds))
 
     def draw() -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(world, 32, next(seeds))
@@ -582,7 +582,7 @@ def train_unet(world: World, model: TextToImage, settings: Settings, out: Path, 
     made_ready(model, world.device, settings.compile)
     weights = debiased_weights(model.alphas_cumprod)
     seed = settings.seed * 1000 + worker.rank
-    seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, time.time_ns() % 2**32])
+    seeds, rng = fresh_seeds(seed), np.random.default_rng([seed, 1])
     torch.manual_seed(int(rng.integers(2**31)))
     generator = torch.Generator().manual_seed(seed)
     pool = latent_pool(world, model, settings, seeds, seed)

@@ -133,7 +133,7 @@ PLACES = (  # bright places first
     Place("warehouse", 0.7, "warehouse"),
 )
 HELD_OUT_PANORAMAS = ("esplanade", "bridge")  # no training saw them
-BACKDROPS = {  # panoramas for the VAE alone: no caption names them; their shares beside those of PLACES
+BACKDROPS = {  # panoramas for the VAE alone: no caption names them; their shares, as in PLACES
     "blender-city": 2.0, "blender-forest": 2.0, "blender-night": 1.5, "blender-interior": 1.0,
     "lobby": 1.0, "lab": 0.7, "workshop": 0.7, "studio": 0.7,
 }  # fmt: skip

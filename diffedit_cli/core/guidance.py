@@ -97,7 +97,7 @@ def apg(
 
     The update, with `beta` times the earlier ones added, is cut to length r (0: not cut) and split into a
     part parallel to t, which oversaturates and is weighed by eta, and an orthogonal one. u and t are
-    predictions of x0 here; r has no meaning in another space.
+    predictions of x0 here; r has no meaning in another space, nor at another size: see `apg_length`.
     """
     d = (t - u).float() if momentum is None else (t - u).float() + beta * momentum
     length_d = norm(d)
@@ -105,6 +105,14 @@ def apg(
     unit = t.float() / norm(t).clamp_min(torch.finfo(torch.float32).tiny)
     parallel = (cut * unit).sum(AXES, keepdim=True) * unit
     return t + (g - 1) * (cut - parallel + eta * parallel), d
+
+
+def apg_length(latents: Latents) -> float:
+    """r of `apg` for latents of this size: 15 for (4 64 64), as in Stable Diffusion at 512 pixels.
+
+    A length grows with the root of the number of values, so r does too: sqrt(c h w / 16384) times 15.
+    """
+    return 15.0 * (latents[0].numel() / (4 * 64 * 64)) ** 0.5
 
 
 def cfg_plus_plus_scale(strength: float, alpha: float, alpha_next: float) -> float:
@@ -209,7 +217,7 @@ class Guidance:
         if config.method == "apg":
             alpha = float(self.steps.alphas[step])
             x0_u, x0_t = (to_x0(latents, eps, alpha) for eps in (u, t))
-            x0, momentum = apg(x0_u, x0_t, g, state.momentum)
+            x0, momentum = apg(x0_u, x0_t, g, state.momentum, r=apg_length(latents))
             return to_eps(latents, x0, alpha), GuidanceState(momentum=momentum)
         p = NORMS[config.norm](u, t, g)
         if config.rescale:
