@@ -4,7 +4,7 @@
 
 Success is the judge's word (benchmarks/classifier.py). A scene has a twin: drawn from the same seed
 with the query's thing in the reference's place, on the same ground and in the same light, though in a pose of
-its own. Writes one line to results.jsonl and the tables of docs/guidance.md.
+its own. Writes one line to results.jsonl and the tables of docs/guides/guidance.md.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from training.evaluate import Case, held_out_cases, psnr
 from training.scenes import Scenes, draw_scenes, load_world
 from training.sources import DATA
 
-PAGE = Path(__file__).parent.parent / "docs" / "guidance.md"
+PAGE = Path(__file__).parent.parent / "docs" / "guides" / "guidance.md"
 STEPS = 20  # the fewest that cfg++ should have
 NORMS = ("pred", "diff", "both", "cond")
 
@@ -91,7 +91,7 @@ def twins_of(data: Path, cases: list[Case]) -> list[Scenes]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The table of docs/guidance.md."""
+    """The table of docs/guides/guidance.md."""
     head = (
         "guidance", "success", "query over ref", "PSNR to the twin", "saturation drift", "absolute",
         "forwards", "saved",

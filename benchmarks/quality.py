@@ -5,7 +5,7 @@
 Ours, ours with the true mask, the same redrawing without a mask (SDEdit), and diffusers' deprecated DiffEdit
 pipeline at its defaults and at our number of steps; and, to check the judge, a photo of what was asked for in
 place of the thing. Needs the sources (`python -m training sources`). Writes one line to results.jsonl and the
-tables of the README and the model card.
+tables of docs/quality.md and the model card.
 """
 
 import warnings
@@ -45,8 +45,8 @@ PAIRS = (
 KINDS = ("known place", "unseen photo", "two things", "unseen cut-out")
 NEIGHBOURS = ("dog", "cow")  # stands beside the thing to edit: the first that the edit does not name
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-MODEL_CARDS = (ROOT / "training/MODEL_CARD.md", EMBEDDED / "README.md")  # the second is a copy of the first
+PAGE = ROOT / "docs/quality.md"
+MODEL_CARD = EMBEDDED / "README.md"
 SEED = HELD_OUT_SEED + 70_000
 
 
@@ -320,7 +320,7 @@ def summary(rows: list[Row], names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The README's table."""
+    """The table of docs/quality.md."""
     columns = {
         "": "", "edits": "edits", "success": "success", "query over ref": "query over ref", "iou": "mask IoU",
         "precision": "precision", "recall": "recall", "psnr outside": "PSNR outside",
@@ -358,7 +358,7 @@ def pair_table(figures: dict[str, Any]) -> str:
 def main(
     model: Annotated[str, typer.Option("-m", "--model")] = "embedded", data: Path = DATA, count: int = 240,
     workers: Annotated[int, typer.Option(help="Single-threaded processes.")] = 2, dtype: str = "auto",
-    readme: bool = True,
+    pages: bool = True,
     sheet: Annotated[Path | None, typer.Option(help="Only draw 24 of the edits, to look at.")] = None,
 ) -> None:  # fmt: skip
     """Run every contender on every case; print the table, record the figures."""
@@ -372,10 +372,9 @@ def main(
     facts = {"model": model, "dtype": dtype, "edits": count, "judge": load_judge()[1]}
     record("quality", **facts, figures=found)
     typer.echo(table(found))
-    if readme:
-        write_block(README, "quality", table(found))
-        for card in MODEL_CARDS:
-            write_block(card, "pairs", pair_table(found["diffedit"]))
+    if pages:
+        write_block(PAGE, "quality", table(found))
+        write_block(MODEL_CARD, "pairs", pair_table(found["diffedit"]))
 
 
 if __name__ == "__main__":

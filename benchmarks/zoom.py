@@ -4,7 +4,8 @@
 
 Held-out scenes of 512x512 pixels. The embedded model works at 128, so what is a tenth to a quarter of the
 width is 3 to 8 of its cells. Mask IoU is taken over the pixels of the picture. Needs the sources
-(`python -m training sources`). Writes one line to results.jsonl and the table of docs/zoom.md.
+(`python -m training sources`). Writes one line to results.jsonl and the table of
+docs/guides/small-objects.md.
 """
 
 from dataclasses import replace
@@ -30,7 +31,7 @@ from training.scenes import draw_scenes, load_world
 from training.sources import DATA
 from training.train import HELD_OUT_SEED
 
-PAGE = Path(__file__).parent.parent / "docs" / "zoom.md"
+PAGE = Path(__file__).parent.parent / "docs" / "guides" / "small-objects.md"
 SIZE = 512
 WIDTHS = {"small": (0.1, 0.25), "middle": (0.25, 0.4), "large": (0.4, 0.8)}  # shares of the picture's
 SEED = HELD_OUT_SEED + 90_000
@@ -80,7 +81,7 @@ def run_case(model: DiffusersDenoiser, classifier: Judge, case: Case) -> dict[st
 
 
 def table(found: dict[str, dict[str, Figures]]) -> str:
-    """The table of docs/zoom.md."""
+    """The table of docs/guides/small-objects.md."""
     head = "thing", "", "mask IoU", "precision", "recall", "success", "query over ref", "zoomed", "forwards"
     rows = []
     for size, (low, high) in WIDTHS.items():

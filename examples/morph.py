@@ -11,7 +11,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 prompts = ("a photo of a horse in a meadow", "a photo of a zebra in the savanna")
 config = InterpolateConfig(prompts=prompts, frames=6, steps=12, seed=(7,))
-frames = interpolate_frames(load_model("embedded"), config)  # drawn as they are asked for
+frames = interpolate_frames(load_model("embedded"), config)  # each is drawn when it is requested
 
 target = folder / "morph.gif"
 write_frames(frames, target, fps=6, overwrite=True)

@@ -185,7 +185,7 @@ def test_a_checkpoint_is_described(
     assert facts["networks"]["unet"]["dtype"] == "F32"
     assert describe(str(build_xl()))["kind"] == "Stable Diffusion XL"
     assert describe(str(build(prediction_type="v_prediction")))["predicts"] == "v_prediction"
-    assert describe("embedded")["licence"] == "Apache-2.0"
+    assert describe("embedded")["licence"] == "GPL-2.0-or-later"  # as its model card says
     table = describe("sdxl")
     assert not table["is_here"]
     assert table["revision"] == PRESETS["sdxl"].revision

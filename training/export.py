@@ -10,19 +10,21 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
+from diffedit_cli.models import EMBEDDED
 from diffedit_cli.models.single_file import scheduler
 from training.tokenizer import load_tokenizer
 from training.words import COLOURS, PLACES, PLAIN_WORDS, THINGS
 
 NAME = "embedded"
 DEFAULTS = {"strength": 1.0, "guidance_scale": 5.0}  # chosen with benchmarks.edit_defaults
-MODEL_CARD = Path(__file__).parent / "MODEL_CARD.md"
+MODEL_CARD = EMBEDDED / "README.md"
 
 
 def export(run: Path, out: Path, trained_samples: int) -> Path:
-    """Assemble run/{vae,unet,text_encoder,tokenizer} into `out`. All of it stays below 40 MB.
+    """Assemble run/{vae,unet,text_encoder,tokenizer} into `out`, below 40 MB in all.
 
-    vocab.json and merges.txt are kept beside tokenizer.json: older readers of the layout need them.
+    The model card is the one in the package. vocab.json and merges.txt are kept next to tokenizer.json:
+    older readers of the layout need them.
     """
     tokenizer = load_tokenizer(run / "tokenizer")
     pipeline = StableDiffusionPipeline(
@@ -35,18 +37,18 @@ def export(run: Path, out: Path, trained_samples: int) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    card = MODEL_CARD.read_text("utf-8")  # `out` may be the folder that holds it
     if out.exists():
         shutil.rmtree(out)
     pipeline.save_pretrained(out, safe_serialization=True)
-    for part in ("unet", "vae"):  # the folder of the run is nobody's business
+    for part in ("unet", "vae"):  # the path of the run does not belong in the result
         config = json.loads((out / part / "config.json").read_text())
         config.pop("_name_or_path", None)
         (out / part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(run / "tokenizer" / name, out / "tokenizer" / name)
     (out / "diffedit.json").write_text(json.dumps(description(trained_samples), indent=2) + "\n")
-    if MODEL_CARD.exists():
-        shutil.copy(MODEL_CARD, out / "README.md")
+    (out / "README.md").write_text(card, "utf-8")
     return out
 
 

@@ -2,7 +2,7 @@
 
 | source | what | licence |
 |---|---|---|
-| Debian `tuxpaint-stamps-default` | photo cut-outs with exact alpha | GPL-2 |
+| Debian `tuxpaint-stamps-default` | photo cut-outs with exact alpha | GPL-2+ |
 | npm `@pmndrs/assets` | 360 degree photo panoramas, half float | CC0-1.0 |
 | Debian `blender-data` | 360 degree photo panoramas, for the VAE alone | CC0-1.0 |
 | Debian `mate-backgrounds`, `plasma-workspace-wallpapers` | photos, held out: never trained on | GPL-2+ |

@@ -16,7 +16,6 @@ from .single_file import CONFIGS, predicts_v, recognise
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
 from .weights import read_weights
 
-EMBEDDED_LICENCE = "Apache-2.0"
 KINDS = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 
 
@@ -34,7 +33,9 @@ class Entry:
 def catalogue() -> list[Entry]:
     """The embedded model, the presets, and whatever else is in the hub's cache."""
     cached = dict(cached_models())
-    entries = [Entry("embedded", "comes with the package", EMBEDDED_LICENCE, folder_bytes(EMBEDDED), True)]
+    entries = [
+        Entry("embedded", "comes with the package", licence_of(EMBEDDED), folder_bytes(EMBEDDED), True)
+    ]
     for name, preset in PRESETS.items():
         is_here = find_in_cache(find_hub_id(name, None, None)) is not None
         on_disk = cached.pop(preset.repository, preset.bytes) if is_here else preset.bytes
@@ -152,8 +153,6 @@ def folder_bytes(folder: Path) -> int:
 
 def licence_of(path: Path) -> str:
     """What the model card in a folder says, empty if there is none."""
-    if path == EMBEDDED:
-        return EMBEDDED_LICENCE
     card = path / "README.md"
     if not card.is_file():
         return ""
