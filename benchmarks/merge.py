@@ -4,8 +4,8 @@
 
 Each pair is one held-out scene drawn twice, with one object and with another in its place. The second is
 shifted by up to 8 pixels, zoomed by up to 2 %, recoloured, scaled to another size in two of five cases, and
-compressed as a JPEG of quality 85. The truth is where the two scenes differ by more than TOLD levels. Hopeless pairs are
-two scenes that have nothing to do with each other. Writes one line to results.jsonl.
+compressed as a JPEG of quality 85. The truth is where the two scenes differ by more than TOLD levels.
+Hopeless pairs are two scenes that have nothing to do with each other. Writes one line to results.jsonl.
 """
 
 import io

@@ -106,7 +106,7 @@ class Session:
         pixels, result, fit = drawn.source.pixels, drawn.result, drawn.fit
         softened = paste.paste(result.picture, pixels.cpu(), result.mask, fit)
         shown = in_order(morph(self.model, pixels, drawn.edited, frames, report))
-        return result, (film_frame(result, fit, softened, frame) for frame in shown)
+        return result, (film_frame(result, fit, softened, *frame) for frame in shown)
 
     def _draw(self, config: EditConfig, masks: Masks, report: Report) -> list[Drawn]:
         """The edit of every picture; stages that an earlier call has done cost nothing."""
@@ -325,7 +325,7 @@ def put_back(
     config = plan.config
     where = masks.use or paste.full_mask(plan.area[one], config.mask.feather, fit, model.factor)
     where = masks.mend(where)
-    image = paste.paste(picture, edited.pixels[one].cpu(), where, fit)
+    image = pasted(picture, edited, row, where, fit)
     coverage = covered(where)
     notices = *word_notices(model, config.ref, config.query), *guidance_notices(config.guidance, config.steps)
     return EditResult(
@@ -343,19 +343,34 @@ def put_back(
     )
 
 
-def film_frame(result: EditResult, fit: Fit, softened: Image.Image, frame: MorphFrame) -> Image.Image:
-    """A frame in the picture, as a film shows it: in sRGB, and over grey where it is see-through.
+def pasted(picture: Picture, edited: Edited, row: int, where: Image.Image, fit: Fit) -> Image.Image:
+    """One row of an edit in its picture, with the detail and the tone of what has not changed."""
+    one, detail = slice(row, row + 1), edited.detail
+    if detail is None:
+        return paste.paste(picture, edited.pixels[one].cpu(), where, fit)
+    toned = (edited.pixels[one] + detail.tone[one]).clamp(0, 1)
+    image = paste.paste(picture, toned.cpu(), where, fit)
+    softened = paste.paste(picture, detail.base[one].cpu(), where, fit)
+    keep = canvas.mask_to_full(detail.keep[one].cpu(), fit)
+    return paste.add_difference(image, picture.rgb, softened, keep)
+
+
+def film_frame(
+    result: EditResult, fit: Fit, softened: Image.Image, weight: float, frame: MorphFrame
+) -> Image.Image:
+    """A frame in the picture, as a film shows it: in sRGB, and over grey where it is transparent.
 
     softened: the picture with what is inside the mask scaled to the working size and back.
     """
-    picture = result.picture
-    image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
-    keep = canvas.mask_to_full(frame.keep.cpu(), fit)
-    image = paste.add_difference(image, picture.rgb, softened, keep)
+    picture, image = result.picture, result.image
+    if weight < 1:  # the last frame is the edit itself
+        image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
+        keep = canvas.mask_to_full(frame.keep.cpu(), fit)
+        image = paste.add_difference(image, picture.rgb, softened, keep)
     return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
 
 
-def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[MorphFrame]:
+def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[tuple[float, MorphFrame]]:
     """Frames that are drawn in no order, by weight; after Ctrl-C those that are finished, and then Ctrl-C."""
     found: list[tuple[float, MorphFrame]] = []
     is_interrupted = False
@@ -364,7 +379,7 @@ def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[MorphFrame]
             found.append(frame)
     except KeyboardInterrupt:
         is_interrupted = True
-    yield from (drawn for _, drawn in sorted(found, key=lambda frame: frame[0]))
+    yield from sorted(found, key=lambda frame: frame[0])
     if is_interrupted:
         raise KeyboardInterrupt
 

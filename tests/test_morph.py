@@ -9,11 +9,13 @@ from torch import Tensor
 
 from diffedit_cli.core.costs import edit_forwards
 from diffedit_cli.core.diffedit import DiffEdit
-from diffedit_cli.core.film import MorphFrame, morph, unchanged
+from diffedit_cli.core.film import MorphFrame, morph
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
-QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
+QUICK = EditConfig(
+    ref="horse", query="zebra", steps=6, keep_detail=False, mask=MaskConfig(samples=3, threshold=0.5)
+)
 
 
 def film(model: DiffusersDenoiser, pixels: Tensor, frames: int, **settings: Any) -> list[MorphFrame]:
@@ -73,11 +75,12 @@ def test_a_film_costs_one_run_less_than_it_has_frames(
     assert seen[-1][1] == 6 * steps
 
 
-def test_detail_is_kept_where_nothing_has_changed() -> None:
-    base = torch.zeros(1, 3, 4, 4)
-    frames = base.repeat(2, 1, 1, 1)
-    frames[1, :, :, 2:] = 0.5
-    keep = unchanged(frames, base, [0.0, 0.6], factor=1)
-    assert torch.equal(keep[0], torch.ones(1, 4, 4))
-    assert torch.allclose(keep[1, 0, :, :2], torch.tensor(1 - 0.6**2))
-    assert float(keep[1, 0, :, 2:].amax()) < 1e-16
+def test_a_film_ends_with_the_detail_of_its_edit(model: DiffusersDenoiser, pixels: Tensor) -> None:
+    one = pixels[:1]
+    edit = DiffEdit(model, one).edit(replace(QUICK, keep_detail=True), [3])
+    drawn = dict(morph(model, one, edit, 5))
+    assert edit.detail is not None
+    kept = edit.detail.keep * (one - edit.detail.base)
+    assert torch.equal(drawn[1.0].pixels, (edit.pixels + edit.detail.tone + kept).clamp(0, 1))
+    assert torch.equal(drawn[1.0].keep, edit.detail.keep)
+    assert torch.equal(drawn[0.0].pixels, one)

@@ -18,9 +18,10 @@ from .interrupt import SENTENCE, begin_work
 if TYPE_CHECKING:
     from ..compare import Comparison
     from ..core.types import Report
+    from ..merge import MergeResult
     from ..results import EditResult, Generated, MaskResult
 
-    Result = EditResult | MaskResult | Generated | Comparison
+    Result = EditResult | MaskResult | Generated | Comparison | MergeResult
 
 STAGES = {
     "mask": "Finding the mask",

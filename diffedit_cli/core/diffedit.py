@@ -10,6 +10,7 @@ import torch
 from ..errors import DiffeditError
 from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
+from .detail import Detail, recover
 from .guidance import Guidance
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
 from .schedules import draw_noise, make_steps, round_half_up
@@ -144,10 +145,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Edited:
-    """The outcome of an edit, pixels (b 3 H W), and the plan that it was drawn by."""
+    """An edit: the plan that it was drawn by, pixels (b 3 H W), and the detail to bring back."""
 
     plan: Plan
     pixels: Pixels
+    detail: Detail | None = None
 
 
 def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
@@ -178,6 +180,7 @@ class DiffEdit:
         require_finite(self.x0, "the encoded picture")
         self.heats: dict[object, Heat] = {}
         self.sources: dict[object, Trajectory] = {}
+        self.base: Pixels | None = None
 
     def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
         """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
@@ -210,7 +213,13 @@ class DiffEdit:
     ) -> Edited:
         """Change `ref` into `query` in all b pictures, one seed each."""
         plan = self.plan(config, seeds, areas, report)
-        return Edited(plan, redraw(self.denoiser, plan, report))
+        drawn = redraw(self.denoiser, plan, report)
+        if not config.keep_detail:
+            return Edited(plan, drawn)
+        if self.base is None:
+            self.base = self.denoiser.decode(self.x0)
+        factor = drawn.shape[-1] // plan.mask.shape[-1]
+        return Edited(plan, drawn, recover(drawn, self.pixels, self.base, plan.mask, factor))
 
 
 def heat_key(config: EditConfig) -> EditConfig:
@@ -225,6 +234,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         strength=usual.strength,
         inversion=usual.inversion,
         zoom=None,
+        keep_detail=True,
         room=usual.room,
         guidance=usual.guidance,
         mask=found,
@@ -241,6 +251,7 @@ def source_key(config: EditConfig) -> EditConfig:
         seed=config.seed if config.inversion == "noise" else None,
         solver="ddim",
         zoom=None,
+        keep_detail=True,
         room=0.0,
         guidance=GuidanceConfig(),
         mask=MaskConfig(),

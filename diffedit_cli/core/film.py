@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 
 from .ddim import decode, finish
+from .detail import KEPT, unchanged
 from .diffedit import Edited, Plan
 from .guidance import Guidance
 from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
 from .mask import enlarge
 from .schedules import append_dims
 from .types import Denoiser, Heat, Latents, Pixels, Report, Trajectory, silent
+
+KEPT_IN_FILM = 0.08  # as detail.KEPT, where the edit itself keeps no detail
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def morph(
     at 0 that leads back to the picture. The weights are chosen by `spread_evenly`, from what is seen inside
     the mask. What the VAE loses of the picture is put back where nothing has changed yet.
     """
-    plan, edited = edit.plan, edit.pixels
+    plan = edit.plan
     factor = pixels.shape[-1] // plan.mask.shape[-1]
     seen, count = enlarge(plan.mask, factor), len(plan.steps)
     frames_drawn = 0
@@ -51,17 +52,30 @@ def morph(
 
     def render(weights: list[float]) -> list[MorphFrame]:
         if weights == [0.0, 1.0]:
-            return [MorphFrame(pixels, torch.ones_like(seen)), MorphFrame(edited, torch.zeros_like(seen))]
+            return [MorphFrame(pixels, torch.ones_like(seen)), last]
         fresh = draw(weights)
-        keep = unchanged(fresh, base, weights, factor)
+        if plan.config.keep_detail:
+            keep = unchanged(fresh, base.expand_as(fresh), factor, KEPT)
+        else:  # the edit has no detail of the source, so it fades out on the way
+            fade = append_dims(1 - torch.tensor(weights) ** 2, fresh)
+            keep = fade * unchanged(fresh, base.expand_as(fresh), factor, KEPT_IN_FILM)
         fresh = (fresh + keep * (pixels - base)).clamp(0, 1)
         return [MorphFrame(*pair) for pair in zip(fresh.split(1), keep.split(1), strict=True)]
 
     def gap(a: MorphFrame, b: MorphFrame) -> float:
         return float(((b.pixels - a.pixels).abs() * seen).sum() / seen.sum())
 
-    base = draw([0.0])
+    last, base = finished(edit, pixels), draw([0.0])
     yield from spread_evenly(render, frames, FRAMES_AT_ONCE, gap)
+
+
+def finished(edit: Edited, pixels: Pixels) -> MorphFrame:
+    """The edit itself as a frame."""
+    if edit.detail is None:
+        return MorphFrame(edit.pixels, torch.zeros_like(pixels[:, :1]))
+    keep = edit.detail.keep
+    shown = edit.pixels + edit.detail.tone + keep * (pixels - edit.detail.base)
+    return MorphFrame(shown.clamp(0, 1), keep)
 
 
 def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iterator[Latents]:
@@ -79,16 +93,3 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
         Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
         share=append_dims(torch.tensor(weights), noisiest),
     )
-
-
-def unchanged(
-    frames: Pixels, base: Float[torch.Tensor, "1 3 H W"], weights: list[float], factor: int
-) -> Heat:
-    """Where frames still look like the source's reconstruction `base`, (b 1 H W), fading out with the weight.
-
-    (1 - w^2) exp(-(gap / 0.08)^2), gap the mean difference of frame and base over about one latent cell.
-    """
-    side = factor // 2 * 2 + 1
-    gap = (frames - base).abs().mean(1, keepdim=True)
-    gap = F.avg_pool2d(gap, side, stride=1, padding=side // 2, count_include_pad=False)
-    return append_dims(1 - torch.tensor(weights) ** 2, gap) * torch.exp(-((gap / 0.08) ** 2))

@@ -249,6 +249,10 @@ class EditConfig:
         "Look for a small thing closer and closer, and work on the part round it alone. Default: where the "
         "mask covers so little that this shows it twice as large, or larger.",
     )
+    keep_detail: bool = setting(
+        True,
+        "Bring the picture's own detail and tone back inside the mask, wherever nothing changed there.",
+    )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(
