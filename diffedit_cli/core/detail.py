@@ -15,7 +15,7 @@ from torch import Tensor
 from .mask import enlarge
 from .types import Heat, Pixels
 
-KEPT = 0.2  # mean difference in colour around which the source's detail fades out
+KEPT = 0.12  # mean difference in colour around which detail fades out; at 0.2 old outlines show as ghosts
 LEAST_SIDE = 4  # pixels of the coarsest level of a membrane
 SWEEPS = 16  # of a membrane on each level
 
