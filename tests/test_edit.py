@@ -11,7 +11,7 @@ from oracles import Oracle, sd_schedule
 from torch import Tensor
 
 from diffedit_cli.core.costs import edit_forwards
-from diffedit_cli.core.diffedit import Areas, DiffEdit, Texts, encode_source, find_heat
+from diffedit_cli.core.diffedit import Areas, DiffEdit, Texts, encode_source, find_heat, recognition
 from diffedit_cli.core.mask import binarise, widen
 from diffedit_cli.core.schedules import draw_noise, make_steps
 from diffedit_cli.errors import DiffeditError, NumericError
@@ -20,7 +20,9 @@ from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
 from diffedit_cli.session import make_mask
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
-QUICK = EditConfig(ref="horse", query="zebra", steps=6, mask=MaskConfig(samples=3, threshold=0.5))
+QUICK = EditConfig(
+    ref="horse", query="zebra", keep_detail=False, steps=6, mask=MaskConfig(samples=3, threshold=0.5)
+)
 
 
 @pytest.fixture
@@ -352,3 +354,24 @@ def test_the_embedded_models_mask_lies_on_the_horse() -> None:
     inside = sum(found.crop((30, 70, 190, 190)).tobytes())
     assert inside > 0.7 * sum(found.tobytes())
     assert inside > 0.2 * 255 * 160 * 120
+
+
+def test_a_reference_that_tells_the_noise_is_recognised() -> None:
+    """By hand: gain and reach summed over the mask alone."""
+    shown = torch.zeros(2, 3, 2, 2)
+    shown[0, 1], shown[0, 2] = torch.tensor([[3.0, 1.0], [9.0, 9.0]]), torch.tensor([[2.0, 2.0], [1.0, 1.0]])
+    shown[1, 1] = -1.0
+    shown[1, 2] = 4.0
+    mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
+    assert recognition(shown, mask).tolist() == [1.0, -0.25]
+
+
+def test_what_is_recognised_costs_no_forward(
+    model: DiffusersDenoiser, pixels: Tensor, half: Tensor, unet_rows: list[int]
+) -> None:
+    source = DiffEdit(model, pixels)
+    plan = source.plan(QUICK, [3, 4])
+    assert plan.recognised is not None
+    assert plan.recognised.shape == (2,)
+    assert sum(unet_rows) == 2 * sum(edit_forwards(QUICK)[stage] for stage in ("mask", "invert"))
+    assert source.plan(QUICK, [3, 4], Areas(half.expand(2, -1, -1, -1))).recognised is None

@@ -6,6 +6,8 @@ Pixels and a Denoiser come in, pixels and a mask go out. `session.py` puts pictu
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..errors import DiffeditError
 from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
@@ -68,6 +70,31 @@ def pictures_together(height: int, width: int) -> int:
     return max(1, min(MICRO_BATCH // 2, 64 * 64 // (height * width)))
 
 
+def search(
+    denoiser: Denoiser,
+    x0: Latents,
+    texts: Texts,
+    config: EditConfig,
+    seeds: list[int],
+    report: Report = silent,
+) -> Float[Tensor, "b 3 h w"]:
+    """What the noise maps of step 1 show on average: gap, gain and reach (see mask.difference_maps).
+
+    Raises SettingError where ref and query are one text to the model.
+    """
+    gap = (texts.ref.tokens - texts.query.tokens).abs().amax()  # horse and Horse are one text
+    if config.ref == config.query or bool(gap <= 1e-3 * texts.ref.tokens.abs().amax()):
+        raise same_texts(config)
+    maps: list[torch.Tensor] = []
+    report("mask", 0, config.mask.samples)
+    for part in difference_maps(denoiser, x0, texts.compared(config), config.mask, seeds):
+        maps.extend(part)
+        report("mask", len(maps), config.mask.samples)
+    shown = torch.stack(maps).mean(0)
+    require_finite(shown, "the difference map")
+    return shown
+
+
 def find_heat(
     denoiser: Denoiser,
     pixels: Pixels,
@@ -82,16 +109,11 @@ def find_heat(
 
     x0: the pixels, encoded.
     """
-    gap = (texts.ref.tokens - texts.query.tokens).abs().amax()  # horse and Horse are one text
-    if config.ref == config.query or bool(gap <= 1e-3 * texts.ref.tokens.abs().amax()):
-        raise same_texts(config)
-    maps: list[torch.Tensor] = []
-    report("mask", 0, config.mask.samples)
-    for part in difference_maps(denoiser, x0, texts.compared(config), config.mask, seeds):
-        maps.extend(part)
-        report("mask", len(maps), config.mask.samples)
-    shown = torch.stack(maps).mean(0)
-    require_finite(shown, "the difference map")
+    return heat_of(search(denoiser, x0, texts, config, seeds, report), pixels, config).to(x0)
+
+
+def heat_of(shown: Float[Tensor, "b 3 h w"], pixels: Pixels, config: EditConfig) -> Heat:
+    """The heat of what a search has shown: weighed by the evidence, scaled to [0, 1], drawn to the edges."""
     heat = shown[:, :1]
     if config.mask.evidence and config.ref:  # the empty text is true of every place
         heat = weigh(*shown.split(1, dim=1))
@@ -101,7 +123,17 @@ def find_heat(
             "Choose other words, or give a mask of your own with --mask.",
         )
     heat = normalise(heat, config.mask.clip)
-    return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:]))).to(x0)
+    return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:])))
+
+
+def recognition(shown: Float[Tensor, "b 3 h w"], mask: Heat) -> Float[Tensor, " b"]:
+    """How far the model sees the reference in a mask: gain / reach there, summed over the mask.
+
+    About 1 where the picture shows what the reference names, 0 where no text tells the noise better, and
+    negative where another one does (Li et al. 2023, arXiv 2303.16203). It costs no forward of its own.
+    """
+    gain, reach = ((shown[:, [i]] * mask).sum((1, 2, 3)) for i in (1, 2))
+    return gain / reach.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def encode_source(
@@ -130,6 +162,7 @@ class Plan:
 
     found: the mask as it was found or given; area: found with room around it; mask: the area with a user's
     areas added and taken away, which is what is redrawn; heat, if the mask was searched for. All (b 1 h w).
+    recognised: how far the model sees the reference in a found mask (see recognition); None without one.
     """
 
     config: EditConfig
@@ -141,6 +174,7 @@ class Plan:
     area: Heat
     mask: Heat
     heat: Heat | None
+    recognised: Float[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,26 +212,35 @@ class DiffEdit:
         self.pixels = pixels
         self.x0 = denoiser.encode(pixels)
         require_finite(self.x0, "the encoded picture")
-        self.heats: dict[object, Heat] = {}
+        self.searches: dict[object, tuple[Float[Tensor, "b 3 h w"], Heat]] = {}
         self.sources: dict[object, Trajectory] = {}
         self.base: Pixels | None = None
 
     def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
         """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
+        return self.look(config, texts, seeds, report)[1]
+
+    def look(
+        self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent
+    ) -> tuple[Float[Tensor, "b 3 h w"], Heat]:
+        """What the search of step 1 shows (see search), and its heat."""
         key = heat_key(config), *seeds
-        if key not in self.heats:
-            self.heats[key] = find_heat(self.denoiser, self.pixels, self.x0, texts, config, seeds, report)
-        return self.heats[key]
+        if key not in self.searches:
+            shown = search(self.denoiser, self.x0, texts, config, seeds, report)
+            self.searches[key] = shown, heat_of(shown, self.pixels, config).to(self.x0)
+        return self.searches[key]
 
     def plan(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
     ) -> Plan:
         """Steps 1 and 2 for all b pictures, one seed each."""
-        denoiser, heat = self.denoiser, None
+        denoiser, heat, recognised = self.denoiser, None, None
         texts = Texts.embed(denoiser, config)
         if areas.mask is None:
-            heat = self.find(config, texts, seeds, report)
+            shown, heat = self.look(config, texts, seeds, report)
             found = binarise(heat, config.mask)
+            if config.ref and not config.mask.invert:
+                recognised = recognition(shown, found)
             area = found if config.mask.invert else widen(found, config.room)
         else:
             found = area = areas.mask
@@ -206,7 +249,7 @@ class DiffEdit:
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
         where = combine(area, areas.add, areas.subtract)
-        return Plan(config, seeds, texts, steps, self.sources[key], found, area, where, heat)
+        return Plan(config, seeds, texts, steps, self.sources[key], found, area, where, heat, recognised)
 
     def edit(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
