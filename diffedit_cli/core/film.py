@@ -92,3 +92,17 @@ def unchanged(
     gap = (frames - base).abs().mean(1, keepdim=True)
     gap = F.avg_pool2d(gap, side, stride=1, padding=side // 2, count_include_pad=False)
     return append_dims(1 - torch.tensor(weights) ** 2, gap) * torch.exp(-((gap / 0.08) ** 2))
+
+
+def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[MorphFrame]:
+    """Frames that are drawn in no order, by weight; after Ctrl-C those that are finished, and then Ctrl-C."""
+    found: list[tuple[float, MorphFrame]] = []
+    is_interrupted = False
+    try:
+        for frame in frames:
+            found.append(frame)
+    except KeyboardInterrupt:
+        is_interrupted = True
+    yield from (drawn for _, drawn in sorted(found, key=lambda frame: frame[0]))
+    if is_interrupted:
+        raise KeyboardInterrupt
