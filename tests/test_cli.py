@@ -30,7 +30,7 @@ from diffedit_cli.cli.mask import UNUSED
 from diffedit_cli.cli.options import with_flags
 from diffedit_cli.images.read import load_image, load_mask, read_settings
 from diffedit_cli.images.video import read_film_settings
-from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.session import edit_image
 from diffedit_cli.settings import (
     FAST,

@@ -56,7 +56,7 @@ def cut(text: str, size: int) -> str:
 
 def is_folder(place: str) -> bool:
     """Whether results go into a place under names of their own: a folder, or a name like that of one."""
-    return place.endswith(("/", os.sep)) or not Path(place).suffix or Path(place).is_dir()
+    return place.endswith(("/", os.sep)) or not Path(place).suffix or os.path.isdir(place)
 
 
 def target_for(output: str | None, stem: str, words: str) -> Path | None:

@@ -1,5 +1,6 @@
 """What `diffedit edit` was asked for: one job a result, with the files that it reads and writes."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -72,7 +73,8 @@ class Group:
 def check_words(places: Sequence[str], configs: Sequence[EditConfig], order: Order) -> None:
     """SettingError for a picture that is a word meant for a flag, and for texts that make no mask."""
     for place in places:
-        if place != "-" and Path(place).name == place and not Path(place).suffix and not Path(place).exists():
+        is_word = Path(place).name == place != "-" and not Path(place).suffix
+        if is_word and not os.path.exists(place):
             raise SettingError(
                 f"{place} is no file.", "Texts go with flags: --ref names what is there, --query what is new."
             )
@@ -92,7 +94,7 @@ def find_jobs(places: Sequence[str], queries: Sequence[str], order: Order, *, re
     """
     found: dict[str, Path | None] = {}
     for place in places:
-        found |= in_folder(Path(place), order, recursive) if Path(place).is_dir() else {place: None}
+        found |= in_folder(Path(place), order, recursive) if os.path.isdir(place) else {place: None}
     if several := len(found) * len(queries) > 1:
         check_several(len(found), order)
     jobs: list[Job] = []
