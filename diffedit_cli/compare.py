@@ -186,8 +186,10 @@ def idle_in_all(
 
 def idle(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> dict[str, str]:
     """The settings of a comparison that do nothing in any tile, each with the reason."""
-    configs = edit_configs(lists, search=search) if has_picture else prompt_configs(lists)
-    return idle_in_all([filled_in(config, own) for config in configs], has_mask=not search)
+    if not has_picture:
+        return idle_in_all([filled_in(config, own) for config in prompt_configs(lists)])
+    configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
+    return idle_in_all(configs, has_mask=not search)
 
 
 def prompt_configs(lists: Lists) -> list[GenerateConfig]:

@@ -41,7 +41,7 @@ from diffedit_cli.images.masks import Masks
 from diffedit_cli.images.paste import full_mask
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.results import EditResult, Meter, covered
+from diffedit_cli.results import EditResult, Meter, covered, seen
 from diffedit_cli.settings import build, filled_in, keys
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=4, seed=7, mask=MaskConfig(samples=2))
@@ -506,6 +506,23 @@ def test_frames_are_drawn_from_an_init_of_any_size(model: DiffusersDenoiser) -> 
     drawn = list(interpolate_frames(model, config, init=picture(90, 37)))
     assert all(frame.size == (32, 32) for frame in drawn)
     assert all(differ(a, b).any() for a, b in zip(plain, drawn, strict=True))
+
+
+def test_an_init_is_drawn_as_a_screen_shows_it(model: DiffusersDenoiser) -> None:
+    """The profile and the transparency of a picture count: both of these look alike, a green half on grey."""
+    config = InterpolateConfig(prompts=("a horse", "a zebra"), frames=2, steps=4, seed=(3,), strength=0.25)
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
+    clear.paste((255, 0, 255, 0), (0, 0, 16, 32))
+    plain = Image.new("RGB", (32, 32), (0, 255, 0))
+    plain.paste((225, 225, 225), (0, 0, 16, 32))
+    given = opened(clear, icc_profile=swapped_profile()), opened(plain)
+    green, same = (np.asarray(seen(one.rgb, one)).astype(int) for one in given)
+    assert np.abs(green - same).max() <= 1
+    one, other = (list(interpolate_frames(model, config, init=init)) for init in given)
+    hidden = list(interpolate_frames(model, config, init=opened(clear.convert("RGB"))))
+    for frame, alike_frame, wrong in zip(one, other, hidden, strict=True):
+        assert alike(frame, alike_frame)
+        assert not alike(frame, wrong)
 
 
 # ------------------------------------------------------------------------------------- films and guidance

@@ -22,6 +22,7 @@ import typer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pictures import alike
 from PIL import Image, ImageCms
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from diffedit_cli import __version__
@@ -1049,6 +1050,9 @@ def test_an_interrupt_before_the_first_frame_leaves_nothing(
         (["--guidance-scale", "3"], "guidance_scale"),
         (["--init", "other.png"], "init"),
         (["--model", "embedded"], "model"),
+        (["--dtype", "bfloat16"], "dtype"),
+        (["--low-memory"], "low_memory"),
+        (["--embedding", "word.safetensors:ink"], "embedding"),
     ],
     ids=lambda part: "".join(part),
 )
@@ -1057,6 +1061,7 @@ def test_a_film_goes_on_with_the_same_settings_alone(
 ) -> None:
     save(tmp_path / "init.png", "RGB")
     save(tmp_path / "other.png", "L")
+    save_file({"emb_params": torch.ones(1, 32)}, "word.safetensors")
     good(run("interpolate", *FILM, "--frames", "2", "--init", "init.png", "-o", "out"))
     Path("out/frame_0001.png").unlink()
     before = files(tmp_path)
@@ -1064,6 +1069,21 @@ def test_a_film_goes_on_with_the_same_settings_alone(
     done = run("interpolate", *film, "-o", "out", "--resume", model="--model" not in flags)
     check_refusal(done, 2, f"another {word}")
     assert files(tmp_path) == before
+
+
+def test_frames_of_an_older_film_are_drawn_again(
+    run: Run, tmp_path: Path, at_forward: Callable[..., list[int]]
+) -> None:
+    """A run that is stopped at once leaves frames of the film that it replaces."""
+    film = [*FILM[:2], "--frames", "3", "--steps", "2", "-o", "out"]
+    good(run("interpolate", *film, "--seed", "1"))
+    good(run("interpolate", *film[:-1], "whole", "--seed", "2"))
+    shutil.copy(
+        "whole/frame_0000.png", "out/frame_0000.png"
+    )  # the new one's; two of the older one's are left
+    good(run("interpolate", *film, "--seed", "2", "--resume"))
+    for new, whole in zip(frames_of("out"), frames_of("whole"), strict=True):
+        assert alike(new, whole)
 
 
 # -------------------------------------------------------------------------------------- as people run it

@@ -55,8 +55,8 @@ def rerun(
             flags = [*flags, "--init", source]
         if not (yes or "--yes" in context.args):
             check_work(file, stored, asked, source)
-    texts = {"generate": [stored.get("prompt")], "interpolate": stored.get("prompts")}
-    arguments = arguments or texts[name] if name in texts else [source]
+    prompts: list[str] = [stored["prompt"]] if name == "generate" else stored.get("prompts", [])
+    arguments = arguments or prompts or [source or ""]
     kept = (context.find_root().default_map or {}).get(name, {})
     usual = {"output": str(default_output(file, source))}
     with command.make_context(
