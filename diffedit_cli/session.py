@@ -61,10 +61,7 @@ class Session:
         self.sources: dict[tuple[tuple[int, Fit], ...], DiffEdit] = {}
 
     def edit(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> list[EditResult]:
-        """Change `config.ref` into `config.query`: one result per picture. See `edit_image`.
-
-        Stages that an earlier call has done cost nothing.
-        """
+        """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
         meter, config, masks = Meter(self.model), *self._settled(config, mask)
         fits, results = self._fits(config, masks, report), dict[int, EditResult]()
         for rows in rows_of_one_canvas(fits):
@@ -105,10 +102,8 @@ class Session:
     ) -> Iterator[EditResult]:
         """One picture under each of several settings. See `compare_edits`."""
         seed = random_seed()
-        configs = [
-            prepare(self.model, replace(config, seed=seed if config.seed is None else config.seed))
-            for config in configs
-        ]
+        seeded = (replace(one, seed=seed if one.seed is None else one.seed) for one in configs)
+        configs = [prepare(self.model, one) for one in seeded]
         expected = costs.shared_forwards(configs, search=Masks.of(mask).use is None)
         count = counting(self.model, expected, report)
         for config in configs:

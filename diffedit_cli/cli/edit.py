@@ -232,9 +232,10 @@ def finish(
     write_picture(job.target, result.save, overwrite=order.overwrite, metadata=order.metadata)
     write_extras(result, job, overwrite=order.overwrite)
     film = None if frames is None else write_film_of(result, frames, order)
+    before = "" if result is outcome else " before the JPEG was encoded"
     said = (
         f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; "
-        f"{result.changed_outside} pixels changed outside it, which says nothing about the edit itself."
+        f"{result.changed_outside} pixels changed outside it{before}, which says nothing about the edit itself."
     )
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
@@ -243,7 +244,7 @@ def finish(
 
 
 def noted(result: "EditResult", target: Path | None) -> "EditResult":
-    """The result with a note, if its file does not hold the pixels as they are."""
+    """The same result, or one with a note if its file does not hold the pixels as they are."""
     if target is None or target.suffix.lower() not in (".jpg", ".jpeg"):
         return result
     notice = (

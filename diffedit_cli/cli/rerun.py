@@ -155,7 +155,7 @@ def adapted(
     ):
         gone.add("together")  # another result: nothing to repeat to the byte
     if stored.get("compile") and not is_given(asked, "compile"):
-        terminal.warn(f"{file} was made with --compile; without it, pixels may differ by rounding.")
+        terminal.warn(f"{file} was made with --compile, which no file turns on: rounding will differ.")
     if stored["diffedit"] != __version__:
         terminal.warn(
             f"{file} was made by diffedit {stored['diffedit']}, and this is {__version__}: "

@@ -54,7 +54,7 @@ def read_stored(file: Path) -> dict[str, Any]:
     return stored
 
 
-NO_USE = "Its settings cannot be used."
+NO_USE = "Run the command itself, with settings of your own."
 
 
 def check_facts(file: Path, stored: dict[str, Any]) -> None:
