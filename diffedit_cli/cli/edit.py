@@ -68,14 +68,14 @@ def edit(
     recursive: Annotated[
         bool,
         typer.Option(
-            "-r", "--recursive", help="Of a folder, take the folders in it too.", rich_help_panel="Files"
+            "-r", "--recursive", help="Look in the folders within a folder too.", rich_help_panel="Files"
         ),
     ] = False,
     output: Output = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Skip results that are there.", rich_help_panel="Files"),
+        typer.Option("--skip-existing", help="Skip results that exist already.", rich_help_panel="Files"),
     ] = False,
     grid: Annotated[
         Path | None,
@@ -235,7 +235,8 @@ def finish(
     before = "" if result is outcome else " before the JPEG was encoded"
     said = (
         f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; "
-        f"{result.changed_outside} pixels changed outside it{before}, which says nothing about the edit itself."
+        f"{result.changed_outside} pixels changed outside it{before}, "
+        "which says nothing about the edit itself."
     )
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
