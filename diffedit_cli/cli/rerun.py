@@ -15,7 +15,8 @@ from .idle import is_given
 from .stored import MASKS, SCHEMAS, find_input, read_stored
 from .terminal import Terminal, plain_errors
 
-OF_THE_MODEL = ("revision", "variant", "size", "width", "height", "guidance_scale", "device", "dtype")
+# What a run takes from its model, or chooses by the model's size, where no flag says otherwise.
+OF_THE_MODEL = {"revision", "variant", "size", "width", "height", "zoom", "guidance_scale", "device", "dtype"}
 MUCH_WORK = 20  # times the forwards of a run with the default settings
 LARGE_SIDE = 1024  # pixels: the native side of the largest model
 
@@ -146,7 +147,7 @@ def adapted(
         gone.add("guidance_scale")  # it is a measure of the old one
     if is_given(asked, "model"):
         if not is_same_model(asked.params["model"], stored):
-            gone |= {*OF_THE_MODEL, "low_memory"}
+            gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
         elif not is_trusted(stored):
             gone |= {"revision", "variant"}
