@@ -8,7 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import SettingError
-from ..settings import EditConfig, ModelConfig, TalkConfig, build, filled_in, keys
+from ..settings import EditConfig, InterpolateConfig, ModelConfig, TalkConfig, build, filled_in, keys
 from .defaults import for_commands
 from .files import cut
 from .idle import is_given
@@ -191,14 +191,15 @@ def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, sour
 
 def count_forwards(config: Any) -> int:
     """UNet sample-forwards of a run, the most that it can take."""
-    from ..core.costs import edit_forwards, generate_forwards
+    from ..core.costs import edit_forwards
+    from ..core.guidance import forwards_per_run
     from ..core.text2image import count_frames
 
     config = filled_in(config, {})
     if isinstance(config, EditConfig):
         return sum(edit_forwards(config).values())
-    frames = count_frames(config) if hasattr(config, "frames") else 1
-    return frames * generate_forwards(config)
+    frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1
+    return frames * forwards_per_run(config.guidance, config.steps)
 
 
 def default_output(file: Path, source: str | None) -> Path:
