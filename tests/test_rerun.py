@@ -231,6 +231,7 @@ def crafted(**changes: Any) -> dict[str, Any]:
         ({"command": {"edit": 1}}, ["cannot be run again"]),
         ({"command": "interpolate", "input": 3}, ["does not say which picture"]),
         ({"command": "interpolate", "input": ..., "prompts": ["a"]}, ["two prompts"]),
+        ({"command": "interpolate", "input": ..., "prompts": ["a", "b"], "frames": 9999}, ["--yes"]),
         ({"input": ""}, ["does not say which picture"]),
         ({"input": "x" * 300}, ["does not say which picture"]),
         ({"input": "a\0b"}, ["does not say which picture"]),
