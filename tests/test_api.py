@@ -140,8 +140,8 @@ def test_a_mask_is_edited_as_it_is(model: DiffusersDenoiser) -> None:
 def test_areas_are_added_then_kept_out(model: DiffusersDenoiser, own: bool) -> None:
     left = left_half()
     both = Image.new("L", left.size, 255)
-    found = {"mask": Image.new("L", left.size)} if own else {}
-    result = edit_image(model, picture(), QUICK, mask=Masks(None, both, left), **found)
+    use = Image.new("L", left.size) if own else None
+    result = edit_image(model, picture(), QUICK, mask=Masks(use, both, left))
     assert np.asarray(result.mask)[:, :22].max() == 0
     assert np.asarray(result.mask)[:, 22:].min() == 255
     changed = differ(result.picture.rgb, result.image)
