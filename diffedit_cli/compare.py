@@ -17,7 +17,7 @@ from .images.masks import Masks
 from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
-from .results import EditResult, Generated, Meter, Run, Target, costs, provenance
+from .results import EditResult, Generated, Meter, Run, Shown, Target, costs, provenance, seen
 from .session import Mask, Session
 from .settings import (
     EditConfig,
@@ -25,6 +25,7 @@ from .settings import (
     GuidanceConfig,
     build,
     filled_in,
+    idle_settings,
     keys,
     option_name,
     require_query,
@@ -34,7 +35,7 @@ Lists = Mapping[str, Sequence[Any]]  # the values of each setting, as settings.r
 Own = Mapping[str, float]  # the model's own defaults
 
 MOST_TILES = 100
-ROW = 5  # tiles beside each other, where one list is broken into rows
+ROW = 5  # tiles side by side, where one list is broken into rows
 LEAST_SIDE, MOST_SIDE = 256, 1024  # of a tile, in pixels
 SHEET = 4096  # pixels a side of a grid: what H.264 and most viewers can show
 FADE = (0.0,) * 10 + (0.25, 0.5, 0.75) + (1.0,) * 12 + (0.75, 0.5, 0.25)  # share of the result in each frame
@@ -44,8 +45,8 @@ GUIDANCE = tuple(key for key, *_ in keys(GuidanceConfig, "guidance_"))
 OF_PROMPTS = ("query", "negative_prompt", "steps", "seed", "size", *GUIDANCE)  # what needs no picture
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Results under several settings, in the order of the grid, each under its label."""
 
     picture: Picture | None
@@ -59,9 +60,14 @@ class Comparison:
     def notices(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(notice for tile in self.tiles for notice in tile.notices))
 
+    def shown(self) -> tuple[str, Image.Image]:
+        return "; ".join(self.labels), self.sheet()
+
     def settings(self) -> dict[str, Any]:
-        """The settings of the first tile, and under `compare` the lists."""
-        first = provenance("compare", self.origin, self.tiles[0].config, self.picture)
+        """The settings of the first tile, the hashes of the masks, and under `compare` the lists."""
+        tile = self.tiles[0]
+        given = tile.given if isinstance(tile, EditResult) else None
+        first = provenance("compare", self.origin, tile.config, self.picture, given)
         return {**first, "compare": {key: self.lists[key] for key in varied(self.lists)}}
 
     def facts(self) -> dict[str, Any]:
@@ -74,13 +80,13 @@ class Comparison:
         }
 
     def sheet(self, share: float = 1.0) -> Image.Image:
-        """The grid: the source first, tiles of one size, each under its label.
+        """The grid in sRGB: the source first, tiles of one size, each under its label.
 
         share: 0 shows the source in every tile, 1 the results, and between them both are mixed.
         """
-        alpha = self.picture and self.picture.alpha
-        shown = [sheets.flat(tile.image, alpha) for tile in self.tiles]
-        before = None if self.picture is None else sheets.flat(self.picture.rgb, alpha)
+        picture = self.picture
+        shown = [seen(tile.image, picture) if picture else tile.image for tile in self.tiles]
+        before = seen(picture.rgb, picture) if picture else None
         if before is not None and share < 1:
             shown = [Image.blend(before, image, share) for image in shown]
         named = list(zip(self.labels, shown, strict=True))
@@ -148,11 +154,42 @@ def combinations(lists: Lists) -> list[dict[str, Any]]:
 
 
 def edit_configs(lists: Lists, *, search: bool = True) -> list[EditConfig]:
+    """The settings of each tile. SettingError: no query, or a list of a setting that does nothing."""
     configs = [build(EditConfig, values) for values in combinations(lists)]
     if search:
         for config in configs:
             require_query(config)
+    refuse_idle(lists, configs, has_mask=not search)
     return configs
+
+
+def refuse_idle(
+    lists: Lists, configs: Sequence[EditConfig] | Sequence[GenerateConfig], *, has_mask: bool = False
+) -> None:
+    """SettingError where tiles would differ by a setting that does nothing in any of them."""
+    idle = idle_in_all(configs, has_mask=has_mask)
+    for key in varied(lists):
+        if key in idle:
+            raise SettingError(
+                f"{option_name(key)} does nothing {idle[key]}, so its tiles would be the same.",
+                "Give it one value, or leave it out.",
+            )
+
+
+def idle_in_all(
+    configs: Sequence[EditConfig] | Sequence[GenerateConfig], *, has_mask: bool = False
+) -> dict[str, str]:
+    """The settings that do nothing in any tile, each with the reason (see `idle_settings`)."""
+    first, *rest = (idle_settings(config, has_mask=has_mask) for config in configs)
+    return {key: why for key, why in first.items() if all(key in idle for idle in rest)}
+
+
+def idle(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> dict[str, str]:
+    """The settings of a comparison that do nothing in any tile, each with the reason."""
+    if not has_picture:
+        return idle_in_all([filled_in(config, own) for config in prompt_configs(lists)])
+    configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
+    return idle_in_all(configs, has_mask=not search)
 
 
 def prompt_configs(lists: Lists) -> list[GenerateConfig]:
@@ -167,6 +204,7 @@ def prompt_configs(lists: Lists) -> list[GenerateConfig]:
         size = values.pop("size", None)
         values["prompt"] = values.pop("query", "")
         configs.append(build(GenerateConfig, values, {"width": size, "height": size}))
+    refuse_idle(lists, configs)
     return configs
 
 

@@ -11,18 +11,19 @@ from .errors import SettingError
 from .images import canvas
 from .images.read import Picture
 from .models import DiffusersDenoiser
-from .results import Generated, Meter, guidance_notices, word_notices
+from .results import Generated, Meter, guidance_notices, seen, word_notices
 from .session import counting, random_seed
-from .settings import GenerateConfig, InterpolateConfig, filled_in
+from .settings import GenerateConfig, InterpolateConfig, filled_in, idle_settings, without_idle
 
 
 def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: Report = silent) -> Generated:
     """A picture of `config.prompt`, from noise."""
     if not config.prompt:
-        raise SettingError("There is no prompt.", "Say what the picture shall show.")
+        raise SettingError("There is no prompt.", "Say what the picture shows.")
     seed = random_seed() if config.seed is None else config.seed
     config = replace(config, seed=seed, width=config.width or model.size, height=config.height or model.size)
     config = filled_in(config, model.own_defaults)
+    config = without_idle(config, idle_settings(config))
     meter = Meter(model)
     shape = latent_shape(model, config.width, config.height)
     pixels = text2image.generate(model, config, shape, [seed], report)
@@ -38,8 +39,10 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
     )
 
 
-def resolve_interpolation(model: DiffusersDenoiser, config: InterpolateConfig) -> InterpolateConfig:
-    """The settings as `interpolate_frames` will use them: a seed for each prompt, a size, a scale."""
+def resolve_interpolation(
+    model: DiffusersDenoiser, config: InterpolateConfig, *, has_init: bool = False
+) -> InterpolateConfig:
+    """The settings as `interpolate_frames` uses them: a seed for each prompt, a size, a scale."""
     seeds = config.seed or (random_seed(),)
     config = replace(
         config,
@@ -47,7 +50,8 @@ def resolve_interpolation(model: DiffusersDenoiser, config: InterpolateConfig) -
         width=config.width or model.size,
         height=config.height or model.size,
     )
-    return filled_in(config, model.own_defaults)
+    config = filled_in(config, model.own_defaults)
+    return without_idle(config, idle_settings(config, has_init=has_init))
 
 
 def interpolate_frames(
@@ -61,10 +65,11 @@ def interpolate_frames(
 ) -> Iterator[Image.Image]:
     """The frames between prompts, in order, as RGB pictures.
 
-    init: a picture that every frame is drawn from; it is scaled to fill the frame, and what juts out is cut.
+    init: a picture that every frame is drawn from, as a screen shows it: in sRGB, clear parts over light
+    grey. It is scaled to fill the frame, and what juts out is cut.
     first, have: go on with a run at frame `first`; `have` gives the frames before it.
     """
-    config = resolve_interpolation(model, config)
+    config = resolve_interpolation(model, config, has_init=init is not None)
     shape = latent_shape(model, config.width, config.height)
     size = shape[2] * model.factor, shape[1] * model.factor
 
@@ -76,7 +81,7 @@ def interpolate_frames(
         config,
         shape,
         list(config.seed),
-        init=None if init is None else pixels_of(init.rgb),
+        init=None if init is None else pixels_of(seen(init.rgb, init)),
         first=first,
         have=None if have is None else lambda index: pixels_of(have(index)),
         report=report,

@@ -1,19 +1,25 @@
 """What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
 
+import difflib
+import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from . import __version__
+from .core.diffedit import Edited
+from .core.types import Heat
+from .images import colour, paste, sheets
 from .images.canvas import Fit
+from .images.masks import Masks, complement
 from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
-from .settings import EditConfig, GenerateConfig, GuidanceConfig, flatten
+from .settings import EditConfig, GenerateConfig, GuidanceConfig, MaskConfig, flatten
 
 Target = str | PathLike[str] | BinaryIO
 FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
@@ -46,8 +52,25 @@ class Meter:
         return Run(seconds, network, int(forwards), results)
 
 
-@dataclass(frozen=True)
-class OfPicture:
+class Shown:
+    """A result that says in one line what it is, and that a notebook shows as its picture."""
+
+    def shown(self) -> tuple[str, Image.Image]:
+        """What the result is about, and its picture in sRGB."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        about, image = self.shown()
+        return f"{type(self).__name__}({about}, {image.width}x{image.height})"
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.shown()[1].save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, repr=False)
+class OfPicture(Shown):
     """What a mask and an edit have in common: `mask` has mode L and the picture's own size.
 
     coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
@@ -64,11 +87,14 @@ class OfPicture:
     notices: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskResult(OfPicture):
     """A found mask, and its heat (mode L, 255 is hottest) at the picture's own size."""
 
     heat: Image.Image
+
+    def shown(self) -> tuple[str, Image.Image]:
+        return f"mask of {self.config.ref or 'what differs'}, {self.coverage:.1%}", self.mask
 
     def settings(self) -> dict[str, Any]:
         return provenance("mask", self.origin, self.config, self.picture, self.given)
@@ -81,20 +107,28 @@ class MaskResult(OfPicture):
         save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditResult(OfPicture):
     """An edited picture: `image` (RGB) at the picture's own size; heat, if searched for.
 
-    changed_outside: pixels outside the mask that differ from the input, by comparison: 0.
+    changed_outside: pixels of `image` outside the mask that differ from the input, by comparison: 0. In a
+    JPEG of it more of them differ, since that format stores every pixel approximately.
+    together: row and number of the pictures that were edited in one batch; rounding depends on both.
     """
 
     image: Image.Image
     heat: Image.Image | None
     changed_outside: int
+    together: tuple[int, int] = (0, 1)
+
+    def shown(self) -> tuple[str, Image.Image]:
+        about = f"{self.config.ref or 'what differs'} to {self.config.query or 'nothing named'}"
+        return f"{about}, mask {self.coverage:.1%}, seed {self.config.seed}", seen(self.image, self.picture)
 
     def settings(self) -> dict[str, Any]:
         """Everything that is needed to make this picture again."""
-        return provenance("edit", self.origin, self.config, self.picture, self.given)
+        together = {"together": [*self.together]} if self.together[1] > 1 else {}
+        return provenance("edit", self.origin, self.config, self.picture, {**self.given, **together})
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
@@ -119,8 +153,8 @@ class EditResult(OfPicture):
         )
 
 
-@dataclass(frozen=True)
-class Generated:
+@dataclass(frozen=True, repr=False)
+class Generated(Shown):
     """A picture made from a text."""
 
     image: Image.Image
@@ -128,6 +162,9 @@ class Generated:
     origin: Mapping[str, Any]
     run: Run
     notices: tuple[str, ...]
+
+    def shown(self) -> tuple[str, Image.Image]:
+        return f"{self.config.prompt!r}, seed {self.config.seed}", self.image
 
     def settings(self) -> dict[str, Any]:
         return provenance("generate", self.origin, self.config)
@@ -153,7 +190,7 @@ def provenance(
     origin: Mapping[str, Any],
     config: Any,
     picture: Picture | None = None,
-    given: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What is stored in a result, all that is needed to make it again: the version, the command, the model,
     the input's name and hash, the hashes of masks that were given, and every setting."""
@@ -199,17 +236,70 @@ def covered(where: Image.Image) -> float:
     return 1 - where.histogram()[0] / (where.width * where.height)
 
 
-def mask_notices(coverage: float, fit: Fit) -> tuple[str, ...]:
+def seen(image: Image.Image, picture: Picture) -> Image.Image:
+    """An RGB image in a picture's colour space as a screen shows it: in sRGB, clear parts over light grey."""
+    return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
+
+
+def put_back(
+    model: DiffusersDenoiser, picture: Picture, fit: Fit, edited: Edited, row: int, masks: Masks
+) -> EditResult:
+    """One row of an edit pasted into its picture, at the picture's size; `run`, `given` are still empty."""
+    plan, one = edited.plan, slice(row, row + 1)
+    config = plan.config
+    where = masks.use or found_mask(plan.area[one], config.mask, fit, model.factor)
+    where = masks.mend(where)
+    image = paste.paste_edit(picture, edited, row, where, fit)
+    coverage = covered(where)
+    return EditResult(
+        picture=picture,
+        image=image,
+        mask=where,
+        heat=None if plan.heat is None else paste.full_heat(plan.heat[one], fit, model.factor),
+        coverage=coverage,
+        changed_outside=paste.changed_outside(picture.rgb, image, where),
+        config=replace(config, zoom=fit.is_part),
+        origin=model.origin,
+        given={},
+        run=Run(0, 0, 0),
+        notices=(
+            *picture.notices,
+            *word_notices(model, config.ref, config.query),
+            *guidance_notices(config.guidance, config.steps),
+            *zoom_notices(config, fit),
+            *mask_notices(coverage, fit, config.mask, searched=masks.use is None),
+        ),
+        together=(row, len(edited.pixels)),
+    )
+
+
+def found_mask(area: Heat, config: MaskConfig, fit: Fit, factor: int) -> Image.Image:
+    """A found area (1 1 h w) as the mask of the paste, mode L at the picture's size; its edge is soft inside.
+
+    An inverted one covers every pixel that the mask itself does not touch, so that the object keeps its rim.
+    """
+    soft = paste.full_mask(area, config.feather, fit, factor)
+    if not config.invert:
+        return soft
+    kept = paste.full_mask(1 - area, config.feather, fit, factor)
+    return ImageChops.darker(ImageChops.lighter(soft, Image.new("L", soft.size, 1)), complement(kept))
+
+
+def mask_notices(coverage: float, fit: Fit, config: MaskConfig, *, searched: bool = True) -> tuple[str, ...]:
+    """What to say of a mask that covers next to nothing, or nearly all. searched: it was not given."""
     if coverage < LITTLE and not fit.is_part:
+        hint = " Try a lower --mask-threshold, other words, or a mask of your own with --mask."
         return (
-            f"The mask covers {coverage:.1%} of the picture: next to nothing will change. "
-            "Try a lower --mask-threshold, other words, or a mask of your own with --mask.",
+            f"The mask covers {coverage:.1%} of the picture: next to nothing will change."
+            + hint * (searched and not config.invert),
         )
     if coverage > MUCH:
+        hint = " For a smaller mask try a higher --mask-threshold."
         return (
-            f"The mask covers {coverage:.0%} of the picture. This method changes one thing and keeps the "
-            "rest; a change of the whole picture (style, weather, time of day) is beyond it. "
-            "For a smaller mask try a higher --mask-threshold.",
+            f"The mask covers {coverage:.0%} of the picture. This method changes one object and keeps the "
+            "rest; a change of the whole picture (style, weather, time of day) is beyond it."
+            + hint
+            * (searched and not config.invert),
         )
     return ()
 
@@ -244,9 +334,16 @@ def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
         if model.is_too_long(prompt)
     ]
     if model.words is not None and (unknown := model.unknown_words(prompts)):
-        groups = "; ".join(f"{group}: {', '.join(words)}" for group, words in model.words.items())
-        notices.append(
-            f"The model {model.name} never learned: {', '.join(unknown)}. It knows {groups}. For any other "
-            "word use a full checkpoint, e.g. --model stable-diffusion-v1-5/stable-diffusion-v1-5."
-        )
+        notices.append(unknown_notice(model.name, model.words, unknown))
     return tuple(notices)
+
+
+def unknown_notice(name: str, words: Mapping[str, list[str]], unknown: list[str]) -> str:
+    """What to say of words that a small model never learned: the nearest that it knows, and what to do."""
+    known = sorted({word for group in words.values() for word in group})
+    near = [best for word in unknown for best in difflib.get_close_matches(word, known, n=2)]
+    nearest = f" The nearest that it knows: {', '.join(dict.fromkeys(near))}." if near else ""
+    return (
+        f"The model {name} never learned: {', '.join(unknown)}.{nearest} `diffedit models list` shows all "
+        "its words. For any other word use a full checkpoint, e.g. --model sd15."
+    )

@@ -7,7 +7,7 @@ others are a session's methods for one run.
 import functools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -15,11 +15,11 @@ from PIL import Image
 
 from .core import costs, diffedit
 from .core import mask as finding
-from .core.diffedit import DiffEdit, Edited
-from .core.film import MorphFrame, morph
+from .core.diffedit import DiffEdit
+from .core.film import MorphFrame, in_order, morph
 from .core.types import Heat, Report, silent
 from .errors import DiffeditError, MemoryShort, SettingError
-from .images import canvas, colour, paste, sheets, zoom
+from .images import canvas, paste, zoom
 from .images.canvas import Fit
 from .images.masks import Masks
 from .images.read import Picture
@@ -28,29 +28,28 @@ from .results import (
     EditResult,
     MaskResult,
     Meter,
-    Run,
     covered,
-    guidance_notices,
+    found_mask,
     mask_notices,
+    put_back,
+    seen,
     word_notices,
     zoom_notices,
 )
-from .settings import MAX_SEED, EditConfig, filled_in, require_query, require_way_back
+from .settings import (
+    MAX_SEED,
+    EditConfig,
+    filled_in,
+    idle_settings,
+    require_query,
+    require_way_back,
+    without_idle,
+)
 
 ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows the object so many times larger
 LOOK_SAMPLES = 4  # noise maps of a look, at most
 
 Mask = Masks | Image.Image | None  # a mask alone stands for Masks(use=mask)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One edited picture: its result, and what a film of the edit starts from."""
-
-    result: EditResult
-    source: DiffEdit
-    edited: Edited
-    fit: Fit
 
 
 class Session:
@@ -63,16 +62,27 @@ class Session:
 
     def edit(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> list[EditResult]:
         """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
-        return [drawn.result for drawn in self._draw(config, Masks.of(mask), report)]
+        meter, config, masks = Meter(self.model), *self._settled(config, mask)
+        fits, results = self._fits(config, masks, report), dict[int, EditResult]()
+        for rows in rows_of_one_canvas(fits):
+            source = self._source({row: fits[row] for row in rows})
+            areas = masks.cells(fits[rows[0]], self.model.factor, self.model.device)
+            edited = source.edit(config, [seed_of(config)] * len(rows), areas, report)
+            for i, row in enumerate(rows):
+                results[row] = put_back(self.model, self.pictures[row], fits[row], edited, i, masks)
+        more = {"run": meter.stop(len(results)), "given": Masks.of(mask).hashes()}
+        return [replace(result, **more) for _, result in sorted(results.items())]
 
     def mask(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> MaskResult:
         """Find where `config.ref` is, in one picture. See `make_mask`."""
         (picture,), model, masks = self.pictures, self.model, Masks.of(mask)
+        if masks.use is not None:
+            raise SettingError("A search for the mask takes no mask.", "Give areas to add or to subtract.")
         config, meter = prepare(model, config), Meter(model)
         (fit,) = self._fits(config, masks, report)
         heat = self._heat({0: fit}, config, report)
-        found = paste.full_mask(finding.binarise(heat, config.mask), config.mask.feather, fit, model.factor)
-        where = masks.mend(found)
+        found = finding.binarise(heat, config.mask)
+        where = masks.mend(found_mask(found, config.mask, fit, model.factor))
         coverage = covered(where)
         notices = *word_notices(model, config.ref, config.query), *zoom_notices(config, fit)
         return MaskResult(
@@ -84,14 +94,16 @@ class Session:
             origin=model.origin,
             given=masks.hashes(),
             run=meter.stop(),
-            notices=(*picture.notices, *notices, *mask_notices(coverage, fit)),
+            notices=(*picture.notices, *notices, *mask_notices(coverage, fit, config.mask)),
         )
 
     def compare(
         self, configs: Sequence[EditConfig], mask: Mask = None, report: Report = silent
     ) -> Iterator[EditResult]:
         """One picture under each of several settings. See `compare_edits`."""
-        configs = prepare_all(self.model, configs)
+        seed = random_seed()
+        seeded = (replace(one, seed=seed if one.seed is None else one.seed) for one in configs)
+        configs = [prepare(self.model, one) for one in seeded]
         expected = costs.shared_forwards(configs, search=Masks.of(mask).use is None)
         count = counting(self.model, expected, report)
         for config in configs:
@@ -102,31 +114,24 @@ class Session:
     ) -> tuple[EditResult, Iterator[Image.Image]]:
         """The edit of one picture, and the film from the picture to it. See `animate_edit`."""
         require_way_back(config)
-        (drawn,) = self._draw(config, Masks.of(mask), report)
-        pixels, result, fit = drawn.source.pixels, drawn.result, drawn.fit
-        softened = paste.paste(result.picture, pixels.cpu(), result.mask, fit)
-        shown = in_order(morph(self.model, pixels, drawn.edited, frames, report))
+        meter, config, masks = Meter(self.model), *self._settled(config, mask)
+        ((picture,), (fit,)) = self.pictures, self._fits(config, masks, report)
+        source, areas = self._source({0: fit}), masks.cells(fit, self.model.factor, self.model.device)
+        edited = source.edit(config, [seed_of(config)], areas, report)
+        result = put_back(self.model, picture, fit, edited, 0, masks)
+        result = replace(result, run=meter.stop(), given=Masks.of(mask).hashes())
+        softened = paste.paste(picture, source.pixels.cpu(), result.mask, fit)
+        shown = in_order(morph(self.model, source.pixels, edited, frames, report))
         return result, (film_frame(result, fit, softened, *frame) for frame in shown)
 
-    def _draw(self, config: EditConfig, masks: Masks, report: Report) -> list[Drawn]:
-        """The edit of every picture; stages that an earlier call has done cost nothing."""
+    def _settled(self, config: EditConfig, mask: Mask) -> tuple[EditConfig, Masks]:
+        """The settings as they will be run, idle ones at their defaults; and the masks, inverted if asked."""
+        masks = Masks.of(mask)
         if masks.use is None:
             require_query(config)
-        config, meter, given = prepare(self.model, config), Meter(self.model), masks.hashes()
-        if config.mask.invert:
-            masks = masks.inverted()
-        fits, drawn = self._fits(config, masks, report), dict[int, Drawn]()
-        for rows in rows_of_one_canvas(fits):
-            source = self._source({row: fits[row] for row in rows})
-            areas = masks.cells(fits[rows[0]], self.model.factor, self.model.device)
-            edited = source.edit(config, [seed_of(config)] * len(rows), areas, report)
-            for i, row in enumerate(rows):
-                result = put_back(self.model, self.pictures[row], fits[row], edited, i, masks)
-                drawn[row] = Drawn(result, source, edited, fits[row])
-        run = meter.stop(len(drawn))
-        return [
-            replace(one, result=replace(one.result, run=run, given=given)) for _, one in sorted(drawn.items())
-        ]
+        config = prepare(self.model, config)
+        config = without_idle(config, idle_settings(config, has_mask=masks.use is not None))
+        return config, masks.inverted() if config.mask.invert else masks
 
     def _source(self, fits: Mapping[int, Fit]) -> DiffEdit:
         """Some of the pictures, by their numbers, in one canvas, encoded."""
@@ -216,8 +221,8 @@ def make_mask(
 ) -> MaskResult:
     """Find where `config.ref` is, against `config.query`: step 1 of `edit_image` alone.
 
-    mask: `Masks` with areas to add and to take away. Raises DiffeditError where the texts are the same or the
-    model sees no difference.
+    mask: `Masks` with areas to add and to subtract. Raises SettingError where a mask to use is given, and
+    DiffeditError where the texts are the same or the model sees no difference.
     """
     return Session(model, picture).mask(config, mask, report)
 
@@ -275,11 +280,17 @@ def edit_images(
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
     config = replace(config, seed=random_seed() if config.seed is None else config.seed)
     for group in groups_of_one_shape(model, pictures, config):
-        session = Session(model, *group)
-        columns = [
-            edit_or_fail(session, replace(config, query=query), mask, report)
-            for query in queries or [config.query]
-        ]
+        session, columns = Session(model, *group), list[Sequence[EditResult | DiffeditError]]()
+        for query in queries or [config.query]:
+            wanted = replace(config, query=query)
+            try:
+                columns.append(session.edit(wanted, mask, report))
+            except DiffeditError as error:
+                if len(group) == 1:
+                    columns.append([error])
+                else:  # each is tried alone
+                    alone = (edit_images(model, [picture], wanted) for picture in group)
+                    columns.append([one for outcomes in alone for one in outcomes])
         for row in zip(*columns, strict=True):
             yield from row
 
@@ -296,63 +307,12 @@ def groups_of_one_shape(
             yield members[start : start + count]
 
 
-def edit_or_fail(
-    session: Session, config: EditConfig, mask: Mask, report: Report
-) -> list[EditResult | DiffeditError]:
-    """One outcome per picture: where they fail together, each is tried alone."""
-    try:
-        return [*session.edit(config, mask, report)]
-    except DiffeditError as error:
-        if len(session.pictures) == 1:
-            return [error]
-    alone = (Session(session.model, picture) for picture in session.pictures)
-    return [edit_or_fail(one, config, mask, report)[0] for one in alone]
-
-
 def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
     """The numbers of the fits, those of one canvas together."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, fit in enumerate(fits):
         groups.setdefault(fit.canvas, []).append(row)
     return [*groups.values()]
-
-
-def put_back(
-    model: DiffusersDenoiser, picture: Picture, fit: Fit, edited: Edited, row: int, masks: Masks
-) -> EditResult:
-    """One row of an edit pasted into its picture, at the picture's size; `run` and `given` still empty."""
-    plan, one = edited.plan, slice(row, row + 1)
-    config = plan.config
-    where = masks.use or paste.full_mask(plan.area[one], config.mask.feather, fit, model.factor)
-    where = masks.mend(where)
-    image = pasted(picture, edited, row, where, fit)
-    coverage = covered(where)
-    notices = *word_notices(model, config.ref, config.query), *guidance_notices(config.guidance, config.steps)
-    return EditResult(
-        picture=picture,
-        image=image,
-        mask=where,
-        heat=None if plan.heat is None else paste.full_heat(plan.heat[one], fit, model.factor),
-        coverage=coverage,
-        changed_outside=paste.changed_outside(picture.rgb, image, where),
-        config=replace(config, zoom=fit.is_part),
-        origin=model.origin,
-        given={},
-        run=Run(0, 0, 0),
-        notices=(*picture.notices, *notices, *zoom_notices(config, fit), *mask_notices(coverage, fit)),
-    )
-
-
-def pasted(picture: Picture, edited: Edited, row: int, where: Image.Image, fit: Fit) -> Image.Image:
-    """One row of an edit in its picture, with the detail and the tone of what has not changed."""
-    one, detail = slice(row, row + 1), edited.detail
-    if detail is None:
-        return paste.paste(picture, edited.pixels[one].cpu(), where, fit)
-    toned = (edited.pixels[one] + detail.tone[one]).clamp(0, 1)
-    image = paste.paste(picture, toned.cpu(), where, fit)
-    softened = paste.paste(picture, detail.base[one].cpu(), where, fit)
-    keep = canvas.mask_to_full(detail.keep[one].cpu(), fit)
-    return paste.add_difference(image, picture.rgb, softened, keep)
 
 
 def film_frame(
@@ -367,21 +327,7 @@ def film_frame(
         image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
         keep = canvas.mask_to_full(frame.keep.cpu(), fit)
         image = paste.add_difference(image, picture.rgb, softened, keep)
-    return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
-
-
-def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[tuple[float, MorphFrame]]:
-    """Frames that are drawn in no order, by weight; after Ctrl-C those that are finished, and then Ctrl-C."""
-    found: list[tuple[float, MorphFrame]] = []
-    is_interrupted = False
-    try:
-        for frame in frames:
-            found.append(frame)
-    except KeyboardInterrupt:
-        is_interrupted = True
-    yield from sorted(found, key=lambda frame: frame[0])
-    if is_interrupted:
-        raise KeyboardInterrupt
+    return seen(image, picture)
 
 
 def random_seed() -> int:
@@ -398,15 +344,6 @@ def prepare(model: DiffusersDenoiser, config: EditConfig) -> EditConfig:
     """The settings as they will be run: seed, size and the model's own defaults filled in."""
     seed = random_seed() if config.seed is None else config.seed
     return filled_in(replace(config, seed=seed, size=config.size or model.size), model.own_defaults)
-
-
-def prepare_all(model: DiffusersDenoiser, configs: Sequence[EditConfig]) -> list[EditConfig]:
-    """The settings as they will be run, with one random seed wherever none is given."""
-    seed = random_seed()
-    return [
-        prepare(model, replace(config, seed=seed if config.seed is None else config.seed))
-        for config in configs
-    ]
 
 
 def counting(model: DiffusersDenoiser, expected: int, report: Report) -> Report:

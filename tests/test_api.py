@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sd_parsers
 import torch
-from pictures import alike, ink_profile, noise, opened
+from pictures import alike, ink_profile, noise, opened, swapped_profile
 from PIL import Image, ImageChops
 
 import diffedit_cli
@@ -32,6 +32,7 @@ from diffedit_cli import (
     load_image,
     make_mask,
 )
+from diffedit_cli.compare import compare
 from diffedit_cli.core.text2image import count_frames
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generation import resolve_interpolation
@@ -40,7 +41,7 @@ from diffedit_cli.images.masks import Masks
 from diffedit_cli.images.paste import full_mask
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.results import EditResult, Meter, covered
+from diffedit_cli.results import EditResult, Meter, covered, seen
 from diffedit_cli.settings import build, filled_in, keys
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=4, seed=7, mask=MaskConfig(samples=2))
@@ -397,6 +398,46 @@ def test_words_beyond_the_window_are_noted(model: DiffusersDenoiser) -> None:
     assert "ignored" in notice
 
 
+def test_results_are_one_line_in_python_and_pictures_in_a_notebook(model: DiffusersDenoiser) -> None:
+    """With a colour profile and transparency, as a screen shows them."""
+    clear = picture().rgb.convert("RGBA")
+    clear.putalpha(left_half())
+    given = opened(clear, icc_profile=swapped_profile())
+    tiles = {"query": ["zebra"], "steps": [2, 3], "seed": [1]}
+    results = {
+        "EditResult(horse to zebra, mask ": edit_image(model, given, QUICK),
+        "MaskResult(mask of horse, ": make_mask(model, given, QUICK),
+        "Generated('a horse', seed 1, 32x32)": generate_image(
+            model, GenerateConfig(prompt="a horse", steps=1, seed=1)
+        ),
+        "Comparison(steps 2; steps 3, ": compare(model, given, tiles, mask=left_half()),
+    }
+    for begin, result in results.items():
+        assert repr(result).startswith(begin)
+        assert len(repr(result)) < 100
+        assert "\n" not in repr(result)
+        with Image.open(io.BytesIO(result._repr_png_())) as shown:
+            assert shown.format == "PNG"
+            assert shown.mode in ("L", "RGB")
+    edited = results["EditResult(horse to zebra, mask "]
+    with Image.open(io.BytesIO(edited._repr_png_())) as shown:
+        assert shown.size == given.rgb.size
+        assert shown.getpixel((44, 3)) == (225, 225, 225)  # clear
+
+
+def test_a_search_takes_no_mask_to_use(model: DiffusersDenoiser) -> None:
+    with pytest.raises(SettingError, match="takes no mask"):
+        make_mask(model, picture(), QUICK, mask=left_half())
+
+
+def test_a_result_says_in_which_batch_it_was_made(model: DiffusersDenoiser) -> None:
+    several = list(edit_images(model, [picture(45, 37), picture(46, 37), picture(8, 64)], QUICK))
+    places = [result.together for result in several if isinstance(result, EditResult)]
+    assert places == [(0, 2), (1, 2), (0, 1)]
+    alone = edit_image(model, picture(), QUICK)
+    assert "together" not in alone.settings()
+
+
 def test_masks_by_hand() -> None:
     left, none = left_half((4, 1)), Image.new("L", (4, 1))
     grey = Image.new("L", (4, 1), 128)
@@ -465,6 +506,23 @@ def test_frames_are_drawn_from_an_init_of_any_size(model: DiffusersDenoiser) -> 
     drawn = list(interpolate_frames(model, config, init=picture(90, 37)))
     assert all(frame.size == (32, 32) for frame in drawn)
     assert all(differ(a, b).any() for a, b in zip(plain, drawn, strict=True))
+
+
+def test_an_init_is_drawn_as_a_screen_shows_it(model: DiffusersDenoiser) -> None:
+    """The profile and the transparency of a picture count: both of these look alike, a green half on grey."""
+    config = InterpolateConfig(prompts=("a horse", "a zebra"), frames=2, steps=4, seed=(3,), strength=0.25)
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
+    clear.paste((255, 0, 255, 0), (0, 0, 16, 32))
+    plain = Image.new("RGB", (32, 32), (0, 255, 0))
+    plain.paste((225, 225, 225), (0, 0, 16, 32))
+    given = opened(clear, icc_profile=swapped_profile()), opened(plain)
+    green, same = (np.asarray(seen(one.rgb, one)).astype(int) for one in given)
+    assert np.abs(green - same).max() <= 1
+    one, other = (list(interpolate_frames(model, config, init=init)) for init in given)
+    hidden = list(interpolate_frames(model, config, init=opened(clear.convert("RGB"))))
+    for frame, alike_frame, wrong in zip(one, other, hidden, strict=True):
+        assert alike(frame, alike_frame)
+        assert not alike(frame, wrong)
 
 
 # ------------------------------------------------------------------------------------- films and guidance

@@ -22,6 +22,7 @@ import typer
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pictures import alike
 from PIL import Image, ImageCms
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from diffedit_cli import __version__
@@ -30,7 +31,7 @@ from diffedit_cli.cli.mask import UNUSED
 from diffedit_cli.cli.options import with_flags
 from diffedit_cli.images.read import load_image, load_mask, read_settings
 from diffedit_cli.images.video import read_film_settings
-from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.session import edit_image
 from diffedit_cli.settings import (
     FAST,
@@ -371,7 +372,7 @@ def test_a_picture_says_where_it_is_and_what_changed(edit: Run) -> None:
     done = good(edit("-o", "out.png"))
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Wrote out.png (seed 3). The mask covers ")
-    assert last.endswith("0 pixels changed outside it.")
+    assert "; 0 pixels changed outside it, which says nothing about the edit itself." in last
     assert done.stdout == ""
 
 
@@ -401,7 +402,7 @@ def test_several_pictures_and_queries(run: Run, tmp_path: Path, at_forward: Any)
     assert {p.name for p in (tmp_path / "masks").iterdir()} == set(names)
     assert sum(rows) == 2 * (2 * 6 + 3 + 2 * 6)
     assert {fact["made_together"] for fact in facts} == {2}
-    planned = run("edit", "a/photo.png", "b/photo.png", *WORDS, *flags, "--dry-run")
+    planned = run("edit", "a/photo.png", "b/photo.png", *WORDS, *flags, "--dry-run", "--overwrite")
     told = answer(good(planned))
     assert told["outputs"] == [fact["output"] for fact in facts]
     assert sum(told["forwards"].values()) == sum(rows)
@@ -547,9 +548,10 @@ def test_a_mask_needs_no_ref_and_no_query(run: Run, photo: Path, tmp_path: Path)
     assert (array("out.png")[:, 15:] == pixels()[:, 15:, :3]).all()
 
 
-def test_a_mask_of_another_shape_is_refused(edit: Run, tmp_path: Path) -> None:
+def test_a_mask_of_another_shape_is_refused(run: Run, photo: Path, tmp_path: Path) -> None:
     own = save_mask(tmp_path / "own.png", (45, 45))
-    check_refusal(edit("-o", "out.png", "--mask", own, "--model", "no/such", model=False), 1, "own.png")
+    flags = ["-o", "out.png", "--mask", own, "--model", "no/such"]
+    check_refusal(run("edit", photo, *WORDS, *flags, model=False), 1, "own.png")
 
 
 def test_areas_are_added_and_kept_out(edit: Run, tmp_path: Path) -> None:
@@ -624,13 +626,19 @@ def test_a_grid_shows_every_stage(edit: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("white", "words"), [(True, "beyond"), (False, "next to nothing")])
-def test_a_mask_of_nearly_all_or_nothing_is_noted(edit: Run, tmp_path: Path, white: bool, words: str) -> None:
+def test_a_mask_of_nearly_all_or_nothing_is_noted(
+    run: Run, photo: Path, tmp_path: Path, white: bool, words: str
+) -> None:
+    """Without advice on the search, which there is none of."""
+    quick = ["edit", photo, *WORDS, "--steps", "4"]
     Image.new("L", (45, 37), 255 * white).save(tmp_path / "own.png")
-    facts = answer(done := good(edit("-o", "out.png", "--mask", "own.png", "--json")))
+    facts = answer(done := good(run(*quick, "-o", "out.png", "--mask", "own.png", "--json")))
+    assert "--mask-threshold" not in done.stderr
     assert words in done.stderr
     assert any(words in notice for notice in facts["notices"])
     assert (array("out.png") == pixels()[..., :3]).all() == (not white)
-    assert "Note" not in good(edit("-o", "b.png", "--mask", save_mask(tmp_path / "third.png"))).stderr
+    third = save_mask(tmp_path / "third.png")
+    assert "Note" not in good(run(*quick, "-o", "b.png", "--mask", third)).stderr
 
 
 # --------------------------------------------------------------------------------------------- refusals
@@ -1042,6 +1050,9 @@ def test_an_interrupt_before_the_first_frame_leaves_nothing(
         (["--guidance-scale", "3"], "guidance_scale"),
         (["--init", "other.png"], "init"),
         (["--model", "embedded"], "model"),
+        (["--dtype", "bfloat16"], "dtype"),
+        (["--low-memory"], "low_memory"),
+        (["--embedding", "word.safetensors:ink"], "embedding"),
     ],
     ids=lambda part: "".join(part),
 )
@@ -1050,6 +1061,7 @@ def test_a_film_goes_on_with_the_same_settings_alone(
 ) -> None:
     save(tmp_path / "init.png", "RGB")
     save(tmp_path / "other.png", "L")
+    save_file({"emb_params": torch.ones(1, 32)}, "word.safetensors")
     good(run("interpolate", *FILM, "--frames", "2", "--init", "init.png", "-o", "out"))
     Path("out/frame_0001.png").unlink()
     before = files(tmp_path)
@@ -1057,6 +1069,21 @@ def test_a_film_goes_on_with_the_same_settings_alone(
     done = run("interpolate", *film, "-o", "out", "--resume", model="--model" not in flags)
     check_refusal(done, 2, f"another {word}")
     assert files(tmp_path) == before
+
+
+def test_frames_of_an_older_film_are_drawn_again(
+    run: Run, tmp_path: Path, at_forward: Callable[..., list[int]]
+) -> None:
+    """A run that is stopped at once leaves frames of the film that it replaces."""
+    film = [*FILM[:2], "--frames", "3", "--steps", "2", "-o", "out"]
+    good(run("interpolate", *film, "--seed", "1"))
+    good(run("interpolate", *film[:-1], "whole", "--seed", "2"))
+    shutil.copy(
+        "whole/frame_0000.png", "out/frame_0000.png"
+    )  # the new one's; two of the older one's are left
+    good(run("interpolate", *film, "--seed", "2", "--resume"))
+    for new, whole in zip(frames_of("out"), frames_of("whole"), strict=True):
+        assert alike(new, whole)
 
 
 # -------------------------------------------------------------------------------------- as people run it
@@ -1067,11 +1094,13 @@ def test_a_word_that_the_model_never_learned_is_told(run: Run) -> None:
     done = good(run("mask", REPO / "examples" / "horse_park.jpg", *words, model=False))
     (notice, *_) = [notice for notice in answer(done)["notices"] if "unicorn" in notice]
     assert "never learned: unicorn." in notice
-    known = load_model("embedded").words
-    assert known is not None
-    assert all(word in notice for group in known.values() for word in group)
+    assert "diffedit models list" in notice
     assert "--model" in notice
+    assert len(notice) < 300  # and not the whole vocabulary
     assert notice in done.stderr
+    words[3] = "zebr"
+    planned = good(run("edit", REPO / "examples" / "horse_park.jpg", *words[:4], "--dry-run", model=False))
+    assert "never learned: zebr. The nearest that it knows: zebra" in planned.stderr
 
 
 def start(*arguments: Any, folder: Path) -> subprocess.Popen[str]:

@@ -207,6 +207,124 @@ def test_another_version_is_told(run: Run) -> None:
     assert f"made by diffedit 0.0.1, and this is {__version__}" in good(run("rerun", "out.png")).stderr
 
 
+def crafted(**changes: Any) -> dict[str, Any]:
+    """Settings as a stranger's picture may hold them; its input is here."""
+    digest = load_image("photo.png").sha256
+    usual = {"diffedit": __version__, "command": "edit", "model": "embedded", "ref": "horse"}
+    usual |= {"query": "zebra", "input": "photo.png", "input_sha256": digest, "steps": 2, "mask_samples": 1}
+    return {key: value for key, value in {**usual, **changes}.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "evil-corp/evil-model"}, ["evil-corp/evil-model, which is not here", "--model"]),
+        ({"model": "sd15", "revision": "f" * 40}, ["model sd15, which is not here"]),
+        ({"model": "."}, ["--model"]),
+        ({"model": "./here", "model_is_local": False}, ["--model"]),
+        ({"model": "sd15", "model_is_local": True}, ["local model sd15", "--model"]),
+        ({"model": 3}, ["--model cannot be 3"]),
+        ({"steps": 1000, "mask_samples": 1000}, ["times the usual steps", "--yes"]),
+        ({"size": 4096}, ["4096 pixels a side", "--yes"]),
+        ({"command": "generate", "prompt": ...}, ["does not say which prompt"]),
+        ({"command": "generate", "prompt": ""}, ["does not say which prompt"]),
+        ({"command": ["edit"]}, ["cannot be run again"]),
+        ({"command": {"edit": 1}}, ["cannot be run again"]),
+        ({"command": "interpolate", "input": 3}, ["does not say which picture"]),
+        ({"command": "interpolate", "input": ..., "prompts": ["a"]}, ["two prompts"]),
+        ({"command": "interpolate", "input": ..., "prompts": ["a", "b"], "frames": 9999}, ["--yes"]),
+        ({"input": ""}, ["does not say which picture"]),
+        ({"input": "x" * 300}, ["does not say which picture"]),
+        ({"input": "a\0b"}, ["does not say which picture"]),
+        ({"query": "\ud800"}, ["no text"]),
+        ({"negative_prompt": "\udfff"}, ["no text"]),
+        ({"diffedit": 4}, ["does not write"]),
+        ({"together": [0, 99]}, ["does not write"]),
+        ({"together": "many"}, ["does not write"]),
+        ({"device": "cpu:x"}, ["cpu:x"]),
+        ({"lora": "x"}, ["--lora cannot be"]),
+        ({"guidance_scale": float("nan")}, ["out of range"]),
+    ],
+    ids=lambda part: ascii(part)[:60],
+)
+def test_a_strangers_picture_is_checked_before_anything_is_done(
+    run: Run, checkpoint: Path, change: dict[str, Any], words: list[str]
+) -> None:
+    os.symlink(checkpoint, "here")
+    keys_of_edit = {"ref", "query", "steps", "mask_samples", "input_sha256"}
+    stored = crafted(**change)
+    if stored["command"] != "edit":
+        stored = {key: value for key, value in stored.items() if key not in keys_of_edit}
+    save_image("out.png", noise(9, 9), settings=stored)
+    refusal(run("rerun", "out.png"), *words)
+
+
+def test_a_model_that_is_named_is_trusted_and_a_large_run_takes_yes(run: Run, checkpoint: Path) -> None:
+    save_image("out.png", noise(9, 9), settings=crafted(model="evil-corp/evil-model", revision="main"))
+    good(run("rerun", "out.png", f"-m{checkpoint}", "--device", "cpu", "-o", "named.png"))
+    after = read_settings("named.png") or {}
+    assert (after["model"], after["revision"]) == (checkpoint.name, None)
+    save_image("out.png", noise(9, 9), settings=crafted(steps=1000, strength=0.01), overwrite=True)
+    good(run("rerun", "out.png", "-o", "few.png"))  # ten steps are not many
+    save_image("big.png", noise(9, 9), settings=crafted(size=1088))
+    refusal(run("rerun", "big.png"), "1088 pixels a side", "--yes")
+    good(run("rerun", "big.png", "--yes", "--size", "64"))  # what is asked for counts
+    good(run("rerun", "big.png", "--size", "64", "-o", "small.png"))
+
+
+def test_a_picture_starts_no_compiler(run: Run) -> None:
+    save_image("out.png", noise(9, 9), settings=crafted(compile=True))
+    done = good(run("rerun", "out.png"))
+    assert "was made with --compile" in done.stderr
+    assert (read_settings("out-rerun.png") or {})["compile"] is False
+
+
+def test_another_model_brings_its_own_settings(run: Run, checkpoint: Path) -> None:
+    """Those of the embedded model (size 128, scale 5, strength 1) do not fit a checkpoint of 32 pixels."""
+    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    before = read_settings("out.png") or {}
+    good(run("rerun", "out.png", "--model", checkpoint, "-o", "other.png"))
+    good(run("edit", "photo.png", *QUICK, "--seed", before["seed"], "--model", checkpoint, "-o", "plain.png"))
+    after, plain = read_settings("other.png") or {}, read_settings("plain.png") or {}
+    own = ("size", "strength", "guidance_scale", "device", "dtype")
+    assert [after[key] for key in own] == [plain[key] for key in own] != [before[key] for key in own]
+    assert load_image("other.png").rgb.tobytes() == load_image("plain.png").rgb.tobytes()
+    good(run("rerun", "out.png", "--model", "embedded"))  # the same one: the same picture
+    assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_a_result_of_a_batch_is_made_again_to_the_byte(run: Run) -> None:
+    """Rounding depends on the batch, so the row and the number of its pictures are stored."""
+    for number in range(3):
+        noise(40, 30, seed=number).save(f"{number}.png")
+    good(run("edit", "0.png", "1.png", "2.png", *QUICK, "-o", "out"))
+    for number in range(3):
+        file = Path(f"out/{number}-zebra.png")
+        assert (read_settings(file) or {})["together"] == [number, 3]
+        good(run("rerun", file, f"{number}.png", "-o", f"again-{number}.png"))
+        assert Path(f"again-{number}.png").read_bytes() == file.read_bytes()
+    good(run("rerun", "out/0-zebra.png", "0.png", "--seed", "1", "-o", "other.png"))
+    assert "together" not in (read_settings("other.png") or {})
+
+
+def test_one_input_and_attached_flags(run: Run, checkpoint: Path) -> None:
+    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    noise(9, 9).save("more.png")
+    refusal(run("rerun", "out.png", "photo.png", "more.png"), "from one input")
+    refusal(run("rerun", "out.png", "--steps", "2", "more.png"), "right after the file")
+    good(run("rerun", "out.png", "-pdog", "-oother.png"))
+    assert (read_settings("other.png") or {})["query"] == "dog"
+
+
+def test_the_default_name_of_a_rerun_is_not_the_inputs(run: Run) -> None:
+    os.rename("photo.png", "out-rerun.png")
+    before = Path("out-rerun.png").read_bytes()
+    good(run("mask", "out-rerun.png", *WORDS, "-o", "out.png"))
+    good(run("rerun", "out.png", "--overwrite"))
+    assert Path("out-rerun.png").read_bytes() == before
+    assert Path("out-again.png").read_bytes() == Path("out.png").read_bytes()
+
+
 def test_info_says_how_it_was_made(run: Run, checkpoint: Path) -> None:
     good(run("edit", "photo.png", *QUICK, "--seed", "4", "--model", checkpoint, "-o", "out.png"))
     facts = json.loads(good(run("info", "out.png", "--json")).stdout)

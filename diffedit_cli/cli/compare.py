@@ -2,20 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SettingError
-from ..settings import EditConfig, ModelConfig, TalkConfig
+from ..settings import EditConfig, ModelConfig, TalkConfig, idle_of_model
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
+from .idle import note_idle
 from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
 from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
+if TYPE_CHECKING:
+    from ..compare import Comparison
+
 
 @with_flags(comma_lists="lists", lists=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
 def compare(
+    context: typer.Context,
     picture: Annotated[
         str | None,
         typer.Argument(metavar="[PICTURE]", help="The picture; - is stdin. Without one, --prompt is drawn."),
@@ -52,29 +57,37 @@ def compare(
             raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
 
         from .. import compare as comparison
-        from ..images.video import check_film, write_frames
+        from ..images.video import check_film
 
-        own, has_picture = own_defaults(checkpoint), picture is not None
-        forwards = comparison.count_forwards(values, own, has_picture=has_picture, search=mask is None)
+        own, kind = own_defaults(checkpoint), {"has_picture": picture is not None, "search": mask is None}
+        units, tiles = comparison.count_forwards(values, own, **kind), comparison.labels(values, own)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")
-        check_targets([target], overwrite=overwrite, film=animate)
+        check_targets([target], overwrite=overwrite, film=animate, places=[output])
         if animate is not None:
             check_film(animate, fps=comparison.FPS, overwrite=overwrite)
+        masks = None if source is None else read_masks(files, source)
+        note_idle(context, terminal, {**comparison.idle(values, own, **kind), **idle_of_model(checkpoint)})
         if dry_run:
-            tiles = comparison.labels(values, own)
             terminal.result(
-                {"output": str(target or "-"), "tiles": tiles, "forwards": forwards},
-                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{forwards} UNet sample-forwards."],
+                {"output": str(target or "-"), "tiles": tiles, "forwards": units},
+                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} UNet sample-forwards."],
             )
             return
-        masks = None if source is None else read_masks(files, source)
         model = open_model(checkpoint, terminal)
         with terminal.progress({"compare": 1}) as report:
             result = comparison.compare(model, source, values, mask=masks, report=report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
-        if animate is not None:
-            stored = None if no_metadata else result.settings()
-            write_frames(result.frames(), animate, fps=comparison.FPS, overwrite=overwrite, settings=stored)
+        write_film_of(result, animate, overwrite=overwrite, metadata=not no_metadata)
         seeds = dict.fromkeys(str(tile.config.seed) for tile in result.tiles)
         terminal.finish(result, target, f": {len(result.tiles)} tiles (seed {', '.join(seeds)}).")
+
+
+def write_film_of(result: "Comparison", target: Path | None, *, overwrite: bool, metadata: bool) -> None:
+    """The grid as a film between before and after, if it was asked for."""
+    if target is not None:
+        from ..compare import FPS
+        from ..images.video import write_frames
+
+        settings = result.settings() if metadata else None
+        write_frames(result.frames(), target, fps=FPS, overwrite=overwrite, settings=settings)

@@ -1,14 +1,33 @@
 """diffedit edit"""
 
-from collections.abc import Callable
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..settings import EditConfig, FilmConfig, ModelConfig, TalkConfig, require_query
-from .files import check_targets, read_picture, target_for, write_picture
-from .many import edit_many
+from ..errors import DiffeditError
+from ..settings import (
+    EditConfig,
+    FilmConfig,
+    ModelConfig,
+    TalkConfig,
+    filled_in,
+    flatten,
+    idle_film,
+    idle_of_model,
+    idle_settings,
+)
+from .failures import Failures
+from .files import make_folder, write_picture
+from .films import Film, there_and_back, write_film
+from .idle import note_idle
+from .jobs import Group, Job, Order, check_film, check_words, find_jobs, ready
 from .options import (
     AddMask,
     DryRun,
@@ -22,9 +41,17 @@ from .options import (
     fast_option,
     with_flags,
 )
-from .order import Order, cost, outcome, write_extras
-from .session import open_model
+from .session import open_model, own_defaults, unknown_words
 from .terminal import Terminal, plain_errors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..results import EditResult
+
+Together = Annotated[  # what `rerun` passes on: row and number of the pictures of the batch
+    tuple[int, int], typer.Option("--together", hidden=True)
+]
 
 
 @with_flags(
@@ -35,10 +62,21 @@ from .terminal import Terminal, plain_errors
     talk_config=TalkConfig,
 )
 def edit(
+    context: typer.Context,
     pictures: PictureFiles,
     query: Queries = [],  # noqa: B006 Typer makes a new one
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "-r", "--recursive", help="Look in the folders within a folder too.", rich_help_panel="Files"
+        ),
+    ] = False,
     output: Output = None,
     overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Skip results that exist already.", rich_help_panel="Files"),
+    ] = False,
     grid: Annotated[
         Path | None,
         typer.Option(
@@ -65,6 +103,7 @@ def edit(
     mask_subtract: SubtractMask = None,
     fast: Annotated[bool, fast_option()] = False,
     dry_run: DryRun = False,
+    together: Together = (0, 1),
     *,
     edit_config: Callable[..., EditConfig],
     film_config: Callable[..., FilmConfig],
@@ -74,62 +113,175 @@ def edit(
     """Change one thing in a picture by naming it, and leave every other pixel as it was."""
     talk = talk_config()
     with plain_errors(talk, output):
+        terminal, checkpoint = Terminal(talk, output), model_config()
         configs = [edit_config({"query": one}) for one in dict.fromkeys(query)] or [edit_config()]
-        if mask is None:
-            for config in configs:
-                require_query(config)
-        order = Order(
-            pictures=list(dict.fromkeys(pictures)),
-            queries=[config.query for config in configs],
-            config=configs[0],
-            checkpoint=model_config(),
-            output=output,
-            overwrite=overwrite,
-            metadata=not no_metadata,
-            grid=grid,
-            save_mask=save_mask,
-            masks=(mask, mask_add, mask_subtract),
-            animate=animate,
-            film=film_config(),
-            dry_run=dry_run,
-        )
-        run = edit_one if len(order.pictures) * len(configs) == 1 else edit_many
-        run(order, Terminal(talk, output))
+        places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
+        order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
+        check_words(pictures, configs, order)
+        jobs = find_jobs(pictures, [one.query for one in configs], order, recursive=recursive)
+        check_film(order, configs[0])
+        config = filled_in(configs[0], own_defaults(checkpoint))
+        note_idle(context, terminal, what_does_nothing(config, order, checkpoint, jobs))
+        failures, jobs = Failures(terminal, len(jobs)), without_existing(jobs, order, terminal)
+        if dry_run:
+            return preview(jobs, order, config, checkpoint, failures, terminal)
+
+        from ..session import animate_edit, edit_images, random_seed
+
+        config = replace(configs[0], seed=random_seed() if config.seed is None else config.seed)
+        model, (row, rows) = functools.cache(lambda: open_model(checkpoint, terminal)), together
+        for group in ready(jobs, order, failures):
+            loaded, wanted = model(), group.pictures * rows
+            units = forwards(filled_in(config, loaded.own_defaults), group, order)
+            with terminal.progress(units) as report:
+                given: dict[str, Any] = {"mask": group.masks, "report": report}
+                if order.animate is None:
+                    edited = edit_images(loaded, wanted, config, group.queries, **given)
+                    outcomes = ((one, None) for one in islice(edited, row, None))
+                else:
+                    outcomes = [animate_edit(loaded, wanted[0], config, order.film.frames, **given)]
+                for job, (outcome, frames) in zip(group.jobs, outcomes, strict=False):
+                    with failures.of(job.picture):
+                        finish(job, outcome, frames, order, units, terminal)
+        failures.end()
 
 
-def edit_one(order: Order, terminal: Terminal) -> None:
-    """One picture, one query."""
-    config, checkpoint, overwrite = order.config, order.checkpoint, order.overwrite
-    target = target_for(order.output, Path(order.pictures[0]).stem.strip("-"), config.query)
-    source = read_picture(order.pictures[0])
-    targets = [target, order.grid, order.save_mask]
-    check_targets(targets, overwrite=overwrite, picture=source, film=order.animate)
-    order.check_film()
-    masks, units = order.read_masks(source), order.forwards()
-    if order.dry_run:
-        terminal.result(
-            {"output": str(target or "-"), "model": checkpoint.model, "forwards": units},
-            [
-                f"Would change {config.ref or 'whatever differs'} to {config.query} in {source.name} "
-                f"({source.rgb.width}x{source.rgb.height}) with {checkpoint.model}.",
-                f"{cost(units)} The result would go to {target or 'stdout'}.",
-            ],
-        )
-        return
-    model = open_model(checkpoint, terminal)
+def what_does_nothing(
+    config: EditConfig, order: Order, checkpoint: ModelConfig, jobs: list[Job]
+) -> dict[str, str]:
+    """The flags of `edit` that do nothing in this run, each with the reason."""
+    has_folder = any(job.folder is not None for job in jobs)
+    return {
+        **({} if has_folder else {"recursive": "without a folder of pictures"}),
+        **idle_settings(config, has_mask=order.masks[0] is not None),
+        **idle_film(order.animate is not None),
+        **idle_of_model(checkpoint),
+    }
 
-    from ..session import Session
 
-    session = Session(model, source)
-    with terminal.progress(units) as report:
-        if order.animate is None:
-            (result,), frames = session.edit(config, masks, report), None
-        else:
-            result, frames = session.film(config, order.film.frames, masks, report)
-        write_picture(target, result.save, overwrite=overwrite, metadata=order.metadata)
-        write_extras(result, order.grid, order.save_mask, overwrite=overwrite)
-        film = None if frames is None else order.write_film(frames, result)
-    terminal.finish(result, target, outcome(result), **(film.facts() if film else {}))
+def without_existing(jobs: list[Job], order: Order, terminal: Terminal) -> list[Job]:
+    """The jobs, under --skip-existing only those whose results are not there."""
+    if not order.skip_existing:
+        return jobs
+    skipped = [job.target for job in jobs if job.target and os.path.lexists(job.target)]
+    for target in skipped:
+        terminal.result({"output": str(target), "skipped": True}, [])
+    if skipped:
+        terminal.say(f"Skipped {len(skipped)} of {len(jobs)} results, which are there already.")
+    return [job for job in jobs if job.target not in skipped]
+
+
+def forwards(config: EditConfig, group: Group, order: Order) -> dict[str, int]:
+    """UNet sample-forwards of each stage of a group; the settings with the model's own filled in."""
+    from ..core.costs import batch_forwards
+
+    return batch_forwards(
+        config,
+        len(group.pictures),
+        len(group.queries),
+        search=order.masks[0] is None,
+        frames=0 if order.animate is None else order.film.frames,
+    )
+
+
+def preview(
+    jobs: list[Job],
+    order: Order,
+    config: EditConfig,
+    checkpoint: ModelConfig,
+    failures: Failures,
+    terminal: Terminal,
+) -> None:
+    """Say what would be done; files, masks and words are checked, and no network is loaded."""
+    units: Counter[str] = Counter()
+    outputs: list[str] = []
+    for group in ready(jobs, order, failures):
+        units.update(forwards(config, group, order))
+        outputs += [str(job.target or "-") for job in group.jobs]
+    if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.query for job in jobs)):
+        terminal.warn(notice)
+    stages = ", ".join(f"{stage} {count}" for stage, count in units.items())
+    cost = f"{units.total()} UNet sample-forwards: {stages}." if units else "There is nothing to do."
+    facts = {"model": checkpoint.model, "forwards": dict(units), "notices": [notice] if notice else []}
+    if failures.results == 1:
+        facts["output"] = "".join(outputs)
+        lines = [
+            f"Would change {config.ref or 'whatever differs'} to {config.query or 'whatever comes'} in "
+            f"{job.picture} with {checkpoint.model}. The result would go to {job.target or 'stdout'}."
+            for job in jobs
+        ]
+    else:
+        facts["outputs"] = outputs
+        lines = [f"Would write {len(outputs)} pictures with {checkpoint.model}:", *outputs]
+    terminal.result(facts, [*lines, cost])
+    failures.end()
+
+
+def finish(
+    job: Job,
+    outcome: "EditResult | DiffeditError",
+    frames: "Iterator[Image.Image] | None",
+    order: Order,
+    units: dict[str, int],
+    terminal: Terminal,
+) -> None:
+    """Write one result with all that goes with it, and say where it is; raises the error that it may be."""
+    if isinstance(outcome, DiffeditError):
+        raise outcome
+    result = noted(outcome, job.target)
+    write_picture(job.target, result.save, overwrite=order.overwrite, metadata=order.metadata)
+    write_extras(result, job, overwrite=order.overwrite)
+    film = None if frames is None else write_film_of(result, frames, order)
+    before = "" if result is outcome else " before the JPEG was encoded"
+    said = (
+        f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; "
+        f"{result.changed_outside} pixels changed outside it{before}, "
+        "which says nothing about the edit itself."
+    )
+    terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
         terminal.say(f"{film.sentence()}; {units['decode']} UNet sample-forwards for each that was drawn.")
         film.end()
+
+
+def noted(result: "EditResult", target: Path | None) -> "EditResult":
+    """The same result, or one with a note if its file does not hold the pixels as they are."""
+    if target is None or target.suffix.lower() not in (".jpg", ".jpeg"):
+        return result
+    notice = (
+        f"JPEG stores every pixel approximately: outside the mask, {target} differs a little from the input. "
+        "A .png, .webp or .tiff keeps those pixels."
+    )
+    return replace(result, notices=(*result.notices, notice))
+
+
+def write_extras(result: "EditResult", job: Job, *, overwrite: bool) -> None:
+    """The picture of all stages and the mask, if they were asked for."""
+    from ..images import sheets
+    from ..images.write import save_image
+
+    if job.mask is not None:
+        make_folder(job.mask.parent)
+        save_image(job.mask, result.mask, overwrite=overwrite)
+    if job.grid is not None:
+        make_folder(job.grid.parent)
+        before, after = (
+            sheets.flat(image, result.picture.alpha) for image in (result.picture.rgb, result.image)
+        )
+        columns = [("input", before), ("mask", result.mask), ("result", after)]
+        if result.heat is not None:
+            columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
+        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
+        save_image(job.grid, sheets.grid(columns), picture=space, overwrite=overwrite)
+
+
+def write_film_of(result: "EditResult", frames: "Iterator[Image.Image]", order: Order) -> Film:
+    """Write the film of an edit; after Ctrl-C what there is of it."""
+    assert order.animate is not None
+    return write_film(
+        there_and_back(frames) if order.film.loop else frames,
+        order.animate,
+        fps=order.film.fps,
+        overwrite=order.overwrite,
+        settings={**result.settings(), **flatten(order.film)} if order.metadata else None,
+    )

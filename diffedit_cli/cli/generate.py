@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ..settings import GenerateConfig, ModelConfig, TalkConfig
+from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_of_model, idle_settings
 from .files import check_targets, target_for, write_picture
+from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, with_flags
-from .session import open_model
+from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
 
 @with_flags(without=("prompt",), config=GenerateConfig, model_config=ModelConfig, talk_config=TalkConfig)
 def generate(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     output: Output = None,
     overwrite: Overwrite = False,
@@ -28,8 +30,11 @@ def generate(
     with plain_errors(talk, output):
         terminal, settings = Terminal(talk, output), config({"prompt": prompt})
         target = target_for(output, "", prompt)
-        check_targets([target], overwrite=overwrite)
-        model = open_model(model_config(), terminal)
+        check_targets([target], overwrite=overwrite, places=[output])
+        checkpoint = model_config()
+        known = filled_in(settings, own_defaults(checkpoint))
+        note_idle(context, terminal, {**idle_settings(known), **idle_of_model(checkpoint)})
+        model = open_model(checkpoint, terminal)
 
         from ..generation import generate_image
 

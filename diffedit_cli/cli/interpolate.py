@@ -1,9 +1,10 @@
 """diffedit interpolate"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +16,15 @@ from ..settings import (
     build,
     filled_in,
     flatten,
+    idle_of_model,
+    idle_settings,
     keys,
     public_name,
+    without_idle,
 )
 from .files import name_for, read_picture
 from .films import Film, write_film
+from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, with_flags
 from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
@@ -32,9 +37,13 @@ if TYPE_CHECKING:
     from ..models import DiffusersDenoiser
     from ..results import Run
 
+# What of a model's origin changes the pixels of a frame.
+PIXELS = ("model", "revision", "variant", "lora", "embedding", "device", "dtype", "low_memory", "compile")
+
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)
 def interpolate(
+    context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(help="Two or more prompts.", metavar="PROMPT PROMPT...")],
     output: Output = None,
     overwrite: Overwrite = False,
@@ -59,27 +68,22 @@ def interpolate(
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
         from .. import generation, results
-        from ..core.text2image import count_frames
-        from ..images import video
+        from ..images.video import check_film
 
-        first, picture = 0, None if init is None else read_picture(init)
+        first, before, picture = 0, None, None if init is None else read_picture(init)
         if resume:
-            settings, first = resumed(settings, checkpoint, picture, target)
-        video.check_film(target, fps=settings.fps, overwrite=overwrite or resume)
+            settings, first, before = resumed(settings, checkpoint, picture, target)
+        check_film(target, fps=settings.fps, overwrite=overwrite or resume)
+        known = filled_in(settings, own_defaults(checkpoint))
+        idle = idle_settings(known, has_init=picture is not None)
+        note_idle(context, terminal, {**idle, **idle_of_model(checkpoint)})
         model = open_model(checkpoint, terminal)
-        settings, meter = generation.resolve_interpolation(model, settings), results.Meter(model)
+        if before is not None:
+            check_same_model(before, model.origin, target)
+        settings = generation.resolve_interpolation(model, settings, has_init=picture is not None)
+        meter = results.Meter(model)
         stored = None if no_metadata else results.provenance("interpolate", model.origin, settings, picture)
-        film = Film(target, settings.fps, first)
-        if first < count_frames(settings):
-            with terminal.progress({"frame": 1}) as report:
-                film = write_film(
-                    missing_frames(model, settings, picture, target, first, report),
-                    target,
-                    fps=settings.fps,
-                    overwrite=overwrite,
-                    settings=stored,
-                    first=first if resume else None,
-                )
+        film = draw(terminal, model, settings, picture, target, overwrite, stored, first if resume else None)
         notices = (
             *(picture.notices if picture else ()),
             *results.word_notices(model, *settings.prompts, settings.negative_prompt),
@@ -87,6 +91,27 @@ def interpolate(
         )
         announce(terminal, film, settings, target, meter.stop(), notices)
         film.end()
+
+
+def draw(
+    terminal: Terminal,
+    model: "DiffusersDenoiser",
+    settings: InterpolateConfig,
+    init: "Picture | None",
+    target: Path,
+    overwrite: bool,
+    stored: Mapping[str, Any] | None,
+    first: int | None,
+) -> Film:
+    """Draw and write the frames; with --resume from number `first` on, if any are missing."""
+    from ..core.text2image import count_frames
+
+    start = first or 0
+    if start >= count_frames(settings):
+        return Film(target, settings.fps, start)
+    with terminal.progress({"frame": 1}) as report:
+        frames = missing_frames(model, settings, init, target, start, report)
+        return write_film(frames, target, fps=settings.fps, overwrite=overwrite, settings=stored, first=first)
 
 
 def missing_frames(
@@ -140,22 +165,12 @@ def announce(
 
 def resumed(
     settings: InterpolateConfig, checkpoint: ModelConfig, init: "Picture | None", folder: Path
-) -> tuple[InterpolateConfig, int]:
-    """The settings of the run whose frames lie in a folder, and its first missing frame.
+) -> tuple[InterpolateConfig, int, dict[str, Any]]:
+    """The settings of the run whose frames lie in a folder, its first missing frame, and all that is stored.
 
     SettingError if the folder holds another film: the frames would not fit together.
     """
-    from ..images import video
-
-    first = video.next_missing(folder)
-    stored = video.read_film_settings(folder) if first else None
-    if not first:
-        raise SettingError(f"{folder} holds no frames to go on with.", "Leave --resume out.")
-    if stored is None:
-        raise SettingError(
-            f"The frames in {folder} hold no settings, so nothing tells how to go on with them.",
-            "Make the film anew with --overwrite, and without --no-metadata.",
-        )
+    stored, first = stored_frames(folder)
     known = [key for key, *_ in keys(InterpolateConfig)]
     before = build(InterpolateConfig, {key: value for key, value in stored.items() if key in known})
     wanted = replace(
@@ -166,15 +181,53 @@ def resumed(
     )
     if len(wanted.seed) == 1:
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
-    new, old = flatten(wanted), flatten(filled_in(before, {}))
+    wanted = without_idle(wanted, idle_settings(wanted, has_init=init is not None))
+    before = filled_in(before, {})
+    before = without_idle(before, idle_settings(before, has_init=init is not None))
+    new, old = flatten(wanted), flatten(before)
     differing = [key for key in known if new[key] != old[key]]
     if stored.get("model") != public_name(checkpoint.model):
         differing.insert(0, "model")
     if stored.get("input_sha256") != (init and init.sha256):
         differing.append("init")
+    refuse_other(folder, differing)
+    return wanted, first, stored
+
+
+def stored_frames(folder: Path) -> tuple[dict[str, Any], int]:
+    """The settings of the first frame in a folder, and the number of the first one that is missing or other.
+
+    SettingError if there are none to go on with.
+    """
+    from ..images import video
+    from ..images.read import read_settings
+
+    first = video.next_missing(folder)
+    if not first:
+        raise SettingError(f"{folder} holds no frames to go on with.", "Leave --resume out.")
+    stored = video.read_film_settings(folder)
+    if stored is None:
+        raise SettingError(
+            f"The frames in {folder} hold no settings, so it is not known how to go on with them.",
+            "Make the film anew with --overwrite, and without --no-metadata.",
+        )
+    same = (read_settings(video.frame_path(folder, number)) == stored for number in range(first))
+    return stored, sum(1 for _ in takewhile(bool, same))  # a crash can leave frames of an older film behind
+
+
+def check_same_model(stored: Mapping[str, Any], origin: Mapping[str, Any], folder: Path) -> None:
+    """SettingError if frames were made with another model, or on other terms that change their pixels."""
+
+    def kind(of: Mapping[str, Any], key: str) -> Any:
+        return str(of[key]).split(":")[0] if key == "device" else of[key]
+
+    refuse_other(folder, [key for key in PIXELS if key in stored and kind(stored, key) != kind(origin, key)])
+
+
+def refuse_other(folder: Path, differing: Sequence[str]) -> None:
+    """SettingError that names the first setting in which the frames of a folder differ."""
     if differing:
         raise SettingError(
             f"The frames in {folder} were made with another {differing[0]}.",
             "Give the same settings, or another folder.",
         )
-    return wanted, first

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..settings import EditConfig, GuidanceConfig, ModelConfig, TalkConfig, keys, require_difference
+from ..settings import (
+    EditConfig,
+    GuidanceConfig,
+    ModelConfig,
+    TalkConfig,
+    idle_of_model,
+    idle_settings,
+    keys,
+    require_difference,
+)
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
+from .idle import note_idle
 from .options import (
     AddMask,
     NoMetadata,
@@ -24,6 +34,7 @@ from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
     from ..images.read import Picture
+    from ..results import MaskResult
 
 # What only the drawing of a change would use.
 UNUSED = (
@@ -39,6 +50,7 @@ UNUSED = (
 
 @with_flags(without=UNUSED, edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
 def mask(
+    context: typer.Context,
     picture: PictureFile,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -65,37 +77,45 @@ def mask(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Find where something is in a picture, by naming it and what it is not: white is the mask."""
+    """Find where an object is in a picture, by naming it and what it is not: white is the mask."""
     talk = talk_config()
     with plain_errors(talk, output):
-        terminal, config = Terminal(talk, output), edit_config()
+        terminal, config, checkpoint = Terminal(talk, output), edit_config(), model_config()
         require_difference(config)
         target = target_for(output, Path(picture).stem.strip("-"), "mask")
-        check_targets([target, heatmap, overlay, cutout], overwrite=overwrite)
+        check_targets([target, heatmap, overlay, cutout], overwrite=overwrite, places=[output])
         source = read_picture(picture)
         if cutout is not None:
             check_see_through(cutout, source, overwrite=overwrite)
         masks = read_masks((None, mask_add, mask_subtract), source)
-        model = open_model(model_config(), terminal)
+        note_idle(context, terminal, {**idle_settings(config), **idle_of_model(checkpoint)})
+        model = open_model(checkpoint, terminal)
 
-        from ..images import sheets
-        from ..images.write import save_image
         from ..session import Session
 
         with terminal.progress({"mask": 1}) as report:
             result = Session(model, source).mask(config, masks, report)
         write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
-        if heatmap is not None:
-            save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
-        if overlay is not None:
-            save_image(overlay, sheets.overlay(source.rgb, result.mask), overwrite=overwrite)
-        if cutout is not None:
-            save_image(cutout, sheets.cutout(source, result.mask), overwrite=overwrite)
-        terminal.finish(
-            result,
-            target,
-            f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture.",
-        )
+        write_views(result, heatmap, overlay, cutout, overwrite=overwrite)
+        said = f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture."
+        terminal.finish(result, target, said)
+
+
+def write_views(
+    result: "MaskResult", heatmap: Path | None, overlay: Path | None, cutout: Path | None, *, overwrite: bool
+) -> None:
+    """The heat in colours, and the picture with the mask on it and cut out by it, in its colour profile."""
+    from ..images import sheets
+    from ..images.write import save_image
+
+    picture, space = result.picture, replace(result.picture, exif=None)
+    if heatmap is not None:
+        save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
+    if overlay is not None:
+        tinted = sheets.flat(sheets.overlay(picture.rgb, result.mask), picture.alpha)
+        save_image(overlay, tinted, picture=replace(space, alpha=None), overwrite=overwrite)
+    if cutout is not None:
+        save_image(cutout, sheets.cutout(picture, result.mask), picture=space, overwrite=overwrite)
 
 
 def check_see_through(target: Path, picture: "Picture", *, overwrite: bool) -> None:

@@ -26,7 +26,9 @@ Queries = Annotated[
 ]
 PictureFiles = Annotated[
     list[str],
-    typer.Argument(metavar="PICTURE...", help="One picture or more; - is stdin.", show_default=False),
+    typer.Argument(
+        metavar="PICTURE...", help="One or more pictures or folders; - is stdin.", show_default=False
+    ),
 ]
 PictureFile = Annotated[str, typer.Argument(metavar="PICTURE", help="The picture; - is stdin.")]
 Output = Annotated[
@@ -42,7 +44,9 @@ NoMetadata = Annotated[
 UseMask = Annotated[
     Path | None,
     typer.Option(
-        "--mask", help="Edit what is white in this picture, without a search.", rich_help_panel="Mask"
+        "--mask",
+        help="Edit what is white in this picture, without a search. A folder: one mask a picture, by name.",
+        rich_help_panel="Mask",
     ),
 ]
 AddMask = Annotated[

@@ -1,146 +1,215 @@
 """diffedit rerun"""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
-from ..errors import ImageError, SettingError
-from ..settings import (
-    EditConfig,
-    GenerateConfig,
-    InterpolateConfig,
-    ModelConfig,
-    TalkConfig,
-    build,
-    keys,
-    unknown_setting,
-)
+from ..errors import SettingError
+from ..settings import EditConfig, InterpolateConfig, ModelConfig, TalkConfig, build, filled_in, keys
 from .defaults import for_commands
+from .files import cut
+from .idle import is_given
+from .stored import MASKS, SCHEMAS, find_input, read_stored
 from .terminal import Terminal, plain_errors
 
-SCHEMAS = {
-    "edit": EditConfig,
-    "mask": EditConfig,
-    "generate": GenerateConfig,
-    "interpolate": InterpolateConfig,
-}
-FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256"}
-GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
-MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
+# What a run takes from its model, or chooses by the model's size, where no flag says otherwise.
+OF_THE_MODEL = {"revision", "variant", "size", "width", "height", "zoom", "guidance_scale", "device", "dtype"}
+MUCH_WORK = 20  # times the forwards of a run with the default settings
+LARGE_SIDE = 1024  # pixels: the native side of the largest model
 
 
 def rerun(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What an earlier run made.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run it even if it is far larger than the picture needs.")
+    ] = False,
 ) -> None:
     """Make FILE again with the settings that are stored in it: diffedit rerun FILE [PICTURE] [FLAGS].
 
     FLAGS are those of the command that made it and change what they name: diffedit rerun a.png --query dog.
-    The input is looked for beside FILE and here; name it as PICTURE if it is elsewhere. The result goes
-    beside FILE, under its name with -rerun, or where -o says. Where a text was the input, PICTURE is that.
+    The input is looked for in the folder of FILE and here; name it as PICTURE if it is elsewhere. The result
+    goes into the folder of FILE, under its name with -rerun, or where -o says. Where a text was the input,
+    PICTURE is that. A model that is not here is used only if --model names it.
     """
-    words = {*context.args}
+    words = [word for word in context.args if word != "--yes"]
     talk = TalkConfig(
         json="--json" in words,
-        verbose=bool({"-v", "--verbose"} & words),
-        quiet=bool({"-q", "--quiet"} & words),
+        verbose=bool({"-v", "--verbose"} & {*words}),
+        quiet=bool({"-q", "--quiet"} & {*words}),
     )
     with plain_errors(talk):
         stored = read_stored(file)
-        places, flags = split_arguments(context.args)
-        check_what_is_needed(file, stored, flags)
-        arguments = positionals(file, stored, places)
-        if stored["command"] == "interpolate" and "input" in stored and not is_given("--init", flags):
-            flags = [*flags, "--init", str(find_input(file, stored, []))]
-        if is_given("--guidance-norm", flags) or is_given("--guidance-method", flags):
-            stored |= {"guidance_scale": None}  # it is a measure of the old one
-        if is_model_given(flags):  # these belong to the other one
-            stored |= {"revision": None, "variant": None}
-        if stored["diffedit"] != __version__:
-            Terminal(talk).warn(
-                f"{file.name} was made by diffedit {stored['diffedit']}, and this is {__version__}: "
-                "the result may differ."
-            )
     group: Any = context.find_root().command
-    command = group.commands[stored["command"]]
-    kept = (context.find_root().default_map or {}).get(stored["command"], {})
-    usual = {"output": str(file.with_name(f"{file.stem}-rerun{file.suffix}"))}
+    name, command = stored["command"], group.commands[stored["command"]]
+    asked = command.make_context(name, [*words], parent=context.parent, resilient_parsing=True)
+    with plain_errors(talk):
+        terminal = Terminal(talk)
+        arguments, flags = positionals(file, stored, words, asked)
+        check_what_is_needed(file, stored, asked)
+        source = find_input(file, stored, arguments) if "input" in stored else None
+        stored = adapted(file, stored, asked, terminal)
+        if source and name == "interpolate" and not is_given(asked, "init"):
+            flags = [*flags, "--init", source]
+        if not (yes or "--yes" in context.args):
+            check_work(file, stored, asked, source)
+    prompts: list[str] = [stored["prompt"]] if name == "generate" else stored.get("prompts", [])
+    arguments = arguments or prompts or [source or ""]
+    kept = (context.find_root().default_map or {}).get(name, {})
+    usual = {"output": str(default_output(file, source))}
     with command.make_context(
-        stored["command"],
+        name,
         [*flags, "--", *arguments],
         parent=context.parent,
         default_map={**kept, **for_commands(command, {**usual, **stored})},
     ) as inner:
         with plain_errors(talk):
             for flag in other_masks(stored, inner.params, arguments):
-                Terminal(talk).warn(f"{flag} is not what {file.name} was made with: the result will differ.")
+                terminal.warn(f"{flag} is not what {file} was made with: the result will differ.")
         command.invoke(inner)
 
 
-def read_stored(file: Path) -> dict[str, Any]:
-    """The settings in a result, checked. ImageError: it holds none, or none that can be run again."""
-    from ..images.video import read_film_settings
-
-    stored = read_film_settings(file)
-    if stored is None:
-        raise ImageError(
-            f"{file.name} holds no settings of this program.",
-            "It was made by another program, or with --no-metadata.",
+def positionals(
+    file: Path, stored: Mapping[str, Any], words: list[str], asked: typer.Context
+) -> tuple[list[str], list[str]]:
+    """What stands before the first flag, and the rest. SettingError: more of it than the command takes."""
+    first = next((i for i, word in enumerate(words) if word.startswith("-") and word != "-"), len(words))
+    places, flags = words[:first], words[first:]
+    name = {"edit": "pictures", "mask": "picture", "generate": "prompt"}.get(stored["command"], "prompts")
+    found = asked.params.get(name) or ()
+    count = len(found) if isinstance(found, (list, tuple)) else 1
+    extra = len(asked.args) + max(0, count - len(places))
+    if extra or (len(places) > 1 and name != "prompts"):
+        raise SettingError(
+            f"{file} is made again from one input, and there are more words that belong to no flag.",
+            "Name it right after the file: diffedit rerun FILE PICTURE [FLAGS].",
         )
-    if not {"diffedit", "command", "model"} <= {*stored} or stored["command"] not in SCHEMAS:
-        raise ImageError(
-            f"{file.name} was made by `{stored.get('command')}`, which cannot be run again.",
-            f"A result of {', '.join(SCHEMAS)} can.",
-        )
-    if "fps" in stored and stored["command"] != "interpolate":
-        raise ImageError(f"{file.name} is a film of an edit.", "Run its picture again, with --animate.")
-    if stored["command"] in ("edit", "mask") and not isinstance(stored.get("input"), str):
-        raise ImageError(f"{file.name} does not say which picture it was made from.", "Use diffedit edit.")
-    schema = SCHEMAS[stored["command"]]
-    known = {key for of in (schema, ModelConfig) for key, *_ in keys(of)}
-    stored = {key: value for key, value in stored.items() if (key, value) not in GONE.items()}
-    for key in stored:
-        if key not in known | FACTS | {*MASKS}:
-            raise unknown_setting(key, known, f", but {file.name} (diffedit {stored['diffedit']}) has it")
-    for of in (schema, ModelConfig):  # types and ranges: a file can say anything
-        build(of, {key: stored[key] for key, *_ in keys(of) if key in stored})
-    return stored
+    return places, flags
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first flag, and the rest."""
-    first = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    return [*arguments[:first]], [*arguments[first:]]
-
-
-def is_given(flag: str, flags: Sequence[str]) -> bool:
-    return any(word == flag or word.startswith(f"{flag}=") for word in flags)
-
-
-def is_model_given(flags: Sequence[str]) -> bool:
-    return is_given("--model", flags) or is_given("-m", flags)
-
-
-def check_what_is_needed(file: Path, stored: dict[str, Any], flags: Sequence[str]) -> None:
+def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Context) -> None:
     """SettingError if the run took files that its result does not hold, and they are not given again."""
-    needed = {flag: "a mask" for key, flag in MASKS.items() if key in stored}
-    if stored.get("model_is_local"):
-        needed["--model"] = f"the local model {stored['model']}"
+    needed = {flag[2:].replace("-", "_"): "a mask" for key, flag in MASKS.items() if key in stored}
     for key in ("lora", "embedding"):
         if stored.get(key):
-            needed[f"--{key}"] = ", ".join(stored[key])
-    for flag, what in needed.items():
-        if not (is_model_given(flags) if flag == "--model" else is_given(flag, flags)):
+            needed[key] = ", ".join(stored[key])
+    if not is_trusted(stored):
+        needed["model"] = f"the local model {stored['model']}" if stored.get("model_is_local") else ""
+    for key, what in needed.items():
+        flag = "--" + key.replace("_", "-")
+        if is_given(asked, key):
+            continue
+        if key == "model" and not what:
             raise SettingError(
-                f"{file.name} was made with {what}, which it does not hold.", f"Give it again with {flag}."
+                f"{file} was made with the model {stored['model']}, which is not here.",
+                f"If you trust it, name it yourself: {flag} {stored['model']}.",
             )
+        raise SettingError(
+            f"{file} was made with {what}, which it does not hold.", f"Give it again with {flag}."
+        )
 
 
-def other_masks(stored: dict[str, Any], params: dict[str, Any], arguments: list[str]) -> list[str]:
+def is_trusted(stored: Mapping[str, Any]) -> bool:
+    """Whether a result's model may be used unasked: the embedded one, a preset, or what is in the cache."""
+    from ..models.presets import PRESETS
+    from ..models.sources import find_hub_id, find_in_cache, is_local
+
+    name, revision = stored["model"], stored.get("revision")
+    if name == "embedded":
+        return True
+    if stored.get("model_is_local") or is_local(name):
+        return False
+    if name in PRESETS and revision in (None, PRESETS[name].revision):
+        return True
+    return find_in_cache(find_hub_id(name, revision, stored.get("variant"))) is not None
+
+
+def is_same_model(named: str, stored: Mapping[str, Any]) -> bool:
+    """Whether the model named is that of a result, by its public name or its repository."""
+    from ..models.presets import PRESETS
+    from ..settings import public_name
+
+    def repository(name: str) -> str:
+        return PRESETS[name].repository if name in PRESETS else name
+
+    return repository(public_name(named)) == repository(stored["model"])
+
+
+def adapted(
+    file: Path, stored: Mapping[str, Any], asked: typer.Context, terminal: Terminal
+) -> dict[str, Any]:
+    """The stored settings without those that flags rule out; notes what may make the result differ."""
+    gone = {"compile"}  # a picture starts no compiler
+    if is_given(asked, "guidance_norm") or is_given(asked, "guidance_method"):
+        gone.add("guidance_scale")  # it is a measure of the old one
+    if is_given(asked, "model"):
+        if not is_same_model(asked.params["model"], stored):
+            gone |= OF_THE_MODEL | {"low_memory"}
+            gone |= set() if stored["command"] == "interpolate" else {"strength"}
+        elif not is_trusted(stored):
+            gone |= {"revision", "variant"}
+    if any(
+        is_given(asked, key) for of in (EditConfig, ModelConfig) for key, *_ in keys(of) if key != "model"
+    ):
+        gone.add("together")  # another result: nothing to repeat to the byte
+    if stored.get("compile") and not is_given(asked, "compile"):
+        terminal.warn(f"{file} was made with --compile, which no file turns on: rounding will differ.")
+    if stored["diffedit"] != __version__:
+        terminal.warn(
+            f"{file} was made by diffedit {stored['diffedit']}, and this is {__version__}: "
+            "the result may differ."
+        )
+    return {key: value for key, value in stored.items() if key not in gone}
+
+
+def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, source: str | None) -> None:
+    """SettingError for a run that takes far more work than its picture needs: a file can say anything."""
+    from ..images.read import load_image
+
+    schema = SCHEMAS[stored["command"]]
+    known = {key for key, *_ in keys(schema)}
+    given = {key: value for key, value in asked.params.items() if is_given(asked, key) and key in known}
+    if isinstance(given.get("query"), (list, tuple)):
+        given["query"] = given["query"][0]
+    config = build(schema, {key: value for key, value in stored.items() if key in known}, given)
+    side = max(getattr(config, name, None) or 0 for name in ("size", "width", "height"))
+    texts = {"prompts": ("a", "b")} if stored["command"] == "interpolate" else {}
+    work = count_forwards(config) / count_forwards(build(schema, texts))
+    if side > LARGE_SIDE:
+        path = source or (None if file.is_dir() or file.suffix.lower() == ".mp4" else file)
+        side = 0 if path and side <= 2 * max(load_image(path).rgb.size) else side
+    if side > LARGE_SIDE or work > MUCH_WORK:
+        what = f"{side} pixels a side" if side > LARGE_SIDE else f"{work:.0f} times the usual steps"
+        raise SettingError(
+            f"{file} asks for a run of {what}, far more than its picture needs.",
+            "Add --yes to run it, or give smaller values.",
+        )
+
+
+def count_forwards(config: Any) -> int:
+    """UNet sample-forwards of a run, the most that it can take."""
+    from ..core.costs import edit_forwards
+    from ..core.guidance import forwards_per_run
+    from ..core.text2image import count_frames
+
+    config = filled_in(config, {})
+    if isinstance(config, EditConfig):
+        return sum(edit_forwards(config).values())
+    frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1
+    return frames * forwards_per_run(config.guidance, config.steps)
+
+
+def default_output(file: Path, source: str | None) -> Path:
+    """The name of the result: that of the file with -rerun, which never is the input's."""
+    stem = cut(file.stem, 200)
+    names = (file.with_name(f"{stem}{end}{file.suffix}") for end in ("-rerun", "-again"))
+    return next(name for name in names if source is None or name.resolve() != Path(source).resolve())
+
+
+def other_masks(stored: Mapping[str, Any], params: Mapping[str, Any], arguments: list[str]) -> list[str]:
     """The flags whose masks differ from those of the run that is stored, by their SHA-256."""
     given = {key: path for key in MASKS if (path := params.get(key.removesuffix("_sha256"))) is not None}
     if not {*given} & {*stored}:
@@ -149,34 +218,6 @@ def other_masks(stored: dict[str, Any], params: dict[str, Any], arguments: list[
     from ..images.read import load_image
     from .files import read_masks
 
-    files = given.get("mask_sha256"), given.get("mask_add_sha256"), given.get("mask_subtract_sha256")
+    files = (given.get(key) for key in MASKS)
     found = read_masks(files, load_image(arguments[0])).hashes()
     return [MASKS[key] for key in given if key in stored and found[key] != stored[key]]
-
-
-def positionals(file: Path, stored: dict[str, Any], places: list[str]) -> list[str]:
-    """The picture, the prompt or the prompts that the command takes."""
-    if stored["command"] == "generate":
-        return places or [stored["prompt"]]
-    if stored["command"] == "interpolate":
-        return places or stored["prompts"]
-    return [find_input(file, stored, places)]
-
-
-def find_input(file: Path, stored: dict[str, Any], places: list[str]) -> str:
-    """The picture that a result was made from, by its name and hash. ImageError if it is not there."""
-    name = Path(stored["input"]).name
-    candidates = [Path(place) for place in places[:1]] or [file.parent / name, Path(name)]
-    found = [path for path in candidates if path.is_file()]
-    for path in found:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == stored.get("input_sha256"):
-            return str(path)
-    if found:
-        raise ImageError(
-            f"{found[0].name} is not the picture that {file.name} was made from: its SHA-256 differs.",
-            "Name the right one: diffedit rerun FILE PICTURE. For another picture use diffedit edit.",
-        )
-    raise ImageError(
-        f"The picture {name}, from which {file.name} was made, is not here.",
-        "Name it: diffedit rerun FILE PICTURE.",
-    )

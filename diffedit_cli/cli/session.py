@@ -17,6 +17,19 @@ def own_defaults(config: ModelConfig) -> dict[str, float]:
     return models.own_defaults(config.model, revision=config.revision, variant=config.variant)
 
 
+def unknown_words(config: ModelConfig, *prompts: str) -> str:
+    """What to say of words that the checkpoint never learned, without loading it; empty if there are none."""
+    from .. import models
+
+    words = models.own_words(config.model, revision=config.revision, variant=config.variant)
+    if words is None or not (unknown := models.words_not_in(words, prompts)):
+        return ""
+
+    from ..results import unknown_notice
+
+    return unknown_notice(config.model, words, unknown)
+
+
 def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
     """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -73,7 +73,7 @@ class Terminal:
             about = {"input": source} if source else {}
             typer.echo(json.dumps({**about, "error": error.message, "hint": error.hint}), err=self.is_piped)
         if not (self.talk.json and self.is_piped):
-            text = f"Error: {source}: {error}" if source else f"Error: {error}"
+            text = f"Error: {source}: {error}" if source not in error.message else f"Error: {error}"
             console.print(text, style="bold red", markup=False)
 
     def finish(self, result: "Result", target: Path | None, sentence: str, **more: Any) -> None:
@@ -150,7 +150,7 @@ def explain(error: Exception) -> DiffeditError:
             "The memory is full.", "Use a smaller --size or picture, or close other programs."
         )
     if isinstance(error, OSError) and error.strerror:
-        name = f"{Path(str(error.filename)).name}: " if error.filename else ""
+        name = f"{error.filename}: " if error.filename else ""
         return DiffeditError(f"{name}{error.strerror}.", "Check the disk's room and the permissions.")
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return DiffeditError(

@@ -93,3 +93,17 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
         Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
         share=append_dims(torch.tensor(weights), noisiest),
     )
+
+
+def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[tuple[float, MorphFrame]]:
+    """Frames that are drawn in no order, by weight; after Ctrl-C those that are finished, and then Ctrl-C."""
+    found: list[tuple[float, MorphFrame]] = []
+    is_interrupted = False
+    try:
+        for frame in frames:
+            found.append(frame)
+    except KeyboardInterrupt:
+        is_interrupted = True
+    yield from sorted(found, key=lambda frame: frame[0])
+    if is_interrupted:
+        raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops
 from ..core.diffedit import Areas
 from . import canvas
 from .canvas import Fit
+from .read import levels
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Masks:
         return given if isinstance(given, Masks) else Masks(given)
 
     def inverted(self) -> "Masks":
-        """The same with everything but `use` to be edited."""
-        return self if self.use is None else replace(self, use=ImageChops.invert(self.use))
+        """The same with everything that `use` does not touch to be edited."""
+        return self if self.use is None else replace(self, use=complement(self.use))
 
     def mend(self, found: Image.Image) -> Image.Image:
         """A mask with the areas added, then taken away (`core.mask.combine` at the picture's size)."""
@@ -53,3 +54,8 @@ class Masks:
             for name, mask in given.items()
             if mask is not None
         }
+
+
+def complement(mask: Image.Image) -> Image.Image:
+    """White where a mode L mask is 0, black wherever it covers anything, however little."""
+    return levels(mask, lambda value: 255 * (value == 0))

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..core.diffedit import Edited
 from ..core.mask import enlarge
 from ..core.mask import feather as soften
 from ..core.types import Heat
@@ -40,6 +41,18 @@ def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Imag
         rows = 0, (first - y) * down, wide.width, min((last - y) * down, wide.height)
         result.paste(wide.resize((wide.width, last - first), lanczos, rows), (left, first), mask.crop(box))
     return result
+
+
+def paste_edit(picture: Picture, edit: Edited, row: int, mask: Image.Image, fit: Fit) -> Image.Image:
+    """One row of an edit in its picture, as `paste`, with the detail and tone of what has not changed."""
+    one, detail = slice(row, row + 1), edit.detail
+    if detail is None:
+        return paste(picture, edit.pixels[one].cpu(), mask, fit)
+    toned = (edit.pixels[one] + detail.tone[one]).clamp(0, 1)
+    image = paste(picture, toned.cpu(), mask, fit)
+    softened = paste(picture, detail.base[one].cpu(), mask, fit)
+    keep = mask_to_full(detail.keep[one].cpu(), fit)
+    return add_difference(image, picture.rgb, softened, keep)
 
 
 def add_difference(

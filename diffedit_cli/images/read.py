@@ -111,8 +111,8 @@ def load_mask(source: Source, size: tuple[int, int]) -> Image.Image:
 @contextlib.contextmanager
 def _opened(source: Source) -> Generator[tuple[Image.Image, BinaryIO, str], None, None]:
     """Open a picture's header; whatever fails here or in the block becomes an ImageError."""
-    name = _name(source)
-    with warnings.catch_warnings(), _stream(source, name) as stream:
+    name, path = _name(source), _path(source)
+    with warnings.catch_warnings(), _stream(source, path) as stream:
         warnings.simplefilter("ignore")
         try:
             image = Image.open(stream, formats=READ_FORMATS)
@@ -123,17 +123,17 @@ def _opened(source: Source) -> Generator[tuple[Image.Image, BinaryIO, str], None
             raise
         except Image.DecompressionBombError as error:
             raise ImageError(
-                f"{name} has more than the {MAX_PIXELS // 10**6} million pixels that are read.",
+                f"{path} has more than the {MAX_PIXELS // 10**6} million pixels that are read.",
                 "Scale it down first.",
             ) from error
         except Image.UnidentifiedImageError as error:
             raise ImageError(
-                f"{name} is not a picture of a kind that is read, or its beginning is damaged.",
+                f"{path} is not a picture of a kind that is read, or its beginning is damaged.",
                 "Convert it to JPEG, PNG, WebP, TIFF, BMP or GIF.",
             ) from error
         except Exception as error:  # Pillow's decoders raise nearly every type there is
             raise ImageError(
-                f"{name} is damaged or incomplete.",
+                f"{path} is damaged or incomplete.",
                 "Fetch it again, or open it in an image editor and save it anew.",
             ) from error
 
@@ -141,11 +141,19 @@ def _opened(source: Source) -> Generator[tuple[Image.Image, BinaryIO, str], None
 def _name(source: Source) -> str:
     if not isinstance(source, (str, os.PathLike)):
         return "stdin"
-    name = os.path.basename(os.path.abspath(os.fspath(source)))
+    return _printable(os.path.basename(os.path.abspath(os.fspath(source))))
+
+
+def _path(source: Source) -> str:
+    """The source as errors name it: a path as it was given."""
+    return _printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "stdin"
+
+
+def _printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
-def _stream(source: Source, name: str) -> BinaryIO:
+def _stream(source: Source, path: str) -> BinaryIO:
     """A seekable stream of the file's bytes; a pipe is read to its end first."""
     try:
         if isinstance(source, bytes):
@@ -158,9 +166,9 @@ def _stream(source: Source, name: str) -> BinaryIO:
         with stream:
             return io.BytesIO(stream.read())
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist.", "Check the path.") from error
+        raise ImageError(f"{path} does not exist.", "Check the path.") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be opened ({reason(error)}).", "Give a picture file.") from error
+        raise ImageError(f"{path} cannot be opened ({reason(error)}).", "Give a picture file.") from error
 
 
 def reason(error: Exception) -> str:

@@ -80,7 +80,7 @@ def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
     elif not target.is_dir():
         check_target(target, overwrite=overwrite, known=[target.suffix.lower()])
     elif _numbers(target) and not overwrite:
-        raise ImageError(f"{target.name} holds frames already.", "Choose another name, or add --overwrite.")
+        raise ImageError(f"{target} holds frames already.", "Choose another name, or add --overwrite.")
 
 
 def next_missing(folder: Path) -> int:
@@ -106,7 +106,7 @@ def read_film_settings(target: Path) -> dict[str, Any] | None:
         with av.open(str(target)) as film:
             comment = film.metadata.get("comment", "")
     except (OSError, FFmpegError) as error:
-        raise ImageError(f"{target.name} cannot be read as a film.", "Check the path.") from error
+        raise ImageError(f"{target} cannot be read as a film.", "Check the path.") from error
     try:
         stored = json.loads(comment)
     except ValueError:

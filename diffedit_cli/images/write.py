@@ -45,18 +45,16 @@ def check_target(
     """
     target = Path(path)
     if target.suffix.lower() not in known:
-        raise SettingError(
-            f"{target.name} does not end in a known format.", f"Known are: {', '.join(known)}."
-        )
+        raise SettingError(f"{target} does not end in a known format.", f"Known are: {', '.join(known)}.")
     if picture is not None:
         _check_format(target, picture.rgb.size, picture.alpha)
     folder = target.parent
     if not folder.is_dir():
-        raise ImageError(f"The folder of {target.name} does not exist.", "Make it first.")
+        raise ImageError(f"The folder of {target} does not exist.", "Make it first.")
     if not os.access(folder, os.W_OK):
-        raise ImageError(f"The folder of {target.name} is read-only.", "Choose another one with -o.")
+        raise ImageError(f"The folder of {target} is read-only.", "Choose another one with -o.")
     if target.is_dir():
-        raise ImageError(f"{target.name} is a folder.", "Give the name of a file.")
+        raise ImageError(f"{target} is a folder.", "Give the name of a file.")
     if os.path.lexists(target) and not overwrite:
         raise _exists(target)
 
@@ -65,17 +63,17 @@ def _check_format(target: Path, size: tuple[int, int], alpha: Image.Image | None
     kind = WRITE_FORMATS.get(target.suffix.lower(), "")
     if alpha is not None and kind in OPAQUE and alpha.getextrema() != (255, 255):
         raise SettingError(
-            f"{target.name} would lose the picture's transparency.", "Write a .png, .webp or .tiff instead."
+            f"{target} would lose the picture's transparency.", "Write a .png, .webp or .tiff instead."
         )
     if max(size) > MAX_SIDE.get(kind, max(size)):
         raise SettingError(
-            f"{target.name} can have {MAX_SIDE[kind]} pixels a side, and the picture has {max(size)}.",
+            f"{target} can have {MAX_SIDE[kind]} pixels a side, and the picture has {max(size)}.",
             "Write a .png or .tiff instead.",
         )
 
 
 def _exists(target: Path) -> ImageError:
-    return ImageError(f"{target.name} exists already.", "Choose another name, or add --overwrite.")
+    return ImageError(f"{target} exists already.", "Choose another name, or add --overwrite.")
 
 
 def save_image(
@@ -128,7 +126,7 @@ def atomic_path(target: Path, *, overwrite: bool) -> Generator[Path, None, None]
         raise _exists(target) from error
     except OSError as error:
         raise ImageError(
-            f"{target.name} cannot be written ({reason(error)}).",
+            f"{target} cannot be written ({reason(error)}).",
             "Check that the disk has room and the folder is writable.",
         ) from error
     finally:

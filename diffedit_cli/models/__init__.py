@@ -5,8 +5,8 @@ weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoise
 and no code of a checkpoint is ever run.
 """
 
-from .catalogue import catalogue, describe, own_defaults
-from .denoiser import DiffusersDenoiser
+from .catalogue import catalogue, describe, own_defaults, own_words
+from .denoiser import DiffusersDenoiser, words_not_in
 from .load import load_model, pull
 from .parts import known_words
 from .sources import EMBEDDED, check_name
@@ -20,5 +20,7 @@ __all__ = [
     "known_words",
     "load_model",
     "own_defaults",
+    "own_words",
     "pull",
+    "words_not_in",
 ]

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ..errors import ModelError
 from .layout import Layout, check_layout, read_json, weight_files
-from .parts import load_scheduler, read_defaults
+from .parts import known_words, load_scheduler, read_defaults
 from .presets import PRESETS, Preset
 from .single_file import CONFIGS, predicts_v, recognise
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
@@ -86,6 +86,17 @@ def own_defaults(name: str, *, revision: str | None = None, variant: str | None 
     except ModelError:
         return {}
     return read_defaults(source.path)
+
+
+def own_words(
+    name: str, *, revision: str | None = None, variant: str | None = None
+) -> dict[str, list[str]] | None:
+    """The vocabulary that a checkpoint declares for itself (parts.known_words), if it is here."""
+    try:
+        source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
+    except ModelError:
+        return None
+    return known_words(source.path)
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import functools
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -201,13 +201,7 @@ class DiffusersDenoiser:
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """The words of these prompts that the model was never shown, if it says what it was shown."""
-        if self.words is None:
-            return []
-        known = {word for group in self.words.values() for name in group for word in name.split()}
-        spoken = dict.fromkeys(
-            word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower())
-        )
-        return [word for word in spoken if word not in known]
+        return [] if self.words is None else words_not_in(self.words, prompts)
 
     def is_too_long(self, prompt: str) -> bool:
         """Whether the end of a prompt lies beyond the text encoder's window and is not heard."""
@@ -219,6 +213,13 @@ class DiffusersDenoiser:
         for word, phrase in self.phrases.items():
             prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", phrase, prompt, flags=re.IGNORECASE)
         return prompt
+
+
+def words_not_in(words: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> list[str]:
+    """The words of prompts that a vocabulary {group: words} does not hold."""
+    known = {word for group in words.values() for name in group for word in name.split()}
+    spoken = dict.fromkeys(word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower()))
+    return [word for word in spoken if word not in known]
 
 
 def schedule_of(parts: Parts) -> Schedule:

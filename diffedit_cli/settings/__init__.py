@@ -2,6 +2,7 @@
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
+from .idle import idle_film, idle_of_model, idle_settings, without_idle
 from .schema import (
     FAST,
     MAX_SEED,

@@ -145,6 +145,8 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
         accepted += (int,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise SettingError(f"{name} cannot be {value!r}.", f"It takes {accepted[0].__name__}.")
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # bytes that are no UTF-8
+        raise SettingError(f"{name} is no text: {value!a}.", "Give it in UTF-8.")
     low, high = metadata["low"], metadata["high"]
     if low is not None and value is not None and not low <= value <= high:
         raise SettingError(f"{name} {value} is out of range.", f"Give a value from {low} to {high}.")

@@ -281,8 +281,8 @@ class EditConfig:
 
 def require_query(config: EditConfig) -> None:
     """SettingError if a search for the mask would have no query to search with, or the reference again."""
-    if not config.query:
-        raise SettingError("There is no query.", "Say with --query what shall be there, e.g. --query zebra.")
+    if not config.query.strip():
+        raise SettingError("There is no query.", "Say with --query what is to be there, e.g. --query zebra.")
     require_difference(config)
 
 

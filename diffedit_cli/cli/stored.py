@@ -1,0 +1,122 @@
+"""What `diffedit rerun` reads from a result: a file can say anything, so all of it is checked here, once."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import ImageError
+from ..settings import (
+    EditConfig,
+    GenerateConfig,
+    InterpolateConfig,
+    ModelConfig,
+    build,
+    keys,
+    unknown_setting,
+)
+from ..settings.fields import validate
+
+SCHEMAS: dict[str, Any] = {
+    "edit": EditConfig,
+    "mask": EditConfig,
+    "generate": GenerateConfig,
+    "interpolate": InterpolateConfig,
+}
+FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256", "together"}
+GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
+CAME = {"keep_detail": False}  # settings of later versions, with the value at which they do nothing
+MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
+MOST_TOGETHER = 8  # pictures of one batch
+
+
+def read_stored(file: Path) -> dict[str, Any]:
+    """The settings in a result, checked. ImageError: it holds none, or none that can be run again."""
+    from ..images.video import read_film_settings
+
+    stored = read_film_settings(file)
+    if stored is None:
+        raise ImageError(
+            f"{file} holds no settings of this program.",
+            "It was made by another program, or with --no-metadata.",
+        )
+    check_facts(file, stored)
+    schema = SCHEMAS[stored["command"]]
+    known = {key for of in (schema, ModelConfig) for key, *_ in keys(of)}
+    stored = {key: value for key, value in stored.items() if key not in GONE or value != GONE[key]}
+    for key in stored:
+        if key not in known | FACTS | {*MASKS}:
+            raise unknown_setting(key, known, f", but {file} (diffedit {stored['diffedit']}) has it")
+    stored |= {key: CAME[key] for key in {*CAME} & {key for key, *_ in keys(schema)} - {*stored}}
+    for of in (schema, ModelConfig):  # types and ranges
+        validate(build(of, {key: stored[key] for key, *_ in keys(of) if key in stored}))
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d{1,3})?", stored.get("device", "auto")):
+        raise ImageError(f"{file} was made on the device {stored['device']}, which there is not.", NO_USE)
+    return stored
+
+
+NO_USE = "Run the command itself, with settings of your own."
+
+
+def check_facts(file: Path, stored: dict[str, Any]) -> None:
+    """ImageError unless what is stored besides the settings has the types that this program writes."""
+    command = stored.get("command")
+    if not all_text(stored):
+        raise ImageError(f"{file} holds settings that are no text.", NO_USE)
+    if not isinstance(command, str) or command not in SCHEMAS or not {"diffedit", "model"} <= {*stored}:
+        raise ImageError(
+            f"{file} was made by `{command}`, which cannot be run again.",
+            f"A result of {', '.join(SCHEMAS)} can.",
+        )
+    if "fps" in stored and command != "interpolate":
+        raise ImageError(f"{file} is a film of an edit.", "Run its picture again, with --animate.")
+    if not is_name(stored.get("input")) and (command in ("edit", "mask") or "input" in stored):
+        raise ImageError(f"{file} does not say which picture it was made from.", "Use diffedit edit.")
+    if command == "generate" and not stored.get("prompt"):
+        raise ImageError(f"{file} does not say which prompt it was made from.", "Use diffedit generate.")
+    row, rows = read_pair(stored.get("together", [0, 1]))
+    if not (0 <= row < rows <= MOST_TOGETHER and isinstance(stored["diffedit"], str)):
+        raise ImageError(f"{file} holds settings that this program does not write.", NO_USE)
+
+
+def all_text(value: Any) -> bool:
+    """Whether every text in plain values can be written as UTF-8."""
+    if isinstance(value, dict):
+        return all(all_text(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return all(map(all_text, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can be the name of a file; of a path, its last part."""
+    return isinstance(value, str) and 0 < len(os.fsencode(Path(value).name)) <= 255 and "\0" not in value
+
+
+def read_pair(value: Any) -> tuple[int, int]:
+    """Row and number of the pictures of a batch; (0, 0) for anything else."""
+    match value:
+        case [int(row), int(rows)]:
+            return row, rows
+        case _:
+            return 0, 0
+
+
+def find_input(file: Path, stored: dict[str, Any], places: list[str]) -> str:
+    """The picture that a result was made from, by its name and hash. ImageError if it is not there."""
+    name = Path(stored["input"]).name
+    candidates = [Path(place) for place in places[:1]] or [file.parent / name, Path(name)]
+    found = [path for path in candidates if path.is_file()]
+    for path in found:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == stored.get("input_sha256"):
+            return str(path)
+    if found:
+        raise ImageError(
+            f"{found[0]} is not the picture that {file} was made from: its SHA-256 differs.",
+            "Name the right one: diffedit rerun FILE PICTURE. For another picture use diffedit edit.",
+        )
+    raise ImageError(
+        f"The picture {name}, from which {file} was made, is not here.",
+        "Name it: diffedit rerun FILE PICTURE.",
+    )

@@ -1,0 +1,77 @@
+"""Idle settings, which do nothing in a run since another one rules them out: noted, not stored as used."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+from .fields import build, flatten, keys
+from .schema import (
+    EditConfig,
+    FilmConfig,
+    GenerateConfig,
+    GuidanceConfig,
+    InterpolateConfig,
+    MaskConfig,
+    ModelConfig,
+)
+
+Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
+
+SEARCH = tuple(key for key, *_ in keys(MaskConfig, "mask_") if key != "mask_invert")
+GUIDANCE = tuple(key for key, *_ in keys(GuidanceConfig, "guidance_") if key != "guidance_scale")
+
+
+def idle_settings(
+    config: EditConfig | GenerateConfig | InterpolateConfig, *, has_mask: bool = False, has_init: bool = True
+) -> dict[str, str]:
+    """The keys of the settings that do nothing, each with the reason: {"mask_threshold": "with --mask"}.
+
+    config: with its guidance scale filled in. has_mask: the user's mask replaces the search. has_init: an
+    interpolation starts from a picture.
+    """
+    idle: dict[str, str] = {}
+    guidance = config.guidance
+    if guidance.schedule == "constant":
+        idle["guidance_end"] = "without --guidance-schedule"
+    if is_unguided(guidance):
+        idle |= dict.fromkeys(("negative_prompt", *GUIDANCE), "at --guidance-scale 1")
+    if isinstance(config, InterpolateConfig) and not has_init:
+        idle["strength"] = "without --init"
+    if isinstance(config, EditConfig):
+        if not config.ref:
+            idle["mask_evidence"] = "without --ref"
+        if config.mask.invert:
+            idle["room"] = "with --mask-invert"
+        if has_mask:
+            idle |= dict.fromkeys((*SEARCH, "room"), "with --mask")
+        elif config.mask.invert:
+            idle["zoom"] = "with --mask-invert"
+    return idle
+
+
+def is_unguided(guidance: GuidanceConfig) -> bool:
+    """Whether the scale is 1 at every step: the prompt's prediction is taken as it is."""
+    is_one = guidance.base_scale == 1 and (guidance.schedule == "constant" or guidance.end == 1)
+    return is_one and guidance.method != "cfg++"
+
+
+def without_idle(config: Config, idle: dict[str, str]) -> Config:
+    """The config with each setting that does nothing at its default."""
+    if not idle:
+        return config
+    usual = {key: default for key, _, _, default in keys(type(config)) if key in idle}
+    return build(type(config), flatten(config), usual)
+
+
+def idle_film(has_film: bool) -> dict[str, str]:
+    """As `idle_settings`, for the settings of a film."""
+    return {} if has_film else {item.name: "without --animate" for item in fields(FilmConfig)}
+
+
+def idle_of_model(config: ModelConfig) -> dict[str, str]:
+    """As `idle_settings`: only a hub id has a revision, and one file has no variant."""
+    if config.model == "embedded":
+        return dict.fromkeys(("revision", "variant"), "with the embedded model")
+    if Path(config.model).is_file():
+        return dict.fromkeys(("revision", "variant"), "with a model in one file")
+    return {"revision": "with a folder"} if Path(config.model).is_dir() else {}
