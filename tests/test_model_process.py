@@ -30,7 +30,11 @@ HORSE = ROOT / "examples/horse_park.jpg"
 STATE = """
 import json, logging, os, random, sys, warnings
 import numpy, torch
-import diffusers, transformers, huggingface_hub
+import diffusers, transformers, huggingface_hub  # these and what follows add filters of their own
+import peft, torch._dynamo
+import diffusers.loaders, diffusers.models.autoencoders.autoencoder_kl
+import diffusers.models.unets.unet_2d_condition, diffusers.schedulers.scheduling_ddim
+from transformers import CLIPTextModel, CLIPTokenizer
 from diffusers.utils import logging as d
 from transformers.utils import logging as t
 
@@ -190,7 +194,7 @@ def test_a_loaded_pipeline_is_a_model_and_stays_usable(which: str, request: pyte
     ours, wanted = (edit_image(one, load_image(HORSE), config) for one in (model, named))
     difference = torch.tensor([*ours.image.tobytes()]).int() - torch.tensor([*wanted.image.tobytes()]).int()
     assert difference.abs().max() <= 1  # the named one packs its weights, which changes the order of sums
-    assert ours.provenance["model_is_local"]
+    assert ours.origin["model_is_local"]
     after = pipeline("a horse", latents=draw_noise((4, 16, 16), [1]), **call).images
     assert (before == after).all()
     assert pipeline.unet.state_dict()["conv_in.weight"].numel()

@@ -122,6 +122,28 @@ def test_one_file_is_the_same_model_as_its_folder(
     assert one.schedule.final_alpha == many.schedule.final_alpha
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "model.diffusion_model.input_blocks.0.0.more",
+        "model.diffusion_model.position_net.linears.0.weight",
+        "first_stage_model.decoder.conv_in.more",
+        "cond_stage_model.more.weight",
+        "something_else",
+    ],
+)
+def test_tensors_that_no_network_takes_are_refused_by_name(
+    kind: str, strange: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tiny(kind)
+    save_parts(tmp_path / kind, parts, {})
+    save_file({**one_file(kind, parts), strange: torch.zeros(3)}, tmp_path / "all.safetensors")
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
+    with pytest.raises(ModelError, match=f"not understood: {strange}"):
+        load_model(tmp_path / "all.safetensors", device="cpu")
+
+
 def full_size(kind: str) -> dict[str, Any]:
     """The networks of the package's configs, on the meta device: shapes without weights."""
     folder = CONFIGS / kind
@@ -206,6 +228,8 @@ WHOLE = {
         ({"lora_unet_mid_block.lora_down.weight": torch.zeros(1)}, "is a LoRA"),
         ({"emb_params": torch.zeros(1)}, "is a textual inversion"),
         ({"model.diffusion_model.joint_blocks.0.x.weight": torch.zeros(1)}, "Stable Diffusion 3"),
+        ({"edm_vpred.sigma_max": torch.zeros(1), "edm_vpred.sigma_min": torch.zeros(1)}, "is CosXL"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": torch.tensor(1.0)}, "0 channels"),
         ({"double_blocks.0.img_attn.norm": torch.zeros(1)}, "Flux"),
         ({"conditioner.embedders.0.model.ln_final.weight": torch.zeros(1)}, "refiner"),
         ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one network of several"),

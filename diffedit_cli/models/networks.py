@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from ..errors import MemoryShort, ModelError, is_shortage
 
 FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
@@ -149,11 +151,9 @@ def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
 
 
 def empty_network(what: str, part: str, config: Mapping[str, Any]) -> Any:
-    """The network of a checked config, without weights, in evaluation mode. what: names it in an error."""
-    from accelerate import init_empty_weights
-
+    """The network of a checked config, on the meta device, in evaluation mode. what: names it in an error."""
     make = make_text_encoder if part.startswith("text_encoder") else make_diffusers
-    with reading(what), init_empty_weights():
+    with reading(what), torch.device("meta"):  # of this thread alone
         return make(part, config).eval()
 
 

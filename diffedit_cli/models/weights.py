@@ -111,6 +111,9 @@ def fill(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtyp
         )
     with reading(what):
         network.load_state_dict({key: state[key] for key in wanted}, assign=True)
+        for module in network.modules():
+            if hasattr(module, "position_ids"):  # of CLIP; no file has to have them
+                module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
         return network.to(dtype).eval().requires_grad_(False)
 
 
