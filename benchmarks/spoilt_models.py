@@ -1,28 +1,35 @@
 """Seeded mutations of a tiny model folder: each must load and run, or be refused in one sentence.
 
-    python -m benchmarks.robustness models --count 3000
+    python -m benchmarks.spoilt_models --count 3000
 
 A mutation changes one value or some bytes of one file: a config, an index, the card, a tokenizer's file, or
-the header of a file of weights.
+the header of a file of weights. Prints the faults and appends a line to results.jsonl.
 """
 
 import json
 import random
 import shutil
-from collections.abc import Callable
+import signal
+import tempfile
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 
+from benchmarks.report import record
+from benchmarks.robustness import MOST_SECONDS, in_a_process, mutate
 from diffedit_cli.errors import MemoryShort, ModelError, SettingError
 from diffedit_cli.models import EMBEDDED, describe, load_model
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 10**6, 10**12, 0.5, -0.0, 1e308, float("nan"), "", "x", "../x", "/etc/x",
-    "float32", [], {}, [None], [0], [-1, 2], [[1]], ["x"], {"a": 1}, {"x": "../y"}, [16] * 40,
+    None, True, False, 0, 1, -1, 2, 3, 10**6, 10**12, 0.5, -0.0, 1e308, float("nan"), "", "x", "../x",
+    "/etc/x", "float32", [], {}, [None], [0], [-1, 2], [[1]], ["x"], {"a": 1}, {"x": "../y"}, [16] * 40,
 ]  # fmt: skip
 DEEP = b"[" * 50_000
+A_PROCESS = 100  # mutations
 
 
 def make_folder(folder: Path) -> Path:
@@ -62,8 +69,8 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def spoil(folder: Path, seed: int, mutate: Callable[[bytes, random.Random], bytes]) -> str:
-    """Mutate one file of a folder; returns what was done. mutate: changes some bytes."""
+def spoil(folder: Path, seed: int) -> str:
+    """Mutate one file of a folder; returns what was done."""
     dice = random.Random(seed)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "merges.txt")
     file = dice.choice(files)
@@ -116,11 +123,46 @@ def outcome(folder: Path) -> str:
     return "runs"
 
 
-def try_one(whole: Path, work: Path, seed: int, mutate: Callable[[bytes, random.Random], bytes]) -> str:
+def try_one(whole: Path, work: Path, seed: int) -> str:
     """The outcome of one mutation of a copy of a whole folder; with what was done where it is a fault."""
     folder = work / str(seed)
     shutil.copytree(whole, folder)
-    done = spoil(folder, seed, mutate)
+    done = spoil(folder, seed)
     found = outcome(folder)
     shutil.rmtree(folder)
     return found if found in ("runs", "refused") else f"{found} [{seed}: {done}]"
+
+
+def main(count: int = 3000) -> None:
+    """Try the mutations, some in each process; print the faults; record the figures."""
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        whole, work = Path(name) / "whole", Path(name)
+        in_a_process(
+            "a whole folder", lambda: (str(make_folder(whole)), "")
+        )  # torch must not run before a fork
+        for first in range(0, count, A_PROCESS):
+
+            def trials(first: int = first) -> tuple[str, str]:
+                found: list[str] = []
+                warnings.simplefilter("ignore")
+                signal.alarm(0)
+                outcome(whole)  # imports what the first trial would be charged for
+                for seed in range(first, min(first + A_PROCESS, count)):
+                    signal.alarm(MOST_SECONDS)
+                    found.append(try_one(whole, work, seed))
+                return "counted", json.dumps(found)
+
+            part = in_a_process(f"mutations from {first}", trials)
+            found = json.loads(part.message) if part.outcome == "counted" else [part.outcome]
+            faults = [one for one in found if one not in ("runs", "refused")]
+            outcomes.update("fault" if one in faults else one for one in found)
+            slowest = max(slowest, part.seconds / A_PROCESS)
+            print(*faults, sep="\n", end="\n" if faults else "", flush=True)
+    print(dict(outcomes))
+    record("spoilt_models", count=count, outcomes=dict(outcomes), seconds_each=round(slowest, 2))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -28,6 +28,14 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
     "sample_size": 4096,
     "vocab_size": 10**6,
     "max_position_embeddings": 10**4,
+    "attention_head_dim": 4096,
+    "num_attention_heads": 4096,
+    "norm_num_groups": 4096,
+    "hidden_size": 16384,
+    "intermediate_size": 65536,
+    "projection_dim": 16384,
+    "addition_time_embed_dim": 16384,
+    "projection_class_embeddings_input_dim": 65536,
 }
 MOST_OF_OTHERS = 10**5
 MOST_ENTRIES = 16  # of a list in a config

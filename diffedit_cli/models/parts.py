@@ -104,6 +104,7 @@ def load_tokenizer(name: str, folder: Path, encoder: Any) -> Any:
         window = encoder.config.max_position_embeddings
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
         longest = max(tokenizer.get_vocab().values())
+        tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
     if longest >= encoder.config.vocab_size:
         raise ModelError(
             f"{name}/{folder.name} has more tokens than its text encoder.",
