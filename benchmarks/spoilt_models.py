@@ -139,9 +139,12 @@ def main(count: int = 3000) -> None:
     slowest = 0.0
     with tempfile.TemporaryDirectory() as name:
         whole, work = Path(name) / "whole", Path(name)
-        in_a_process(
-            "a whole folder", lambda: (str(make_folder(whole)), "")
-        )  # torch must not run before a fork
+
+        def prepare() -> tuple[str, str]:
+            signal.alarm(0)
+            return str(make_folder(whole)), outcome(whole)
+
+        in_a_process("a whole folder", prepare)  # in a child: torch must not run before a fork
         for first in range(0, count, A_PROCESS):
 
             def trials(first: int = first) -> tuple[str, str]:
