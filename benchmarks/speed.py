@@ -116,12 +116,17 @@ def open_model(name: str, device: str, dtype: str) -> DiffusersDenoiser:
 
 
 def random_network(part: str, dtype: torch.dtype) -> Any:
-    """Weights from N(0, 1/fan_in) with one seed; scales of norms 1, biases 0. Never zeros: they are quick."""
+    """A network of Stable Diffusion 1.5 with random weights."""
     from diffedit_cli.models.networks import empty_network, read_config
     from diffedit_cli.models.single_file import CONFIGS
+
+    return fill_randomly(empty_network(part, part, read_config("sd15", CONFIGS / "sd1" / part)), dtype)
+
+
+def fill_randomly(network: Any, dtype: torch.dtype) -> Any:
+    """Weights from N(0, 1/fan_in) with one seed; scales of norms 1, biases 0. Never zeros: they are quick."""
     from diffedit_cli.models.weights import fill
 
-    network = empty_network(part, part, read_config("sd15", CONFIGS / "sd1" / part))
     generator = torch.Generator().manual_seed(SEED)
     state: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
@@ -130,7 +135,7 @@ def random_network(part: str, dtype: torch.dtype) -> Any:
             state[name] = torch.randn(value.shape, generator=generator).mul_(fan_in**-0.5).to(dtype)
         else:
             state[name] = torch.full(value.shape, float(name.endswith("weight")), dtype=dtype)
-    return fill(part, network, state, dtype)
+    return fill("random weights", network, state, dtype)
 
 
 def maps_of_ours(maps: int) -> int:

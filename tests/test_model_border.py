@@ -337,3 +337,32 @@ def test_mutations_of_a_folder_run_or_are_refused(tmp_path: Path) -> None:
     found = [try_one(whole, tmp_path, seed) for seed in [*range(30), 39]]
     assert {*found} <= {"runs", "refused"}
     assert len({*found}) == 2
+
+
+def test_the_commands_know_names_as_the_library_does(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative folder becomes an absolute one where it is stored; brackets are no markup."""
+    from typer.testing import CliRunner
+
+    from diffedit_cli.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "a [" / "b] model"))
+    run = CliRunner().invoke
+    told = run(app, ["models", "default", "./a [/b] model"])
+    assert told.exit_code == 0, told.output
+    assert str(folder) in told.stdout
+    assert str(folder) in (tmp_path / "config/diffedit/config.toml").read_text()
+    shown = run(app, ["models", "info", str(folder)])
+    for words in ("Stable Diffusion 1.x", "epsilon", "DDIMScheduler, read as DDIM with leading timesteps"):
+        assert words in shown.stdout
+    made = run(
+        app, ["generate", "a horse", "--steps", "1", "-m", "a [/b] model", "--seed", "1", "-o", "o.png"]
+    )
+    assert made.exit_code == 0, made.output
+    spoilt = run(app, ["generate", "a horse", "-m", "gone [/b]/x", "--device", "cpu:x", "-o", "p.png"])
+    assert spoilt.exit_code == 1
+    assert "There is no device cpu:x here." in spoilt.stderr
+    assert "fault of the program" not in spoilt.stderr
