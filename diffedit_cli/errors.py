@@ -46,6 +46,7 @@ SHORTAGES = (  # what torch, its allocators and Python say where memory has run 
     "bad_alloc",
     "could not create a primitive",
     "unable to mmap",
+    "failed to map segment",
     "can't start new thread",
 )
 
@@ -54,6 +55,6 @@ def is_shortage(error: BaseException) -> bool:
     """Whether an error says that memory has run out. Most libraries have no type of error for it."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, (RuntimeError, OSError)) and any(
+    return isinstance(error, (RuntimeError, OSError, ImportError)) and any(
         words in str(error).lower() for words in SHORTAGES
     )

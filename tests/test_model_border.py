@@ -275,6 +275,7 @@ def test_devices_are_checked(device: str) -> None:
         RuntimeError("unable to mmap 3438167 bytes from file <a.safetensors>: Cannot allocate memory (12)"),
         RuntimeError("can't start new thread"),
         RuntimeError("std::bad_alloc"),
+        ImportError("scipy/linalg/a.so: failed to map segment from shared object"),
         OSError(12, "Cannot allocate memory"),
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
