@@ -31,6 +31,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 import typer
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.report import markdown, record, write_block
 from diffedit_cli.images.read import Picture
@@ -96,40 +97,45 @@ class Hooks:
 def open_model(name: str, device: str, dtype: str) -> DiffusersDenoiser:
     if name != "sd15":
         return load_model(name, device=device, dtype=dtype)
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel
-
     from diffedit_cli.models.hardware import pick_device, pick_dtype
     from diffedit_cli.models.parts import Parts
-    from diffedit_cli.models.single_file import empty, scheduler, tokenizers
+    from diffedit_cli.models.schedulers import read_schedule
+    from diffedit_cli.models.single_file import scheduler_config, tokenizers
 
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
+    schedule, _ = read_schedule(name, scheduler_config({}, "sd1"))
     parts = Parts(
-        unet=fill_randomly(empty(UNet2DConditionModel, "sd1", "unet"), kind),
-        vae=fill_randomly(empty(AutoencoderKL, "sd1", "vae"), torch.float32),
-        text_encoders=[fill_randomly(empty(CLIPTextModel, "sd1", "text_encoder"), kind)],
+        unet=random_network("unet", kind),
+        vae=random_network("vae", torch.float32),
+        text_encoders=[random_network("text_encoder", kind)],
         tokenizers=tokenizers("sd1"),
-        scheduler=scheduler(),
+        schedule=schedule,
     )
     return DiffusersDenoiser("sd15, random weights", parts, where, kind)
 
 
+def random_network(part: str, dtype: torch.dtype) -> Any:
+    """A network of Stable Diffusion 1.5 with random weights."""
+    from diffedit_cli.models.networks import empty_network, read_config
+    from diffedit_cli.models.single_file import CONFIGS
+
+    return fill_randomly(empty_network(part, part, read_config("sd15", CONFIGS / "sd1" / part)), dtype)
+
+
 def fill_randomly(network: Any, dtype: torch.dtype) -> Any:
     """Weights from N(0, 1/fan_in) with one seed; scales of norms 1, biases 0. Never zeros: they are quick."""
+    from diffedit_cli.models.weights import fill
+
     generator = torch.Generator().manual_seed(SEED)
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
-        if value.is_floating_point() and value.dim() > 1:
+        if value.dim() > 1:
             fan_in = value[0].numel()
             state[name] = torch.randn(value.shape, generator=generator).mul_(fan_in**-0.5).to(dtype)
-        elif value.is_floating_point():
-            state[name] = torch.full(value.shape, float(name.endswith("weight")), dtype=dtype)
         else:
-            state[name] = torch.arange(value.numel()).view(value.shape)  # the positions of a text encoder
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+            state[name] = torch.full(value.shape, float(name.endswith("weight")), dtype=dtype)
+    return fill("random weights", network, state, dtype)
 
 
 def maps_of_ours(maps: int) -> int:

@@ -35,3 +35,26 @@ class NumericError(DiffeditError):
 
 class MemoryShort(DiffeditError):
     """Memory ran out, even for the smallest piece of the work."""
+
+
+SHORTAGES = (  # what torch, its allocators and Python say where memory has run out
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+    "could not create a primitive",
+    "unable to mmap",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory has run out. Most libraries have no type of error for it."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, (RuntimeError, OSError, ImportError)) and any(
+        words in str(error).lower() for words in SHORTAGES
+    )

@@ -132,7 +132,7 @@ def test_relatives_of_a_lora_are_refused_by_name(
     """diffusers drops the scale of a DoRA in kohya's form without a word."""
     stem = f"lora_unet_{kohya(TO_Q)}"
     save_file({f"{stem}.{end}": torch.ones(4, 4) for end in ends}, tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match=f"is a {kind}, which is not read"):
+    with pytest.raises(ModelError, match=f"is a {kind}, which is not supported"):
         load(checkpoint, lora=[str(tmp_path / "a.safetensors")])
 
 
@@ -226,3 +226,102 @@ def test_embeddings_of_another_kind_are_refused(checkpoint: Path, tmp_path: Path
         save_file(state, tmp_path / "bad.safetensors")
         with pytest.raises(ModelError, match=words):
             load(checkpoint, embedding=[str(tmp_path / "bad.safetensors")])
+
+
+def test_learned_words_that_contain_each_other_are_told_apart(checkpoint: Path, tmp_path: Path) -> None:
+    plain = load(checkpoint)
+    tokenizer, table = plain.tokenizers[0], plain.text_encoders[0].get_input_embeddings().weight
+    taught = {"cat": "horse", "cat-toy": "zebra", "a\\1b": "dog", "<ink>": "park", "Big Ben": "horse"}
+    files = []
+    for i, (word, like) in enumerate(taught.items()):
+        save_file({"emb_params": table[tokenizer(like).input_ids[1]].clone()}, tmp_path / f"{i}.safetensors")
+        files.append(f"{tmp_path / f'{i}.safetensors'}:{word}")
+    model = load(checkpoint, embedding=files)
+    cases = {
+        "a cat-toy": "a zebra",
+        "a <cat-toy>": "a zebra",
+        "a cat, cat-toy": "a horse, zebra",
+        "a <cat>": "a horse",
+        "an a\\1b": "an dog",
+        "the ink": "the park",
+        "the <INK>": "the park",
+        "big ben": "horse",
+        "concat": "concat",
+    }
+    ours, wanted = model.embed([*cases]).tokens, plain.embed([*cases.values()]).tokens
+    assert torch.allclose(ours, wanted, atol=1e-5)
+
+
+def test_a_word_just_taught_is_known(tmp_path: Path) -> None:
+    """The embedded model has words of its own, and reports others."""
+    width = load_model("embedded", device="cpu").text_encoders[0].config.hidden_size
+    save_file({"emb_params": torch.zeros(1, width)}, tmp_path / "ink.safetensors")
+    model = load_model("embedded", device="cpu", embedding=str(tmp_path / "ink.safetensors"))
+    assert model.unknown_words(["an Ink horse, a gryphon"]) == ["gryphon"]
+
+
+def test_embeddings_without_numbers_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    vectors = torch.zeros(2, 32)
+    bad = {
+        "holds NaN or infinity": vectors.clone().fill_(torch.nan),
+        "is no textual inversion": torch.zeros(0, 32),
+        "is no textual inversion.": torch.tensor(1.0),
+    }
+    for words, values in bad.items():
+        save_file({"emb_params": values}, tmp_path / "bad.safetensors")
+        with pytest.raises(ModelError, match=words):
+            load(checkpoint, embedding=str(tmp_path / "bad.safetensors"))
+
+
+def test_vectors_of_different_numbers_for_xl_are_refused(
+    build_xl: Callable[..., Path], tmp_path: Path
+) -> None:
+    save_file({"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(2, 40)}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match="is no textual inversion"):
+        load(build_xl(), embedding=str(tmp_path / "a.safetensors"))
+
+
+def test_teaching_draws_no_random_numbers(checkpoint: Path, tmp_path: Path) -> None:
+    save_file({"emb_params": torch.zeros(3, 32)}, tmp_path / "ink.safetensors")
+    before = torch.get_rng_state()
+    load(checkpoint, embedding=str(tmp_path / "ink.safetensors"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"bundle_emb.ink.string_to_param.*": torch.ones(2, 32)}, "LoRA bundled with textual inversions"),
+        ({"lora_unet_norm.w_norm": torch.ones(4)}, "LyCORIS file that changes norm layers"),
+        ({"lora_unet_conv_in.diff_b": torch.ones(4)}, "file of whole differences"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.tensor(1.0)}, "is no matrix"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.full((RANK, 16), torch.inf)}, "holds NaN or infinity"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.zeros(0, 16)}, "is no matrix"),
+    ],
+)
+def test_what_else_a_lora_file_holds_is_named(
+    checkpoint: Path, tmp_path: Path, more: dict[str, Tensor], words: str
+) -> None:
+    down, up = factors(load(checkpoint).unet.get_submodule(TO_Q).weight, 1)
+    state = {f"unet.{TO_Q}.lora_A.weight": down, f"unet.{TO_Q}.lora_B.weight": up}
+    save_file({**state, **more}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match=words) as caught:
+        load(checkpoint, lora=str(tmp_path / "a.safetensors"))
+    assert "fetch" in caught.value.hint.lower() or "plain LoRA" in caught.value.hint
+
+
+def test_a_lora_of_xl_on_another_kind_says_so(
+    checkpoint: Path, build_xl: Callable[..., Path], tmp_path: Path
+) -> None:
+    unet = load(build_xl()).unet
+    state: dict[str, Tensor] = {}
+    for name, module in unet.named_modules():
+        if name.endswith(("attn1.to_q", "attn2.to_k")):
+            down, up = factors(module.weight, 1)
+            stem = f"lora_unet_{kohya(name)}"
+            state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+            state[f"{stem}.alpha"] = torch.tensor(4.0)
+    save_file(state, tmp_path / "xl.safetensors")
+    with pytest.raises(ModelError, match=r"xl\.safetensors (does not fit|fits)") as caught:
+        load(checkpoint, lora=str(tmp_path / "xl.safetensors"))
+    assert "another kind of checkpoint" in caught.value.hint

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -133,6 +134,82 @@ def test_what_the_hub_refuses_is_said(
     with pytest.raises(ModelError, match=words) as caught:
         pull(name, revision=revision)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:9", "foo.bar", "ftp://foo.bar", "https://", "http://[::", ""]
+)
+def test_a_hub_that_cannot_be_reached_is_reported_at_once(
+    hub: Hub,
+    endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Of a preset, whose commit is known, the client would ask for the files again and again."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for name in ("sd15", "someone/tiny"):
+        start = time.perf_counter()
+        with pytest.raises(ModelError, match=f"{name}|{PRESETS['sd15'].repository}") as caught:
+            pull(name)
+        assert time.perf_counter() - start < 3
+        assert "could not be fetched" in str(caught.value)
+        assert "HF_ENDPOINT" in caught.value.hint
+    assert caplog.text == capfd.readouterr().err == ""
+
+
+def test_what_diffusers_fetched_is_found(cache: Path, checkpoint: Path) -> None:
+    """It leaves README.md out, and the hub's list of files names it."""
+    put(cache, checkpoint, "someone/tiny")
+    repo = cache / "models--someone--tiny"
+    folder = repo / "snapshots" / COMMIT
+    names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    entries = {name: {"size": 1, "blob_id": "0" * 40} for name in [*names, "README.md", ".gitattributes"]}
+    (repo / "trees").mkdir()
+    (repo / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": entries}))
+    assert describe("someone/tiny")["kind"] == "Stable Diffusion 1.x"
+    assert load_model("someone/tiny", device="cpu", offline=True).origin["revision"] == COMMIT
+
+
+@pytest.mark.parametrize(
+    "gone", ["diffusion_pytorch_model.safetensors", "vocab.json", "scheduler_config.json", "config.json"]
+)
+def test_an_interrupted_download_is_told_and_finished(
+    hub: Hub, cache: Path, checkpoint: Path, gone: str
+) -> None:
+    tokenizer = "tokenizer.json" if gone == "vocab.json" else ""
+    put(cache, checkpoint, "someone/tiny")
+    for file in [*(cache / "models--someone--tiny/snapshots").rglob("*")]:
+        if file.name in (gone, tokenizer):
+            file.unlink()
+    with pytest.raises(ModelError, match=f"Only a part of someone/tiny is in the hub's cache: .*{gone}"):
+        load_model("someone/tiny", device="cpu", offline=True)
+    assert load_model("someone/tiny", device="cpu").size == 32
+    assert load_model("someone/tiny", device="cpu", offline=True).size == 32
+
+
+def test_parts_without_the_variant_are_fetched_in_plain_form(hub: Hub, build: Callable[..., Path]) -> None:
+    hub.folder = build()
+    file = hub.folder / "unet/diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".fp16.safetensors"))
+    path = pull("someone/tiny", variant="fp16").path
+    assert (path / "vae/diffusion_pytorch_model.safetensors").is_file()
+    assert load_model("someone/tiny", device="cpu", variant="fp16", offline=True).size == 32
+
+
+def test_a_repository_without_the_weights_is_refused_before_fetching(
+    hub: Hub, build: Callable[..., Path], cache: Path
+) -> None:
+    hub.folder = build()
+    with pytest.raises(ModelError, match=r"has no unet/.*\.fp16\.safetensors") as caught:
+        pull("someone/tiny", variant="fp16")
+    assert caught.value.hint == "Use no --variant."
+    for file in [*hub.folder.rglob("*.safetensors")]:
+        file.rename(file.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"has no unet/.*\.safetensors") as caught:
+        pull("someone/tiny")
+    assert "Pickles" in caught.value.hint
+    assert not [path for path in hub.asked if "/resolve/" in path]
 
 
 def test_offline_is_honoured(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ SHORTAGES = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: not enough memory"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."),
     RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    RuntimeError("could not create a primitive"),
+    RuntimeError("can't start new thread"),
     MemoryError(),
 ]
 HORSE = Path(__file__).parents[1] / "examples/horse_park.jpg"
@@ -80,6 +82,18 @@ def test_one_sample_too_many_is_an_error_that_names_the_next_flag(
         model.predict_eps(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), model.embed(["a", "b"]))
     assert flag in caught.value.hint
     assert seen == ([1] if low_memory else [2, 1])
+
+
+def test_a_text_encoder_that_does_not_fit_is_an_error(own: DiffusersDenoiser) -> None:
+    def fail(*_: object) -> None:
+        raise SHORTAGES[1]
+
+    handle = own.text_encoders[0].register_forward_pre_hook(fail)
+    with pytest.raises(MemoryShort, match="too small for the text encoder") as caught:
+        own.embed(["a horse"])
+    handle.remove()
+    assert "--low-memory" in caught.value.hint
+    assert own.embed(["a horse"]).tokens.shape[0] == 1
 
 
 def test_other_errors_are_not_taken_for_little_memory(

@@ -20,6 +20,7 @@ from diffedit_cli.images.write import save_image
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.load import origin_of
 from diffedit_cli.models.sources import Source
+from diffedit_cli.settings import ModelConfig
 
 Run = Callable[..., Any]
 WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2"]
@@ -360,8 +361,10 @@ def test_nothing_of_the_machine_is_stored(run: Run, checkpoint: Path, tmp_path: 
 
 
 def test_the_origin_names_the_commit_of_a_hub_id(model: DiffusersDenoiser, tmp_path: Path) -> None:
-    cached = Source(tmp_path / "models--org--name" / "snapshots" / "abc123", "fp16")
-    origin = origin_of("org/name", cached, model, [str(tmp_path / "a.safetensors") + ":0.5"], [], False)
+    cached = Source(tmp_path / "models--org--name" / "snapshots" / "abc123", "fp16", "abc123")
+    config = ModelConfig("org/name", lora=(str(tmp_path / "a.safetensors") + ":0.5",), offline=True)
+    origin = origin_of(config, cached, model)
+    assert "offline" not in origin
     assert (origin["model"], origin["revision"], origin["variant"]) == ("org/name", "abc123", "fp16")
     assert (origin["lora"], origin["model_is_local"]) == (["a.safetensors:0.5"], False)
     assert load_model("embedded").origin["model_is_local"] is False

@@ -21,6 +21,7 @@ from diffedit_cli.core.schedules import (
     to_x0,
 )
 from diffedit_cli.core.types import Schedule
+from diffedit_cli.errors import SettingError
 from diffedit_cli.settings import GuidanceSchedule
 
 TEN = Schedule(torch.linspace(0.9, 0.1, 10, dtype=torch.float64), final_alpha=1.0, steps_offset=1)
@@ -149,8 +150,9 @@ def test_scales_reach_both_ends_and_never_turn(
 
 @pytest.mark.parametrize("count", [0, -1, 11])
 def test_impossible_counts_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match="steps of 10 timesteps"):
+    with pytest.raises(SettingError, match="out of range for this model") as caught:
         make_steps(TEN, count)
+    assert caught.value.hint == "Give a value from 1 to 10."
 
 
 def test_unknown_spacing_is_refused() -> None:

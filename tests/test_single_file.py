@@ -24,6 +24,29 @@ from diffedit_cli.models.weights import read_weights
 
 ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 KINDS = ["sd1", "sd2", "sdxl"]
+OF_NO_EFFECT = {
+    "sd1": [
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+        "cond_stage_model.transformer.text_projection.weight",
+        "model_ema.diffusion_modelout0weight",
+        "model_ema.num_updates",
+        "alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "posterior_mean_coef1",
+        "betas",
+        "first_stage_model.loss.logvar",
+    ],
+    "sd2": [
+        "cond_stage_model.model.logit_scale",
+        "cond_stage_model.model.text_projection",
+        "cond_stage_model.model.transformer.resblocks.23.ln_1.weight",
+    ],
+    "sdxl": [
+        "conditioner.embedders.1.model.logit_scale",
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+        "denoiser.sigmas",
+    ],
+}
 
 
 def test_tokens_are_clips_own() -> None:
@@ -79,11 +102,10 @@ def test_one_file_is_the_same_model_as_its_folder(
 ) -> None:
     torch.manual_seed(0)
     parts = tiny(kind)
-    folder = save_parts(tmp_path / kind, parts, {})
+    folder = save_parts(tmp_path / kind, parts, dict(set_alpha_to_one=kind == "sdxl"))  # as published
     state = one_file(kind, parts)
-    state[
-        "cond_stage_model.transformer.text_model.embeddings.position_ids" if kind == "sd1" else "alphas"
-    ] = torch.arange(77)[None]  # old files carry tensors that no network wants
+    for key in OF_NO_EFFECT[kind]:  # files carry tensors that no network takes
+        state[key] = torch.zeros(32, 32) if "text_projection" in key else torch.arange(77)[None]
     save_file(state, tmp_path / "all.safetensors")
     monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
     one, many = (load_model(path, device="cpu") for path in (tmp_path / "all.safetensors", folder))
@@ -98,6 +120,28 @@ def test_one_file_is_the_same_model_as_its_folder(
     assert torch.equal(one.decode(x), many.decode(x))
     assert one.schedule.alphas_cumprod.equal(many.schedule.alphas_cumprod)
     assert one.schedule.final_alpha == many.schedule.final_alpha
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "model.diffusion_model.input_blocks.0.0.more",
+        "model.diffusion_model.position_net.linears.0.weight",
+        "first_stage_model.decoder.conv_in.more",
+        "cond_stage_model.more.weight",
+        "something_else",
+    ],
+)
+def test_tensors_that_no_network_takes_are_refused_by_name(
+    kind: str, strange: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tiny(kind)
+    save_parts(tmp_path / kind, parts, {})
+    save_file({**one_file(kind, parts), strange: torch.zeros(3)}, tmp_path / "all.safetensors")
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
+    with pytest.raises(ModelError, match=f"not understood: {strange}"):
+        load_model(tmp_path / "all.safetensors", device="cpu")
 
 
 def full_size(kind: str) -> dict[str, Any]:
@@ -184,6 +228,8 @@ WHOLE = {
         ({"lora_unet_mid_block.lora_down.weight": torch.zeros(1)}, "is a LoRA"),
         ({"emb_params": torch.zeros(1)}, "is a textual inversion"),
         ({"model.diffusion_model.joint_blocks.0.x.weight": torch.zeros(1)}, "Stable Diffusion 3"),
+        ({"edm_vpred.sigma_max": torch.zeros(1), "edm_vpred.sigma_min": torch.zeros(1)}, "is CosXL"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": torch.tensor(1.0)}, "0 channels"),
         ({"double_blocks.0.img_attn.norm": torch.zeros(1)}, "Flux"),
         ({"conditioner.embedders.0.model.ln_final.weight": torch.zeros(1)}, "refiner"),
         ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one network of several"),

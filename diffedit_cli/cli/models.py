@@ -59,7 +59,10 @@ def told(facts: dict[str, Any]) -> dict[str, str]:
     """What `describe` found, for people."""
     count = facts["parameters"]
     own = {
-        "about": facts.get("about") or f"{facts['kind']}, predicts {facts['predicts']}",
+        "about": facts.get("about", ""),
+        "family": facts.get("kind", ""),
+        "predicts": facts.get("predicts", ""),
+        "scheduler": facts.get("scheduler", ""),
         "side": f"{facts['side']} pixels",
         "size": f"{amount(facts['bytes'])} {'on disk' if facts['is_here'] else 'to fetch'}",
         "weights": f"{count / 1e6:.0f} million; in memory {amount(2 * count)} in half precision, "
@@ -105,9 +108,10 @@ def default_model(
     talk = talk_config()
     with plain_errors(talk):
         if model is not None:
-            from ..models import check_name
+            from ..models import check_name, lasting_name
 
             check_name(model)
+            model = lasting_name(model)
             defaults.set_value(defaults.user_file(), "model", model)
         found = defaults.read_config()
         used = found.values.get("model", ModelConfig().model)

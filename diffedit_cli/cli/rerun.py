@@ -115,12 +115,12 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
 def is_trusted(stored: Mapping[str, Any]) -> bool:
     """Whether a result's model may be used unasked: the embedded one, a preset, or what is in the cache."""
     from ..models.presets import PRESETS
-    from ..models.sources import find_hub_id, find_in_cache, is_local
+    from ..models.sources import find_hub_id, find_in_cache, local_path
 
     name, revision = stored["model"], stored.get("revision")
     if name == "embedded":
         return True
-    if stored.get("model_is_local") or is_local(name):
+    if stored.get("model_is_local") or local_path(name) is not None:
         return False
     if name in PRESETS and revision in (None, PRESETS[name].revision):
         return True

@@ -3,7 +3,9 @@
 import os
 from typing import TYPE_CHECKING
 
-from ..settings import ModelConfig
+from rich.text import Text
+
+from ..settings import ModelConfig, flatten
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -33,21 +35,10 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
 def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
     """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    with terminal.console.status(f"Loading {config.model}"):
+    with terminal.console.status(Text(f"Loading {config.model}")):
         from ..models import load_model
 
-        model = load_model(
-            config.model,
-            revision=config.revision,
-            variant=config.variant,
-            lora=config.lora,
-            embedding=config.embedding,
-            offline=config.offline,
-            device=config.device,
-            dtype=config.dtype,
-            low_memory=config.low_memory,
-            compile=config.compile,
-        )
+        model = load_model(**flatten(config))
     if terminal.talk.verbose:
         terminal.say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}.")
     return model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from ..errors import DiffeditError
+from ..errors import DiffeditError, is_shortage
 from ..settings import TalkConfig
 from .interrupt import SENTENCE, begin_work
 
@@ -145,7 +145,7 @@ def explain(error: Exception) -> DiffeditError:
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return DiffeditError("What reads the output has gone away.", "Write to a file with -o.")
-    if isinstance(error, MemoryError):
+    if is_shortage(error):
         return DiffeditError(
             "The memory is full.", "Use a smaller --size or picture, or close other programs."
         )

@@ -3,9 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Num
+from jaxtyping import Int, Num
 from torch import Tensor
 
+from ..errors import SettingError
 from ..settings import GuidanceSchedule, Solver
 from .types import Latents, PerSample, Schedule, Steps
 
@@ -20,22 +21,37 @@ def make_steps(schedule: Schedule, count: int, strength: float = 1.0, solver: So
 
     The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
     before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
-    `linspace` and `trailing` free of its rounding.
+    `linspace` and `trailing` free of its rounding. For `lcm` they are those of its LCMScheduler.
+    SettingError: more steps than the model has.
     """
     total = len(schedule.alphas_cumprod)
-    if not 1 <= count <= total:
-        raise ValueError(f"{count} steps of {total} timesteps")
+    if not 1 <= count <= schedule.most_steps:
+        raise SettingError(
+            f"--steps {count} is out of range for this model.",
+            f"Give a value from 1 to {schedule.most_steps}.",
+        )
     if schedule.spacing == "leading":
         timesteps = torch.arange(count).flip(0) * (total // count) + schedule.steps_offset
     elif schedule.spacing == "trailing":
         timesteps = (total - torch.arange(count, dtype=torch.float64) * total / count).round().long() - 1
     elif schedule.spacing == "linspace":
         timesteps = torch.linspace(0, total - 1, count, dtype=torch.float64).round().long().flip(0)
+    elif schedule.spacing == "lcm":
+        timesteps = lcm_timesteps(total, schedule.distilled_steps, count)
     else:
         raise ValueError(f"unknown timestep spacing {schedule.spacing!r}")
     timesteps = timesteps.clamp(0, total - 1)[-max(1, round_half_up(strength * count)) :]
     alphas = schedule.alphas_cumprod.double()[timesteps]
     return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]), solver)
+
+
+def lcm_timesteps(total: int, distilled: int, count: int) -> Int[Tensor, " s"]:
+    """`count` of the `distilled` timesteps of a latent consistency model (Luo et al. 2023, arXiv 2310.04378).
+
+    Noisiest first: 4 of 50 are 999, 759, 499, 259.
+    """
+    taught = (torch.arange(1, distilled + 1) * (total // distilled) - 1).flip(0)
+    return taught[torch.arange(count) * distilled // count]
 
 
 def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int) -> list[float]:

@@ -64,13 +64,20 @@ class Schedule:
 
     alphas_cumprod: (T,) float64, falling, in (0, 1]; `abar` in formulas.
     final_alpha: abar of a finished picture, 1 or alphas_cumprod[0].
-    spacing: how few timesteps are picked from many, as in diffusers: leading, trailing or linspace.
+    spacing: how few timesteps are picked from many, as in diffusers: leading, trailing, linspace, or lcm.
+    distilled_steps: with spacing lcm, the steps that the model was distilled on; a run takes some of them.
     """
 
     alphas_cumprod: Float[Tensor, " T"]
     final_alpha: float
     spacing: str = "leading"
     steps_offset: int = 0
+    distilled_steps: int = 50
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps that a run can take."""
+        return self.distilled_steps if self.spacing == "lcm" else len(self.alphas_cumprod)
 
 
 @dataclass(frozen=True)

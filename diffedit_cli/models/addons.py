@@ -1,5 +1,7 @@
 """What is laid over a checkpoint: LoRAs, which change its weights, and textual inversions: new words."""
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,25 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, SettingError
-from .parts import Parts, reading
-from .weights import read_weights
+from ..errors import ModelError, SettingError, is_shortage
+from .parts import Parts
+from .weights import check_weights, read_weights
 
 RELATIVES = {  # by what only their tensors are called
-    ".hada_": "LoHa", ".lokr_": "LoKr", ".dora_scale": "DoRA", ".lora_mid": "LoCon with a core",
-    ".oft_": "OFT", ".on_input": "(IA)3",
+    r"\.hada_": "LoHa", r"\.lokr_": "LoKr", r"\.dora_scale": "DoRA", r"\.lora_mid": "LoCon with a core",
+    r"\.oft_": "OFT", r"\.on_input": "(IA)3", r"\.[wb]_norm$": "LyCORIS file that changes norm layers",
+    r"\.diff(_b)?$": "file of whole differences", r"^bundle_emb\.": "LoRA bundled with textual inversions",
 }  # fmt: skip
+OTHER_KIND = "It is made for another kind of checkpoint (1.x, 2.x or XL)."
 
 
 def add_all(parts: Parts, loras: Sequence[str], embeddings: Sequence[str]) -> Parts:
     """The checkpoint with every `file[:scale]` and every `file[:word]` laid over it, in order."""
     for given in loras:
-        file, scale = split(given)
-        add_lora(parts, Path(file), lora_scale(given, scale))
+        add_lora(parts, path_of(given), lora_scale(given, split(given)[1]))
     for given in embeddings:
-        file, word = split(given)
-        parts = add_embedding(parts, Path(file), word)
+        parts = add_embedding(parts, path_of(given), split(given)[1])
     return parts
+
+
+def check_files(loras: Sequence[str], embeddings: Sequence[str]) -> None:
+    """ModelError or SettingError for a file or a scale that cannot be used."""
+    for given in loras:
+        lora_scale(given, split(given)[1])
+    for given in (*loras, *embeddings):
+        check_weights(path_of(given))
 
 
 def split(given: str) -> tuple[str, str]:
@@ -36,13 +46,18 @@ def split(given: str) -> tuple[str, str]:
     return (match[1], match[2] or "") if match else (given, "")
 
 
+def path_of(given: str) -> Path:
+    return Path(os.path.expanduser(split(given)[0]))
+
+
 def lora_scale(given: str, scale: str) -> float:
     try:
-        return float(scale or 1)
+        value = float(scale or 1)
     except ValueError:
-        raise SettingError(
-            f"--lora {given} has no number after its colon.", "Give file.safetensors:0.8."
-        ) from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingError(f"--lora {given} has no number after its colon.", "Give file.safetensors:0.8.")
+    return value
 
 
 def add_lora(parts: Parts, path: Path, scale: float) -> None:
@@ -53,32 +68,42 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     """
     mixin, from_peft = lora_tools(parts)
     state = with_alphas(read_lora(path))
-    with reading(str(path)):
+    try:
         state, alphas = mixin.lora_state_dict(state, unet_config=parts.unet.config)
         mixin.load_lora_into_unet(state, network_alphas=alphas, unet=parts.unet)
         for prefix, encoder in zip(("text_encoder", "text_encoder_2"), parts.text_encoders, strict=False):
             mixin.load_lora_into_text_encoder(
                 state, network_alphas=alphas, text_encoder=encoder, prefix=prefix
             )
+    except Exception as error:
+        if is_shortage(error):
+            raise
+        raise ModelError(f"{path} does not fit this checkpoint.", OTHER_KIND) from error
     layers = sum(key.endswith((".lora_A.weight", ".lora.down.weight", ".down.weight")) for key in state)
     fused = sum(fuse(network, scale, from_peft) for network in (parts.unet, *parts.text_encoders))
     if not layers or fused < layers:
-        raise ModelError(
-            f"{path} fits {fused} of {layers} layers of this checkpoint.",
-            "It is made for another kind of checkpoint (1.x, 2.x or XL), or is no LoRA.",
-        )
+        raise ModelError(f"{path} fits {fused} of {layers} layers of this checkpoint.", OTHER_KIND)
 
 
 def read_lora(path: Path) -> dict[str, Tensor]:
     """The tensors of a LoRA file. ModelError for its relatives, which diffusers would read in part."""
     state = read_weights(path)
     for mark, kind in RELATIVES.items():
-        if any(mark in name for name in state):
+        if any(re.search(mark, name) for name in state):
             raise ModelError(
-                f"{path} is a {kind}, which is not read.",
+                f"{path} is a {kind}, which is not supported.",
                 "Give a plain LoRA: a file of lora_down and lora_up, or lora_A and lora_B.",
             )
+    for name, values in state.items():
+        if values.numel() == 0 or (values.dim() == 0 and not name.endswith(".alpha")):
+            raise ModelError(f"{path} is spoilt: {name} is no matrix.", "Fetch it again.")
+        check_finite(path, name, values)
     return state
+
+
+def check_finite(path: Path, name: str, values: Tensor) -> None:
+    if not bool(torch.isfinite(values.float()).all()):
+        raise ModelError(f"{path} is spoilt: {name} holds NaN or infinity.", "Fetch it again.")
 
 
 def with_alphas(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -141,12 +166,11 @@ def add_embedding(parts: Parts, path: Path, word: str) -> Parts:
         raise ModelError(
             f"{path} has vectors of {' and '.join(str(v.shape[1]) for v in vectors)} numbers, and this "
             f"checkpoint takes {' and '.join(map(str, widths))}.",
-            "It is made for another kind of checkpoint (1.x, 2.x or XL).",
+            OTHER_KIND,
         )
-    word = word or (
-        next(iter(state)).strip("<>") if len(state) == 1 and "emb_params" not in state else path.stem
-    )
-    names = [f"<{word}:{i}>" for i in range(max(len(v) for v in vectors))]
+    own = next(iter(state)) if len(state) == 1 and "emb_params" not in state else path.stem
+    word = word.strip("<> ") or own.strip("<> ")
+    names = [f"<learned-{len(parts.phrases)}-{i}>" for i in range(len(vectors[0]))]
     for tokenizer, encoder, values in zip(parts.tokenizers, parts.text_encoders, vectors, strict=True):
         teach(tokenizer, encoder, names, values)
     return replace(parts, phrases={**parts.phrases, word: " ".join(names)})
@@ -164,15 +188,19 @@ def vectors_of(path: Path, state: dict[str, Tensor], encoders: int) -> list[Tens
             "Give one that was made for its kind (1.x, 2.x or XL).",
         )
     found = [values[None] if values.dim() == 1 else values for values in found]
-    if any(values.dim() != 2 for values in found):
+    shapes = {len(values) if values.dim() == 2 else 0 for values in found}
+    if len(shapes) > 1 or 0 in shapes:
         raise ModelError(f"{path} is no textual inversion.", "Give a file of one vector or several.")
+    for values in found:
+        check_finite(path, "a vector", values)
     return found
 
 
 def teach(tokenizer: Any, encoder: Any, names: list[str], values: Tensor) -> None:
     """Add tokens with these vectors to a tokenizer and its encoder."""
     tokenizer.add_tokens(names)
-    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.random.fork_rng([]):  # it fills the new rows with random numbers
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = encoder.get_input_embeddings().weight
     with torch.no_grad():
         for name, vector in zip(names, values, strict=False):

@@ -9,13 +9,16 @@ from typing import Any
 from safetensors import safe_open
 
 from ..errors import ModelError
-from .layout import Layout, check_layout, read_json, weight_files
-from .parts import known_words, load_scheduler, read_defaults
+from .layout import Layout, check_layout
+from .networks import native_cells, read_json, reading
+from .parts import known_words, read_defaults
 from .presets import PRESETS, Preset
-from .single_file import CONFIGS, predicts_v, recognise
+from .schedulers import describe_schedule, read_schedule
+from .single_file import CONFIGS, predicts_v, recognise, scheduler_config
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
 from .weights import read_weights
 
+TARGETS = {False: "epsilon", True: "v_prediction"}
 KINDS = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 
 
@@ -74,7 +77,7 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
     if source.path.is_file():
         own = describe_file(name, source.path)
     else:
-        own = describe_folder(check_layout(name, source.path, source.variant), source.variant)
+        own = describe_folder(check_layout(name, source.path, source.variant))
     licence = preset.licence if preset else licence_of(source.path)
     return {"name": name, "is_here": True, **own, "licence": licence, "path": str(source.path)}
 
@@ -112,20 +115,21 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
     }
 
 
-def describe_folder(layout: Layout, variant: str | None) -> dict[str, Any]:
-    """Kind, target, side in pixels, and the parameters and dtypes of each network."""
-    unet = read_json(layout.folder / "unet/config.json")
-    levels = len(read_json(layout.folder / "vae/config.json").get("block_out_channels", [0]))
+def describe_folder(layout: Layout) -> dict[str, Any]:
+    """Kind, target, scheduler, side in pixels, and the parameters and dtypes of each network."""
+    unet, vae = layout.configs["unet"], layout.configs["vae"]
+    levels = len(vae.get("block_out_channels", [0]))
     kind = "sdxl" if layout.is_xl else "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
-    files = {part: weight_files(layout.folder / part, variant) for part in layout.networks}
-    counts = {part: count_tensors(paths) for part, paths in files.items()}
+    counts = {part: count_tensors(paths) for part, paths in layout.files.items()}
+    schedule, predicts_v = read_schedule(layout.name, layout.configs["scheduler"])
     return {
         "kind": KINDS[kind],
-        "predicts": load_scheduler(layout.name, layout.folder).config.prediction_type,
-        "side": unet.get("sample_size", 64) * 2 ** (levels - 1),
+        "predicts": TARGETS[predicts_v],
+        "scheduler": describe_schedule(layout.configs["scheduler"], schedule),
+        "side": native_cells(unet, layout.is_xl) * 2 ** (levels - 1),
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
-        "bytes": sum(path.stat().st_size for paths in files.values() for path in paths),
+        "bytes": sum(path.stat().st_size for paths in layout.files.values() for path in paths),
         "defaults": read_defaults(layout.folder),
     }
 
@@ -135,11 +139,13 @@ def describe_file(name: str, path: Path) -> dict[str, Any]:
     state = read_weights(path)
     kind = recognise(name, state)
     is_v = predicts_v(state, kind)
+    config = scheduler_config(state, kind)
     count, dtype = count_tensors([path])
     cells = read_json(CONFIGS / kind / "unet/config.json")["sample_size"]
     return {
         "kind": KINDS[kind],
-        "predicts": "v_prediction" if is_v else "epsilon",
+        "predicts": TARGETS[is_v],
+        "scheduler": describe_schedule(config, read_schedule(name, config)[0]),
         "side": 8 * (96 if kind == "sd2" and is_v else cells),
         "parameters": count,
         "networks": {"all": {"parameters": count, "dtype": dtype}},
@@ -151,7 +157,7 @@ def count_tensors(paths: list[Path]) -> tuple[int, str]:
     """How many numbers these files hold, and the dtype of most of them."""
     counts: dict[str, int] = {}
     for path in paths:
-        with safe_open(path, "pt") as file:
+        with reading(str(path)), safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 it is no mapping
                 part = file.get_slice(name)
                 counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + prod(part.get_shape())

@@ -2,8 +2,9 @@
 
 import functools
 import re
+import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..core.ddim import require_finite
 from ..core.schedules import append_dims, v_to_eps
-from ..core.types import Latents, Pixels, PromptEmbeds, Schedule, Timesteps
+from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
 from .prepack import prepack
@@ -20,14 +21,25 @@ from .prepack import prepack
 ALL = 2**31  # samples at once: no limit
 
 
+class Counts(threading.local):
+    """What the networks have done in one thread. A copy counts from nothing."""
+
+    forwards = 0
+    network_seconds = 0.0
+
+    def __reduce__(self) -> tuple[type["Counts"], tuple[()]]:
+        return Counts, ()
+
+
 class DiffusersDenoiser:
     """A Stable Diffusion checkpoint (1.x, 2.x or XL) as the core's Denoiser (see types.py).
 
     name: what the user called it. size: its native side in pixels. factor: pixels to a latent cell.
     multiple: what the sides of a picture must be multiples of. forwards, network_seconds: how many samples
-    the UNet has seen, and how long all networks have run. low_memory: only the network that runs is on the
-    device, the UNet takes one sample at a time, and the VAE works in tiles. micro_batch: samples that the
-    UNet takes at once at most; halved where memory runs out. notices: what the user should know of that.
+    the UNet has seen in this thread, and how long all networks have run in it. low_memory: only the network
+    that runs is on the device, the UNet takes one sample at a time, and the VAE works in tiles. micro_batch:
+    samples that the UNet takes at once at most; halved where memory runs out. notices: what the user should
+    know about that.
     """
 
     def __init__(
@@ -39,29 +51,39 @@ class DiffusersDenoiser:
         self.tokenizers, self.words, self.own_defaults = parts.tokenizers, parts.words, parts.own_defaults
         self.has_zero_empty_prompt, self.phrases = parts.has_zero_empty_prompt, parts.phrases
         overflows = self.is_xl and self.vae.config.force_upcast and dtype == torch.float16
-        self.vae.to(torch.float32 if overflows else dtype)
-        self.schedule = schedule_of(parts)
-        self.is_v_prediction = parts.scheduler.config.prediction_type == "v_prediction"
+        if not parts.is_borrowed:
+            self.vae.to(torch.float32 if overflows else dtype)
+        self.schedule, self.is_v_prediction = parts.schedule, parts.predicts_v
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        self.size = int(self.unet.config.sample_size) * self.factor
+        self.size = parts.cells * self.factor
         self.latent_channels = int(self.unet.config.in_channels)
         self.origin: dict[str, Any] = {}
-        self.forwards = 0
-        self.network_seconds = 0.0
+        self._counts = Counts()
         self.notices: list[str] = []
         self.micro_batch = 1 if low_memory else ALL
         if low_memory:
-            cells = int(self.unet.config.sample_size) // 2
-            set_tiles(self.vae, max(SMALLEST_TILE, cells), self.factor)
+            set_tiles(self.vae, max(SMALLEST_TILE, parts.cells // 2), self.factor)
         networks = [self.unet, self.vae, *self.text_encoders]
         self.offload = Offload(networks, device) if low_memory and device.type != "cpu" else None
         if self.offload is None:
             for network in networks:
                 if attempt(functools.partial(network.to, device), device) is None:
                     raise shortage("the model's weights", device, low_memory)
-        if device.type == "cpu":
+        if device.type == "cpu" and not parts.is_borrowed:
             prepack(self.unet)
+
+    @property
+    def forwards(self) -> int:
+        return self._counts.forwards
+
+    @property
+    def network_seconds(self) -> float:
+        return self._counts.network_seconds
+
+    def reset_counts(self) -> None:
+        """Begin to count anew, in this thread."""
+        self._counts.forwards, self._counts.network_seconds = 0, 0.0
 
     @contextmanager
     def _network(self) -> Generator[None, None, None]:
@@ -70,7 +92,7 @@ class DiffusersDenoiser:
             yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.network_seconds += time.perf_counter() - start
+        self._counts.network_seconds += time.perf_counter() - start
 
     def encode(self, pixels: Pixels) -> Latents:
         """Pixels (b 3 H W) in [0, 1] as latents (b c H/factor W/factor): the mean of the VAE's posterior.
@@ -141,7 +163,10 @@ class DiffusersDenoiser:
             return_tensors="pt",
         ).input_ids
         self._claim(encoder)
-        return encoder(tokens.to(self.device), **options)
+        out = attempt(lambda: encoder(tokens.to(self.device), **options), self.device)
+        if out is None:
+            raise shortage("the text encoder", self.device, self.low_memory)
+        return out
 
     def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The UNet's prediction of the noise, float32, whatever it was trained to predict.
@@ -150,7 +175,7 @@ class DiffusersDenoiser:
         """
         with self._network():
             out = self._in_parts(latents, timesteps, embeds)
-        self.forwards += len(latents)
+        self._counts.forwards += len(latents)
         if not self.is_v_prediction:
             return out
         alpha = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
@@ -201,34 +226,34 @@ class DiffusersDenoiser:
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """The words of these prompts that the model was never shown, if it says what it was shown."""
-        return [] if self.words is None else words_not_in(self.words, prompts)
+        return [] if self.words is None else words_not_in(self.words, prompts, self.phrases)
 
     def is_too_long(self, prompt: str) -> bool:
-        """Whether the end of a prompt lies beyond the text encoder's window and is not heard."""
+        """Whether the end of a prompt lies beyond the text encoder's window and is ignored."""
         tokenizer = self.tokenizers[0]
-        return len(tokenizer(self._with_phrases(prompt)).input_ids) > tokenizer.model_max_length
+        tokens = tokenizer(self._with_phrases(prompt), verbose=False).input_ids  # no remark on the length
+        return len(tokens) > tokenizer.model_max_length
 
     def _with_phrases(self, prompt: str) -> str:
-        """The prompt with the tokens of each textual inversion in place of its word, whatever its case."""
-        for word, phrase in self.phrases.items():
-            prompt = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", phrase, prompt, flags=re.IGNORECASE)
-        return prompt
+        """The prompt with the tokens of each textual inversion in place of its word, whatever its case.
+
+        Of words that contain each other the longest counts. A word may stand in angle brackets.
+        """
+        phrases = {word.lower(): phrase for word, phrase in self.phrases.items()}
+        if not phrases:
+            return prompt
+        words = "|".join(map(re.escape, sorted(phrases, key=len, reverse=True)))
+        pattern = rf"<({words})>|(?<!\w)({words})(?!\w)"
+        return re.sub(
+            pattern, lambda match: phrases[(match[1] or match[2]).lower()], prompt, flags=re.IGNORECASE
+        )
 
 
-def words_not_in(words: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> list[str]:
-    """The words of prompts that a vocabulary {group: words} does not hold."""
-    known = {word for group in words.values() for name in group for word in name.split()}
+def words_not_in(
+    words: Mapping[str, Sequence[str]], prompts: Sequence[str], taught: Iterable[str] = ()
+) -> list[str]:
+    """The words of prompts that a vocabulary {group: words} does not hold, and that were not `taught`."""
+    named = [*(name for group in words.values() for name in group), *taught]
+    known = {word for name in named for word in re.findall(r"[^\W\d_]+", name.lower())}
     spoken = dict.fromkeys(word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower()))
     return [word for word in spoken if word not in known]
-
-
-def schedule_of(parts: Parts) -> Schedule:
-    """The noise schedule of the checkpoint's own scheduler, as its DDIM form."""
-    scheduler = parts.scheduler
-    return Schedule(
-        # zero terminal SNR ends at 0, where eps tells nothing of x0; 1e-6 is as good as pure noise
-        alphas_cumprod=scheduler.alphas_cumprod.double().clamp_min(1e-6),
-        final_alpha=float(scheduler.final_alpha_cumprod),
-        spacing=scheduler.config.timestep_spacing,
-        steps_offset=scheduler.config.steps_offset,
-    )

@@ -1,5 +1,6 @@
 """What a checkpoint runs on."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -8,10 +9,12 @@ from ..errors import ModelError
 
 
 def pick_device(name: str) -> torch.device:
+    """The device of this name; auto is the fastest kind there is. ModelError: there is none such."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not usable.get(name.split(":")[0], False):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    match = re.fullmatch(r"(cpu|cuda|mps)(?::(\d{1,4}))?", name)
+    if match is None or int(match[2] or 0) >= counts[match[1]]:
         raise ModelError(f"There is no device {name} here.", "Use --device cpu, or auto.")
     return torch.device(name)
 

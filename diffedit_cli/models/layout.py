@@ -1,12 +1,12 @@
-"""What a folder holds, found out from its small files, and refused with a reason before a weight is read."""
+"""What a folder holds, read from its small files, and refused with a reason before a weight is read."""
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ModelError
+from .networks import read_config, read_json
 from .weights import ONLY_SAFE, check_weights
 
 STEMS = {
@@ -19,17 +19,19 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # those that model_index.json may name
 HELP_FOLDER = "Give a folder in diffusers' layout of Stable Diffusion 1.x, 2.x or XL."
-HELP_PLAIN = "Use the plain text-to-image checkpoint."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder that passed `check_layout`. is_xl: it has two text encoders."""
+    """A folder that passed `check_layout`. is_xl: it has two text encoders. configs: of each network and of
+    the scheduler. files: the weight files of each network."""
 
     name: str
     folder: Path
     is_xl: bool
     has_zero_empty_prompt: bool
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -45,27 +47,36 @@ class Layout:
 
 
 def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
-    """Refuse a folder that is no Stable Diffusion 1.x, 2.x or XL of safetensors, or wants code to be run."""
+    """Refuse a folder that is no Stable Diffusion 1.x, 2.x or XL of safetensors, or wants code to be run.
+
+    variant: of the weight files; a part without it may have plain ones.
+    """
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     check_index(name, index)
     if (folder / "transformer").is_dir():
         raise ModelError(f"{name} is a transformer, such as Stable Diffusion 3 or Flux.", HELP_FOLDER)
-    unet = read_json(folder / "unet/config.json") if (folder / "unet/config.json").is_file() else {}
-    is_xl = unet.get("addition_embed_type") == "text_time"
+    is_xl = has_two_encoders(folder)
     if is_xl and (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
     missing = [part for part in (XL_PARTS if is_xl else PARTS) if not (folder / part).is_dir()]
     if missing:
         raise ModelError(f"{name} lacks {', '.join(missing)}.", HELP_FOLDER)
-    check_unet(name, unet)
     layout = Layout(name, folder, is_xl, bool(index.get("force_zeros_for_empty_prompt", is_xl)))
     for part in layout.networks:
-        check_part(name, folder / part, variant)
+        layout.configs[part] = read_config(name, folder / part)
+    layout.configs["scheduler"] = read_json(folder / "scheduler/scheduler_config.json")
     for part in layout.tokenizers:
-        words = folder / part
-        if not (words / "tokenizer.json").is_file() and not (words / "vocab.json").is_file():
-            raise ModelError(f"{name} has no {part}/vocab.json.", "Fetch it again.")
+        check_tokenizer(name, folder / part)
+    layout.files.update(find_weights(name, folder, layout.networks, variant))
+    for file in (file for files in layout.files.values() for file in files):
+        check_weights(file)
     return layout
+
+
+def has_two_encoders(folder: Path) -> bool:
+    """Whether the UNet of a folder is XL's."""
+    config = folder / "unet/config.json"
+    return config.is_file() and read_json(config).get("addition_embed_type") == "text_time"
 
 
 def check_index(name: str, index: dict[str, Any]) -> None:
@@ -79,44 +90,44 @@ def check_index(name: str, index: dict[str, Any]) -> None:
             )
 
 
-def check_unet(name: str, config: dict[str, Any]) -> None:
-    """Refuse a UNet that wants more than latents, a timestep and a text."""
-    channels = config.get("in_channels", 4)
-    if channels != 4:
-        task = {9: "inpainting", 8: "instructions (InstructPix2Pix)", 7: "upscaling"}.get(channels)
+def check_tokenizer(name: str, folder: Path) -> None:
+    """Refuse a tokenizer without a vocabulary, or whose config names code or a file elsewhere."""
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise ModelError(f"{name} has no {folder.name}/vocab.json.", "Fetch it again.")
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    if "auto_map" in config:
         raise ModelError(
-            f"{name} takes {channels} channels: it is made for {task or 'another task'}.", HELP_PLAIN
-        )
-    if config.get("time_cond_proj_dim"):
-        raise ModelError(
-            f"{name} is a latent consistency model, which is told its guidance scale.", HELP_PLAIN
-        )
-    extras = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
-    extra = next((key for key in extras if config.get(key) is not None), None)
-    if extra or config.get("addition_embed_type") not in (None, "text_time"):
-        raise ModelError(f"{name} takes more than a text ({extra or 'addition_embed_type'}).", HELP_PLAIN)
-
-
-def check_part(name: str, folder: Path, variant: str | None) -> None:
-    """Refuse a network without safetensors of this variant, or whose config names code to be run."""
-    stem = STEMS[folder.name]
-    config = folder / "config.json"
-    if config.is_file() and "auto_map" in read_json(config):
-        raise ModelError(
-            f"{name} asks for code of its own to be run ({folder.name}/config.json, auto_map).",
+            f"{name} asks for code of its own to be run ({folder.name}/tokenizer_config.json, auto_map).",
             "That is never done; use a checkpoint without it.",
         )
-    files = weight_files(folder, variant)
-    for file in files:
-        check_weights(file)
-    if files:
-        return
-    others = {match[1] for file in folder.glob("*.safetensors") if (match := variant_of(stem, file.name))}
-    wanted = f"{name} has no {folder.name}/{weight_file(stem, variant)}."
-    if others:
-        have = " or ".join(f"--variant {other}" if other else "no --variant" for other in sorted(others))
-        raise ModelError(wanted, f"Use {have}.")
-    raise ModelError(wanted, ONLY_SAFE)
+    for key, value in config.items():
+        if key.endswith("_file") and isinstance(value, str):
+            plain_name(name, f"{folder.name}/tokenizer_config.json", value)
+
+
+def find_weights(
+    name: str, folder: Path, networks: tuple[str, ...], variant: str | None
+) -> dict[str, list[Path]]:
+    """The weight files of each network: those of the variant, or else the plain ones, or the only ones."""
+    found = {part: variants_in(folder / part) for part in networks}
+    if not any(variant in variants for variants in found.values()):
+        others = {other for variants in found.values() for other in variants}
+        part = networks[0]
+        wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
+        flags = sorted(f"--variant {other}" if other else "no --variant" for other in others)
+        have = " or ".join(flags)
+        raise ModelError(wanted, f"Use {have}." if others else ONLY_SAFE)
+    files: dict[str, list[Path]] = {}
+    for part, variants in found.items():
+        usable = [one for one in (variant, None) if one in variants] or variants
+        if len(usable) != 1 and usable != [variant, None]:
+            wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
+            pickles = [*(folder / part).glob("*.bin"), *(folder / part).glob("*.ckpt")]
+            several = f"Use --variant with one of {', '.join(map(str, usable))}."
+            raise ModelError(wanted, several if usable else ONLY_SAFE if pickles else "Fetch it again.")
+        files[part] = weight_files(name, folder / part, usable[0])
+    return files
 
 
 def weight_file(stem: str, variant: str | None, number: str = "") -> str:
@@ -125,28 +136,42 @@ def weight_file(stem: str, variant: str | None, number: str = "") -> str:
     return f"{name}-{number}.safetensors" if number else f"{name}.safetensors"
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The files with a network's weights, one or several; none if one of them is missing."""
+def index_file(stem: str, variant: str | None) -> str:
+    return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+
+
+def variants_in(folder: Path) -> list[str | None]:
+    """The variants of the weights in the folder of a network; None stands for the plain ones."""
+    stem = re.escape(STEMS[folder.name])
+    names = [file.name for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    single = rf"{stem}(?:\.(\w+))?\.safetensors"
+    several = rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json"
+    matches = [re.fullmatch(pattern, name) for name in names for pattern in (single, several)]
+    return sorted({match[1] for match in matches if match}, key=lambda one: one or "")
+
+
+def weight_files(name: str, folder: Path, variant: str | None) -> list[Path]:
+    """The files with a network's weights, one or several. ModelError names one that is missing."""
     stem = STEMS[folder.name]
     single = folder / weight_file(stem, variant)
-    index = folder / (f"{stem}.safetensors.index" + (f".{variant}.json" if variant else ".json"))
-    if single.is_file() or not index.is_file():
-        return [single] if single.is_file() else []
-    files = [folder / str(file) for file in {*read_json(index).get("weight_map", {}).values()}]
-    return files if all(file.is_file() for file in files) else []
+    if single.is_file():
+        return [single]
+    index = index_file(stem, variant)
+    weight_map = read_json(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{name}/{folder.name}/{index} is spoilt: it has no weight_map.", "Fetch it again.")
+    listed = cast(dict[str, Any], weight_map).values()
+    files = [plain_name(name, f"{folder.name}/{index}", file) for file in listed]
+    for file in sorted({*files}):
+        if not (folder / file).is_file():
+            raise ModelError(f"{name} lacks {folder.name}/{file}.", "Fetch it again.")
+    return [folder / file for file in sorted({*files})]
 
 
-def variant_of(stem: str, file: str) -> re.Match[str] | None:
-    """Group 1: the variant of a weight file's name, empty for the plain one."""
-    return re.fullmatch(rf"{stem}\.?(\w*)(?:-\d+-of-\d+)?\.safetensors", file)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. ModelError if it is spoilt."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is spoilt: {error}.", "Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is spoilt: it holds no settings.", "Fetch it again.")
-    return cast(dict[str, Any], content)
+def plain_name(name: str, where: str, file: Any) -> str:
+    """A file's name that stays in its folder. ModelError for a path that could leave it."""
+    if not isinstance(file, str) or not re.fullmatch(r"[^/\\:\0]+", file) or file in (".", ".."):
+        raise ModelError(
+            f"{name} names a file outside its folder ({where}).", "That is never read; fetch it again."
+        )
+    return file

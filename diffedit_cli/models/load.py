@@ -2,63 +2,65 @@
 
 import gc
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import ModelError
-from ..settings import public_name
-from .addons import add_all, split
+from ..settings import ModelConfig, build, flatten, public_name
+from .addons import add_all, check_files, split
 from .denoiser import DiffusersDenoiser
 from .hardware import gains_by_bfloat16, pick_device, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
-from .parts import Parts, first_sentence, load_folder
+from .networks import first_sentence
+from .parts import Parts, load_folder
+from .pipelines import model_of_pipeline
+from .quiet import quiet
 from .single_file import load_single_file
-from .sources import Source, find_checkpoint
+from .sources import Source, find_checkpoint, local_path
 
 
-def load_model(
-    name: str | os.PathLike[str] = "embedded",
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    low_memory: bool = False,
-    compile: bool = False,
-    offline: bool = False,
-    lora: Sequence[str] = (),
-    embedding: Sequence[str] = (),
-) -> DiffusersDenoiser:
+def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     """Load a Stable Diffusion 1.x, 2.x or XL checkpoint.
 
-    name: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
-    file that holds all, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5.
-    revision, variant: of a hub id, and of its weight files (fp16). device: auto, cpu, cuda or mps.
-    dtype: auto (float16 on cuda; bfloat16 for a large model on a CPU that is made for it; else float32),
-    float32, float16 or bfloat16.
-    low_memory: work in small pieces (denoiser.py); chosen by itself, with a notice, when memory is short.
-    compile: compile the UNet's transformer blocks with torch.compile.
-    offline: never ask the hub; a checkpoint that is in its cache is loaded without asking in any case.
-    lora, embedding: files laid over it, as file[:scale] and file[:word] (addons.py).
-    Raises ModelError with what to do.
+    model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
+    file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. Or a loaded
+    pipeline of diffusers: its networks are used as they are, and shared with it (pipelines.py).
+    settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
+    `lora` and `embedding` one file may be given as a plain string.
+
+    The caller's process stays as it is: levels of logging, progress bars, warning filters, random numbers
+    and the environment. A model can be shared by threads and copied by copy.deepcopy. Processes that are
+    to use it have to be spawned and load it themselves: after a fork torch's threads are gone, and a run
+    waits for them for ever.
+
+    Raises SettingError for a setting that is unknown or out of range, ModelError for a checkpoint that
+    cannot be used, MemoryShort where it does not fit.
     """
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
-    source = find_checkpoint(str(name), revision=revision, variant=variant, offline=offline)
-    if dtype == "auto" and gains_by_bfloat16(source.path, where):
-        kind = torch.bfloat16
-    with without_garbage_collection():
-        parts = add_all(load_parts(str(name), source, kind), lora, embedding)
-        model = place(str(name), parts, where, kind, low_memory)
-    if compile:
-        compile_unet(model)
-    model.origin = origin_of(str(name), source, model, lora, embedding, compile)
-    return model
+    if not isinstance(model, (str, os.PathLike)):
+        return model_of_pipeline(model, build(ModelConfig, settings))
+    config = build(ModelConfig, settings, {"model": os.fspath(model)})
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    check_files(config.lora, config.embedding)  # before anything is fetched
+    source = find_checkpoint(
+        config.model, revision=config.revision, variant=config.variant, offline=config.offline
+    )
+    if config.dtype == "auto" and gains_by_bfloat16(source.path, device):
+        dtype = torch.bfloat16
+    with without_garbage_collection(), quiet():
+        parts = add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+        loaded = place(config.model, parts, device, dtype, config.low_memory)
+    if config.compile:
+        compile_unet(loaded)
+    loaded.notices += unused_settings(config, source)
+    loaded.origin = origin_of(config, source, loaded)
+    return loaded
 
 
 def compile_unet(model: DiffusersDenoiser) -> None:
@@ -74,9 +76,9 @@ def compile_unet(model: DiffusersDenoiser) -> None:
     except RuntimeError as error:
         raise ModelError(
             f"The UNet cannot be compiled here: {first_sentence(error)}",
-            "A C++ compiler (g++, clang) must be there. Or leave --compile out.",
+            "Install a C++ compiler (g++, clang), or leave --compile out.",
         ) from error
-    model.forwards, model.network_seconds = 0, 0.0
+    model.reset_counts()
 
 
 def place(
@@ -96,31 +98,34 @@ def place(
     return model
 
 
-def origin_of(
-    name: str,
-    source: Source,
-    model: DiffusersDenoiser,
-    lora: Sequence[str],
-    embedding: Sequence[str],
-    compile: bool,
-) -> dict[str, Any]:
+def unused_settings(config: ModelConfig, source: Source) -> list[str]:
+    """A notice for each setting that says nothing about this checkpoint."""
+    unused = {
+        "revision": "only checkpoints on the hub have one" if config.revision and not source.revision else "",
+        "variant": "it has no variants" if config.variant and not source.variant else "",
+    }
+    return [f"--{key} has no effect on {config.model}: {why}." for key, why in unused.items() if why]
+
+
+def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:
     """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one.
 
-    The revision of a hub id is the commit. Of local files only the last part of the path is told.
+    The revision of a hub id is the commit. Of local files only the last part of the path is kept.
     """
-    is_commit = source.path.parent.name == "snapshots"  # the layout of the hub's cache
-    return {
-        "model": public_name(name),
-        "model_is_local": name != "embedded" and Path(name).exists(),
-        "revision": source.path.name if is_commit else None,
-        "variant": source.variant,
-        "lora": [without_folder(given) for given in lora],
-        "embedding": [without_folder(given) for given in embedding],
-        "device": str(model.device),
-        "low_memory": model.low_memory,
-        "compile": compile,
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
+    is_local = local_path(config.model) is not None
+    used = replace(
+        config,
+        model=public_name(config.model) if is_local else config.model,
+        revision=source.revision,
+        variant=source.variant,
+        lora=tuple(map(without_folder, config.lora)),
+        embedding=tuple(map(without_folder, config.embedding)),
+        device=str(model.device),
+        low_memory=model.low_memory,
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+    stored = {key: value for key, value in flatten(used).items() if key != "offline"}
+    return {**stored, "model_is_local": is_local}
 
 
 def without_folder(given: str) -> str:
@@ -143,7 +148,7 @@ def pull(name: str, *, revision: str | None = None, variant: str | None = None) 
 def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:
     if source.path.is_file():
         return load_single_file(name, source.path, dtype)
-    return load_folder(check_layout(name, source.path, source.variant), dtype, source.variant)
+    return load_folder(check_layout(name, source.path, source.variant), dtype)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What to do about little memory: keep one network at a time on the device, work in smaller pieces."""
+"""What to do about little memory: keep one network at a time on the device, and work in smaller pieces."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -6,11 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import MemoryShort
+from ..errors import MemoryShort, is_shortage
 
 T = TypeVar("T")
 SMALLEST_TILE = 16  # latent cells: in smaller ones the VAE's colours drift apart
-SHORTAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def attempt(run: Callable[[], T], device: torch.device) -> T | None:
@@ -26,13 +25,6 @@ def attempt(run: Callable[[], T], device: torch.device) -> T | None:
     elif device.type == "mps":
         torch.mps.empty_cache()
     return None
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: CUDA has a type for it, a CPU and MPS only words."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in SHORTAGES)
 
 
 def shortage(what: str, device: torch.device, low_memory: bool) -> MemoryShort:

@@ -1,151 +1,171 @@
-"""The networks of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
+"""The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
 
-import json
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from ..errors import ModelError
+from ..core.types import Schedule
+from ..errors import ModelError, SettingError
 from ..settings import EditConfig, build
 from .layout import Layout
+from .networks import empty_network, flat, native_cells, read_json, reading
+from .schedulers import read_schedule
+from .weights import dequantised, fill, read_weights
 
 CARD = "diffedit.json"
 OWN = ("strength", "guidance_scale")  # what a model can declare defaults for
+WORDS_OF_CARD = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a checkpoint consists of; the networks are frozen, on the CPU, and in evaluation mode.
 
-    vae: in float32. text_encoders, tokenizers: one each, or XL's two. scheduler: a DDIMScheduler with the
-    checkpoint's config.
-    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
-    `read_defaults`. phrases: the tokens that a learned word stands for.
+    vae: in float32. text_encoders, tokenizers: one each, or XL's two. predicts_v: the UNet predicts v; else
+    eps. has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
+    `read_defaults`. phrases: the tokens that a learned word stands for. is_borrowed: the networks belong to
+    a caller's pipeline, and must stay as they are.
     """
 
     unet: Any
     vae: Any
     text_encoders: list[Any]
     tokenizers: list[Any]
-    scheduler: Any
+    schedule: Schedule
+    predicts_v: bool = False
     has_zero_empty_prompt: bool = False
-    words: dict[str, list[str]] | None = None
+    words: WORDS_OF_CARD | None = None
     own_defaults: dict[str, float] = field(default_factory=dict)
     phrases: dict[str, str] = field(default_factory=dict)
+    is_borrowed: bool = False
 
     @property
     def is_xl(self) -> bool:
         return len(self.text_encoders) == 2
 
+    @property
+    def cells(self) -> int:
+        """The native side in latent cells."""
+        return native_cells(self.unet.config, self.is_xl)
 
-def load_folder(layout: Layout, dtype: torch.dtype, variant: str | None) -> Parts:
+
+def load_folder(layout: Layout, dtype: torch.dtype) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    silence()
-    name, folder = layout.name, layout.folder
-    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-
-    def load(kind: Any, part: str, dtype: torch.dtype = dtype) -> Any:
-        options = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype, variant=variant)
-        with reading(f"{name}/{part}"):
-            network, info = kind.from_pretrained(folder / part, output_loading_info=True, **options)
-        refuse_gaps(f"{name}/{part}", info["missing_keys"])  # they would be random numbers
-        return network.eval().requires_grad_(False)
-
-    def tokenizer(part: str) -> Any:
-        with reading(f"{name}/{part}"):
-            return CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
-
-    return Parts(
-        unet=load(UNet2DConditionModel, "unet"),
-        vae=load(AutoencoderKL, "vae", torch.float32),
-        text_encoders=[load(encoders[part], part) for part in layout.text_encoders],
-        tokenizers=[tokenizer(part) for part in layout.tokenizers],
-        scheduler=load_scheduler(name, folder),
+    name = layout.name
+    schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
+    encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
+    parts = Parts(
+        unet=load_network(layout, "unet", dtype),
+        vae=load_network(layout, "vae", torch.float32),
+        text_encoders=encoders,
+        tokenizers=[
+            load_tokenizer(name, layout.folder / part, encoder)
+            for part, encoder in zip(layout.tokenizers, encoders, strict=True)
+        ],
+        schedule=schedule,
+        predicts_v=predicts_v,
         has_zero_empty_prompt=layout.has_zero_empty_prompt,
-        words=known_words(folder),
-        own_defaults=read_defaults(folder),
+        words=known_words(layout.folder),
+        own_defaults=read_defaults(layout.folder),
     )
+    check_fit(name, parts)
+    return parts
 
 
-def load_scheduler(name: str, folder: Path) -> Any:
-    """The folder's scheduler, whatever its kind, as a DDIMScheduler: the same betas, spacing and target."""
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+def load_network(layout: Layout, part: str, dtype: torch.dtype) -> Any:
+    what = f"{layout.name}/{part}"
+    network = empty_network(what, part, layout.configs[part])
+    state = dequantised(what, read_weights(*layout.files[part]), dtype)
+    if part.startswith("text_encoder"):
+        state = for_text_encoder(network, state)
+    elif part == "vae":
+        network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    return fill(what, network, state, dtype)
 
-    with reading(f"{name}/scheduler"):
-        scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+
+def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder's weights under the names of this transformers: since 5.6 CLIPTextModel is unwrapped."""
+    plain = {key.removeprefix("text_model."): values for key, values in state.items()}
+    if not hasattr(network, "text_model"):
+        return plain
+    return {key if key.startswith("text_projection") else f"text_model.{key}": x for key, x in plain.items()}
+
+
+def load_tokenizer(name: str, folder: Path, encoder: Any) -> Any:
+    """CLIP's tokenizer, with the encoder's window where the folder names none."""
+    from transformers import CLIPTokenizer
+
+    with reading(f"{name}/{folder.name}"):
+        tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        window = encoder.config.max_position_embeddings
+        tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
+        longest = max(tokenizer.get_vocab().values())
+        tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
+    if longest >= encoder.config.vocab_size:
         raise ModelError(
-            f"{name} predicts {scheduler.config.prediction_type}, not the noise.",
-            "Use a checkpoint with epsilon or v_prediction.",
+            f"{name}/{folder.name} has more tokens than its text encoder.",
+            "The two belong to different checkpoints.",
         )
-    return scheduler
+    return tokenizer
 
 
-def known_words(folder: Path) -> dict[str, list[str]] | None:
+def check_fit(name: str, parts: Parts) -> None:
+    """ModelError where the networks of a checkpoint do not fit each other."""
+    unet, vae = parts.unet.config, parts.vae.config
+    texts = [encoder.config for encoder in parts.text_encoders]
+    width = sum(text.hidden_size for text in texts)
+    if {*flat([unet.cross_attention_dim])} != {width}:
+        raise ModelError(
+            f"{name} does not fit together: the text is {width} wide, and its UNet takes "
+            f"{unet.cross_attention_dim}.",
+            "Its parts come from different checkpoints.",
+        )
+    channels = {unet.in_channels, unet.out_channels, vae.latent_channels}
+    if len(channels) > 1:
+        raise ModelError(
+            f"{name} does not fit together: its UNet and its VAE have different numbers of channels.",
+            "Its parts come from different checkpoints.",
+        )
+    if parts.is_xl:
+        wanted = texts[1].projection_dim + 6 * (unet.addition_time_embed_dim or 0)
+        if unet.projection_class_embeddings_input_dim != wanted:
+            raise ModelError(
+                f"{name} does not fit together: its second text encoder is made for another UNet.",
+                "Its parts come from different checkpoints.",
+            )
+
+
+def known_words(folder: Path) -> WORDS_OF_CARD | None:
     """The vocabulary that a small model declares in diffedit.json: {group: words}. None: not declared."""
-    return read_card(folder).get("words")
+    words = read_card(folder).get("words")
+    if words is None:
+        return None
+    if not isinstance(words, dict) or not all(
+        isinstance(group, list) and all(isinstance(word, str) for word in group) for group in words.values()
+    ):
+        raise ModelError(f"{folder / CARD} is spoilt: its words are not lists of words.", "Mend it.")
+    return cast(WORDS_OF_CARD, words)
 
 
 def read_defaults(folder: Path) -> dict[str, float]:
     """The defaults that a model declares in diffedit.json for itself, {key of OWN: value}; checked."""
     declared = read_card(folder).get("defaults", {})
-    with reading(str(folder / CARD)):
+    try:
+        if not isinstance(declared, dict):
+            raise SettingError("its defaults are not an object")
         if unknown := {*declared} - {*OWN}:
-            raise ValueError(f"it has a default for {min(unknown)}, and can have one for {' and '.join(OWN)}")
+            raise SettingError(f"it has a default for {min(unknown)}, and can have {' and '.join(OWN)}")
         build(EditConfig, declared)
+    except SettingError as error:
+        why = error.message.rstrip(".")
+        raise ModelError(f"{folder / CARD} is spoilt: {why}.", error.hint or "Mend it.") from error
     return declared
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a model says of itself in diffedit.json, its words and perhaps defaults; nothing without one."""
-    card = folder / CARD
-    if not card.is_file():
-        return {}
-    with reading(str(card)):
-        declared = json.loads(card.read_text("utf-8"))
-        return {"words": declared["words"], "defaults": declared.get("defaults", {})}
-
-
-@contextmanager
-def reading(what: str) -> Generator[None, None, None]:
-    """Whatever another library raises over a spoilt file, as one sentence that names the file."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{what} cannot be loaded: {first_sentence(error)}",
-            "A file may be missing, cut short or of another kind; fetch it again.",
-        ) from error
-
-
-def refuse_gaps(what: str, missing: Any) -> None:
-    if missing:
-        raise ModelError(
-            f"{what} cannot be loaded: {len(missing)} tensors are missing or misshapen, as {min(missing)}.",
-            "The file is incomplete or of another architecture; fetch it again, or use another checkpoint.",
-        )
-
-
-def first_sentence(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line.split(". ")[0].rstrip(".") + "."
-
-
-def silence() -> None:
-    """No progress bars and no remarks of other libraries: they would write over the command line's own."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()
-        logging.set_verbosity(logging.CRITICAL)  # an error is raised, too, and told by ours
+    """What a model says of itself in diffedit.json: words, defaults, both or neither."""
+    return read_json(folder / CARD) if (folder / CARD).is_file() else {}

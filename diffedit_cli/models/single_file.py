@@ -1,6 +1,6 @@
 """A whole checkpoint in one .safetensors file, in the layout that A1111, ComfyUI and Civitai use.
 
-Such a file says nothing of its configuration. It is recognised by the names of its tensors, and the
+Such a file does not hold its configuration. Its kind is recognised by the names of its tensors, and the
 configs and CLIP's vocabulary come from the package: no network is needed.
 """
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .clip_tokenizer import clip_tokenizer
-from .parts import Parts, reading, refuse_gaps, silence
-from .weights import read_weights
+from .networks import empty_network, read_config, reading
+from .parts import Parts, for_text_encoder
+from .schedulers import plain_config, read_schedule
+from .weights import dequantised, fill, read_weights, refuse_unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 UNET = "model.diffusion_model."
@@ -23,13 +25,20 @@ ENCODERS = {  # the prefix of a text encoder's tensors tells what the file is
     "cond_stage_model.model.": "sd2",
     "conditioner.embedders.1.model.": "sdxl",
 }
-CLIP_PREFIXES = {kind: prefix for prefix, kind in ENCODERS.items()} | {
-    "sdxl": "conditioner.embedders.0.transformer."
+TEXT_PREFIXES = {
+    "sd1": {"text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
 }
+NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
     "double_blocks.": ("a Flux checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
     "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
+    "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
     "conditioner.embedders.0.model.": ("the SDXL refiner, which only polishes pictures", "Use SDXL base."),
     "lora": ("a LoRA", "It changes a checkpoint and is none itself."),
@@ -42,7 +51,8 @@ OTHERS = {  # a piece of a tensor's name, and what a file with it is
 def load_single_file(name: str, path: Path, dtype: torch.dtype) -> Parts:
     """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part."""
     state = read_weights(path)
-    return convert(name, state, recognise(name, state), dtype)
+    kind = recognise(name, state)
+    return convert(name, dequantised(name, state, dtype), kind, dtype)
 
 
 def recognise(name: str, state: Mapping[str, Tensor]) -> str:
@@ -69,7 +79,8 @@ def recognise(name: str, state: Mapping[str, Tensor]) -> str:
             f"{name} lacks {' and '.join(lacks)}: it is not all of a Stable Diffusion 1.x, 2.x or XL.",
             "Get the full file, with text encoder and VAE baked in.",
         )
-    channels = state[f"{UNET}input_blocks.0.0.weight"].shape[1]
+    shape = state[f"{UNET}input_blocks.0.0.weight"].shape
+    channels = shape[1] if len(shape) == 4 else 0
     if channels != 4:
         task = {9: "inpainting", 8: "instructions (InstructPix2Pix)"}.get(channels, "another task")
         raise ModelError(
@@ -81,70 +92,65 @@ def recognise(name: str, state: Mapping[str, Tensor]) -> str:
 
 def convert(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Parts:
     """The parts of a checkpoint of a known kind, by diffusers' own conversion and the package's configs."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    silence()
-    unet = empty(UNet2DConditionModel, kind, "unet")
-    vae = empty(AutoencoderKL, kind, "vae")
+    folders = [CONFIGS / kind / part for part in NAMES if (CONFIGS / kind / part).is_dir()]
+    configs = {folder.name: read_config(name, folder) for folder in folders}
+    networks = {part: empty_network(name, part, config) for part, config in configs.items()}
+    refuse_unknown(name, state.keys() - used_tensors(name, state, kind, networks))
     is_v = predicts_v(state, kind)
     if kind == "sd2" and is_v:
-        unet.register_to_config(sample_size=96)  # 2.x was trained on v at 768 pixels, on eps at 512
-    with reading(name):
-        unet_state = convert_ldm_unet_checkpoint(dict(state), unet.config)
-        vae_state = convert_ldm_vae_checkpoint(dict(state), vae.config)
+        networks["unet"].register_to_config(sample_size=96)  # trained on v at 768 pixels, on eps at 512
+    for part, own in converted(name, state, kind, networks).items():
+        as_type = torch.float32 if part == "vae" else dtype
+        wanted = networks[part].state_dict()
+        own = {key: values for key, values in own.items() if key in wanted}
+        networks[part] = fill(f"{name}, its {NAMES[part]},", networks[part], own, as_type)
+    schedule, _ = read_schedule(name, scheduler_config(state, kind))
     return Parts(
-        unet=fill(f"{name}, its UNet,", unet, unet_state, dtype),
-        vae=fill(f"{name}, its VAE,", vae, vae_state, torch.float32),
-        text_encoders=text_encoders(name, state, kind, dtype),
+        unet=networks["unet"],
+        vae=networks["vae"],
+        text_encoders=[networks[part] for part in ("text_encoder", "text_encoder_2") if part in networks],
         tokenizers=tokenizers(kind),
-        scheduler=scheduler(is_v=is_v, has_zero_snr="ztsnr" in state),
+        schedule=schedule,
+        predicts_v=is_v,
         has_zero_empty_prompt=kind == "sdxl",
     )
 
 
-def empty(cls: Any, kind: str, part: str) -> Any:
-    """A network of the package's config, without weights."""
-    from accelerate import init_empty_weights
+def used_tensors(name: str, state: Mapping[str, Tensor], kind: str, networks: Mapping[str, Any]) -> set[str]:
+    """The names of the tensors that end up in a network.
 
-    config = CONFIGS / kind / part
-    with init_empty_weights():
-        if hasattr(cls, "load_config"):
-            return cls.from_config(cls.load_config(config, local_files_only=True))
-        return cls(cls.config_class.from_pretrained(config, local_files_only=True))
-
-
-def fill(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-    """The network with these weights, frozen; ModelError if one of them is missing or of another shape."""
-    wanted = network.state_dict()
-    refuse_gaps(what, [key for key, to in wanted.items() if key not in state or state[key].shape != to.shape])
-    network.load_state_dict(state, strict=False, assign=True)
-    return network.to(dtype).eval().requires_grad_(False)
-
-
-def text_encoders(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) -> list[Any]:
-    """The encoder of 1.x (CLIP) or 2.x (OpenCLIP), or both of XL."""
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    found: list[Any] = []
-    for part, (cls, prefix) in {
-        "text_encoder": (CLIPTextModel, CLIP_PREFIXES[kind]),
-        "text_encoder_2": (CLIPTextModelWithProjection, "conditioner.embedders.1.model."),
-    }.items():
-        if not (CONFIGS / kind / part).is_dir():
-            continue
-        network = empty(cls, kind, part)
-        with reading(name):
-            if prefix.endswith("model."):
-                own = convert_open_clip_checkpoint(network, state, prefix=prefix)
-            else:
-                own = {key.removeprefix(prefix): values for key, values in state.items()}
-        if not hasattr(network, "text_model"):  # transformers before 5.6 wrap it
-            own = {key.removeprefix("text_model."): values for key, values in own.items()}
-        found.append(fill(f"{name}, its {part},", network, own, dtype))
+    Found by converting numbers in place of the weights: a tensor may be renamed, transposed or cut in parts.
+    """
+    names = [*state]
+    numbered = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
+    found: set[str] = set()
+    for part, own in converted(name, numbered, kind, networks).items():
+        wanted = networks[part].state_dict()
+        found |= {names[int(x.flatten()[0])] for key, x in own.items() if key in wanted and x.numel()}
     return found
+
+
+def converted(
+    name: str, state: Mapping[str, Tensor], kind: str, networks: Mapping[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file under the names of diffusers and transformers, by part."""
+    from diffusers.loaders.single_file_utils import (
+        convert_ldm_unet_checkpoint,
+        convert_ldm_vae_checkpoint,
+        convert_open_clip_checkpoint,
+    )
+
+    own: dict[str, dict[str, Tensor]] = {}
+    with reading(name):
+        own["unet"] = convert_ldm_unet_checkpoint(dict(state), networks["unet"].config)
+        own["vae"] = convert_ldm_vae_checkpoint(dict(state), networks["vae"].config)
+        for part, prefix in TEXT_PREFIXES[kind].items():
+            if prefix.endswith("model."):
+                text = convert_open_clip_checkpoint(networks[part], dict(state), prefix=prefix)
+            else:
+                text = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+            own[part] = for_text_encoder(networks[part], text)
+    return own
 
 
 def tokenizers(kind: str) -> list[Any]:
@@ -154,8 +160,11 @@ def tokenizers(kind: str) -> list[Any]:
     return [clip_tokenizer("!")] if kind == "sd2" else [clip_tokenizer(), clip_tokenizer("!")]
 
 
-def scheduler(*, is_v: bool = False, has_zero_snr: bool = False) -> Any:
-    """The schedule of all Stable Diffusion, rescaled to end in pure noise where the file says so."""
+def scheduler(*, is_v: bool = False, has_zero_snr: bool = False, ends_clean: bool = False) -> Any:
+    """The schedule of all Stable Diffusion, rescaled to end in pure noise where the file says so.
+
+    ends_clean: as the scheduler of XL's repository does.
+    """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
@@ -163,11 +172,19 @@ def scheduler(*, is_v: bool = False, has_zero_snr: bool = False) -> Any:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=ends_clean,
         steps_offset=1,
         prediction_type="v_prediction" if is_v else "epsilon",
         rescale_betas_zero_snr=has_zero_snr,
         timestep_spacing="trailing" if has_zero_snr else "leading",
+    )
+
+
+def scheduler_config(state: Mapping[str, Tensor], kind: str) -> dict[str, Any]:
+    """The config of the scheduler for a file of this kind."""
+    has_zero_snr, ends_clean = "ztsnr" in state, kind == "sdxl"
+    return plain_config(
+        scheduler(is_v=predicts_v(state, kind), has_zero_snr=has_zero_snr, ends_clean=ends_clean)
     )
 
 

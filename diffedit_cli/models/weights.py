@@ -1,37 +1,139 @@
-"""Files of weights: safetensors and nothing else, looked at before any other library opens them."""
+"""Files of weights: safetensors and nothing else, checked before any other library opens them."""
 
+import json
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
+from .networks import reading
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 ONLY_SAFE = "Pickles can run code when they are opened and are never read: get the safetensors file."
+FLOATS = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+SCALES = ("scale_weight", "weight_scale")
+FOR_FP8_PRODUCTS = ("scale_input", "input_scale")  # of activations, which stay in the run's dtype here
+HARMLESS = re.compile(  # what checkpoints carry and no network takes
+    r"(.*\.)?(position_ids|logit_scale)"
+    r"|model_ema\..*|first_stage_model\.loss\..*|denoiser\.sigmas"
+    r"|betas|logvar|lvlb_weights|(alphas|sqrt|log|posterior)_\w+|v_pred|ztsnr"
+    r"|(cond_stage_model|conditioner)\..*text_projection(\.weight)?"
+    r"|cond_stage_model\.model\.transformer\.resblocks\.23\..*"  # 2.x takes the last layer but one
+    r"|(vision_model|visual_projection|text_projection)\..*"
+)
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a missing file, a pickle of whatever name, a truncated file, and one that is no safetensors."""
+    """Refuse a missing file, a pickle of whatever name, a truncated file, and one that is not safetensors."""
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", "Check its name.")
     if path.suffix in PICKLES:
         raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE)
-    try:
-        with safe_open(path, "pt"):
-            pass
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            is_pickle = file.read(2).startswith((b"\x80", b"PK"))
-        if is_pickle:
-            raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE) from error
+    with reading(str(path)):
+        try:
+            with safe_open(path, "pt"):
+                return
+        except Exception as error:
+            with path.open("rb") as file:
+                is_pickle = file.read(2).startswith((b"\x80", b"PK"))
+            if is_pickle:
+                raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE) from error
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise ModelError(
+                f"{path} cannot be loaded: it is cut short, or no safetensors file.", "Fetch it again."
+            ) from error
+
+
+def read_weights(*paths: Path) -> dict[str, Tensor]:
+    """The tensors of checked files, mapped from disk rather than read."""
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        check_weights(path)
+        with reading(str(path)):
+            state |= load_file(path)
+    return state
+
+
+def dequantised(what: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights without the tensors that describe their quantisation: scaled fp8 times its scale.
+
+    Scales are named as ComfyUI does: `scale_weight`, or `weight_scale` with an optional `comfy_quant`. Raises
+    ModelError for other kinds of quantisation.
+    """
+    plain: dict[str, Tensor] = {}
+    scales: dict[str, Tensor] = {}
+    for key, values in state.items():
+        stem, _, end = key.rpartition(".")
+        if end in SCALES:
+            scales[f"{stem}.weight"] = values
+        elif end == "comfy_quant":
+            check_quantisation(what, key, values)
+        elif end not in (*FOR_FP8_PRODUCTS, "scaled_fp8"):
+            plain[key] = values
+    for key, scale in scales.items():
+        if key not in plain or scale.numel() not in (1, len(plain[key])) or scale.dtype not in FLOATS:
+            raise unknown_tensors(what, [f"{key} with a scale of shape {[*scale.shape]}"])
+        weight = plain[key].float()
+        plain[key] = (weight * scale.float().reshape(-1, *[1] * (weight.dim() - 1))).to(dtype)
+    return plain
+
+
+def check_quantisation(what: str, key: str, values: Tensor) -> None:
+    """ModelError for a description of a layer's quantisation that names another kind than scaled fp8."""
+    with reading(f"{what} {key}"):
+        about: Any = json.loads(bytes(values.flatten().tolist()))
+    kind = about.get("format") if isinstance(about, dict) else None
+    if kind not in ("float8_e4m3fn", "float8_e5m2"):
+        raise ModelError(f"{what} is quantised as {kind}, which is not supported.", "Use fp8, fp16 or fp32.")
+
+
+def fill(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """The network with these weights, as `dtype` and frozen.
+
+    Raises ModelError if a weight is missing, of another shape or not a floating-point number, or if a tensor
+    has no place in the network.
+    """
+    wanted = network.state_dict()
+    refuse_gaps(what, [key for key, to in wanted.items() if key not in state or state[key].shape != to.shape])
+    refuse_unknown(what, state.keys() - wanted.keys())
+    if strange := [key for key in wanted if state[key].dtype not in FLOATS]:
         raise ModelError(
-            f"{path} cannot be loaded: it is cut short, or no safetensors file.", "Fetch it again."
-        ) from error
+            f"{what} is quantised in a way that is not supported ({min(strange)}).", "Use fp8, fp16 or fp32."
+        )
+    with reading(what):
+        network.load_state_dict({key: state[key] for key in wanted}, assign=True)
+        for module in network.modules():
+            if hasattr(module, "position_ids"):  # of CLIP; no file has to have them
+                module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+        return network.to(dtype).eval().requires_grad_(False)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checked file, mapped from disk rather than read."""
-    check_weights(path)
-    return load_file(path)
+def refuse_gaps(what: str, missing: Iterable[str]) -> None:
+    if found := [*missing]:
+        raise ModelError(
+            f"{what} cannot be loaded: {len(found)} tensors are missing or misshapen, as {min(found)}.",
+            "The file is incomplete or of another architecture; fetch it again, or use another checkpoint.",
+        )
+
+
+def refuse_unknown(what: str, keys: Iterable[str]) -> None:
+    """ModelError for tensors that no network takes, unless they are known to be of no effect."""
+    if unknown := [key for key in keys if not HARMLESS.fullmatch(key)]:
+        raise unknown_tensors(what, unknown)
+
+
+def unknown_tensors(what: str, keys: list[str]) -> ModelError:
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return ModelError(
+        f"{what} holds tensors that are not understood: {min(keys)}{more}.",
+        "Ignoring them could ruin every picture; use another file of this checkpoint.",
+    )

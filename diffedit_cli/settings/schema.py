@@ -5,6 +5,7 @@ these dataclasses, so none of them can drop a field.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ Inversion = Literal["ddim", "negative-prompt", "noise"]
 Solver = Literal["ddim", "dpm++"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 MAX_SEED = 2**32 - 1
 USUAL_SCALE = 7.5
@@ -462,11 +464,18 @@ class ModelConfig:
         panel="Model",
     )
     offline: bool = setting(False, "Never ask the hub.", panel="Model")
-    device: str = setting("auto", "auto, cpu, cuda or mps.", panel="Model")
-    dtype: str = setting("auto", "auto, float32, float16 or bfloat16.", panel="Model")
+    device: str = setting(
+        "auto", "cpu, cuda, cuda:1, mps or auto: the fastest kind of device there is.", panel="Model"
+    )
+    dtype: Dtype = setting(
+        "auto",
+        "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
+        "float32.",
+        panel="Model",
+    )
     low_memory: bool = setting(
         False,
-        "Work in small pieces: slower. Chosen by itself when memory is short.",
+        "Work in small pieces: slower. Chosen automatically when memory is short.",
         panel="Model",
     )
     compile: bool = setting(
@@ -474,6 +483,13 @@ class ModelConfig:
         "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
         panel="Model",
     )
+
+    def __post_init__(self) -> None:
+        for key in ("lora", "embedding"):  # one file may be given as a plain string
+            value = getattr(self, key)
+            if isinstance(value, str):
+                object.__setattr__(self, key, (value,))
+        validate(self)
 
 
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
@@ -494,7 +510,8 @@ def filled_in(config: Config, own: Mapping[str, float]) -> Config:
 
 def public_name(model: str) -> str:
     """A model's name as it may be stored in a picture: of a path on this machine, only the last part."""
-    return Path(model).resolve().name if Path(model).exists() else model
+    path = os.path.expanduser(model)
+    return Path(path).resolve().name if os.path.exists(path) else model
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""The hub and its cache on this machine."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..errors import DiffeditError, ModelError
+from .layout import PARTS, STEMS, XL_PARTS, find_weights, has_two_encoders, weight_file
+from .networks import first_sentence
+from .weights import ONLY_SAFE
+
+SECONDS_TO_ANSWER = 10
+FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells where the rest is
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A checkpoint on the hub. variants: those that will do, the first is fetched."""
+
+    name: str
+    revision: str | None
+    variants: tuple[str | None, ...]
+
+
+def cached_folder(hub_id: HubId) -> Path | None:
+    """The folder of a checkpoint in the cache, however much of it is there. No network is used."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for file in FIRST_FILES:
+        found = try_to_load_from_cache(
+            hub_id.name, file, cache_dir=constants.HF_HUB_CACHE, revision=hub_id.revision
+        )
+        if isinstance(found, str):
+            return Path(found.removesuffix(file))
+    return None
+
+
+def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
+    """What a folder lacks of a whole checkpoint, as a sentence; empty: nothing."""
+    try:
+        parts = XL_PARTS if has_two_encoders(folder) else PARTS
+        networks = tuple(part for part in parts if part in STEMS)
+        wanted = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in networks)]
+        for part in parts:
+            if part.startswith("tokenizer"):
+                words = [f"{part}/tokenizer.json", f"{part}/vocab.json"]
+                wanted += [next((file for file in words if (folder / file).is_file()), words[-1])]
+        missing = next((file for file in wanted if not (folder / file).is_file()), None)
+        if missing:
+            return f"{missing} is missing."
+        find_weights(hub_id.name, folder, networks, variant)
+    except ModelError as error:
+        return error.message
+    return ""
+
+
+def fetch(hub_id: HubId) -> None:
+    """Fetch the configs, tokenizers and the safetensors of one variant into the hub's cache.
+
+    Parts that have no files of the variant are fetched in plain form.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt"]
+    with hub_errors(hub_id.name, hub_id.revision):
+        # one question without the client's retries: a hub that cannot be reached is reported at once
+        info = HfApi().model_info(hub_id.name, revision=hub_id.revision, timeout=SECONDS_TO_ANSWER)
+        weights = weights_to_fetch(hub_id, [file.rfilename for file in info.siblings or ()])
+        snapshot_download(hub_id.name, revision=hub_id.revision, allow_patterns=[*small, *weights])
+
+
+def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
+    """The weight files of a repository that are needed. ModelError: it has none of the variant."""
+
+    def of(variant: str | None) -> dict[str, list[str]]:
+        """By part."""
+        found: dict[str, list[str]] = {}
+        for part, stem in STEMS.items():
+            patterns = [f"{part}/{weight_file(stem, variant, number)}" for number in ("", "*-of-*")]
+            found[part] = [file for file in files if any(fnmatchcase(file, one) for one in patterns)]
+        return {part: names for part, names in found.items() if names}
+
+    plain = of(None)
+    for variant in hub_id.variants:
+        if own := of(variant):
+            return [name for names in {**plain, **own}.values() for name in names]
+    wanted = f"{hub_id.name} has no {weight_file('unet/' + STEMS['unet'], hub_id.variants[0])}."
+    raise ModelError(wanted, "Use no --variant." if plain else ONLY_SAFE)
+
+
+@contextmanager
+def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
+    """What the hub or its client answers, as one sentence and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
+    except DiffeditError:
+        raise
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} asks you to accept its licence first.",
+            "Do so on its page, then log in with `hf auth login`.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"{name} has no revision {revision}.", "Leave --revision out for the newest."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub has no {name}, or not for you.", "Check its spelling; some have been withdrawn."
+        ) from error
+    except Exception as error:  # the client's own, its HTTP library's, and the system's
+        raise ModelError(
+            f"{name} could not be fetched: {first_sentence(error)}",
+            "Check the network and HF_ENDPOINT, or use `--model embedded` or a folder.",
+        ) from error

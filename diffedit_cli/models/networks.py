@@ -1,0 +1,211 @@
+"""Networks without weights, made from configs that are checked first.
+
+A config is a stranger's file. Only the keys that a network's constructor takes reach it, and nothing that
+names code, a kernel or another file does.
+"""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..errors import MemoryShort, ModelError, is_shortage
+
+FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
+HELP_PLAIN = "Use the plain text-to-image checkpoint."
+MOST = {  # what one number can ask for: depth costs time, width costs memory
+    "layers_per_block": 16,
+    "transformer_layers_per_block": 32,
+    "reverse_transformer_layers_per_block": 32,
+    "num_hidden_layers": 100,
+    "block_out_channels": 8192,
+    "cross_attention_dim": 16384,
+    "sample_size": 4096,
+    "vocab_size": 10**6,
+    "max_position_embeddings": 10**4,
+    "attention_head_dim": 4096,
+    "num_attention_heads": 4096,
+    "norm_num_groups": 4096,
+    "hidden_size": 16384,
+    "intermediate_size": 65536,
+    "projection_dim": 16384,
+    "addition_time_embed_dim": 16384,
+    "projection_class_embeddings_input_dim": 65536,
+}
+MOST_OF_OTHERS = 10**5
+MOST_ENTRIES = 16  # of a list in a config
+TEXT_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
+    "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
+    "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+TEXT_MODELS = ("clip_text_model", "clip", None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ModelError if it is missing or spoilt."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"There is no file {path}.", "Fetch it again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is spoilt: {first_sentence(error)}", "Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is spoilt: it holds no settings.", "Fetch it again.")
+    return cast(dict[str, Any], content)
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """The config of one part, checked. name: of the checkpoint. Raises ModelError with the reason."""
+    part, config = folder.name, read_json(folder / "config.json")
+    what = f"{name}/{part}"
+    for key in ("auto_map", "quantization_config"):
+        if config.get(key) is not None:
+            why = "code of its own to be run" if key == "auto_map" else "a kind of quantisation"
+            raise ModelError(
+                f"{name} asks for {why} ({part}/config.json, {key}).",
+                "That is never done; use a checkpoint without it.",
+            )
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{what} is an adapter (adapter_config.json).", "Use a whole checkpoint.")
+    if part.startswith("text_encoder") and config.get("model_type") == "clip":
+        config = config.get("text_config")
+        if not isinstance(config, dict):
+            raise ModelError(f"{what}/config.json is spoilt: it has no text_config.", "Fetch it again.")
+    check_values(f"{what}/config.json", config)
+    {"unet": check_unet, "vae": check_vae}.get(part, check_text)(name, config)
+    return config
+
+
+def check_values(what: str, config: Mapping[str, Any]) -> None:
+    """Refuse numbers without bound and long lists: one of them can keep a machine busy for hours."""
+    for key, value in config.items():
+        parts = value if isinstance(value, list) else [value]
+        most = MOST.get(key, MOST_OF_OTHERS)
+        numbers = [part for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
+        is_long = len(parts) > MOST_ENTRIES and bool(numbers)
+        if is_long or not all(math.isfinite(n) and abs(n) <= most for n in numbers):
+            raise ModelError(f"{what} is spoilt: {key} is out of bounds.", "Fetch it again.")
+        if key in MOST and not all(is_whole(part) for part in flat(parts) if part is not None):
+            raise ModelError(f"{what} is spoilt: {key} is not a whole number.", "Fetch it again.")
+
+
+def flat(values: list[Any]) -> list[Any]:
+    """The values, with those of inner lists among them."""
+    return [x for value in values for x in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def is_whole(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def check_unet(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a UNet that takes more than latents, a timestep and a text."""
+    check_class(name, "unet", config)
+    channels = config.get("in_channels", 4)
+    if channels != 4:
+        task = {9: "inpainting", 8: "instructions (InstructPix2Pix)", 7: "upscaling"}.get(
+            channels if isinstance(channels, int) else 0
+        )
+        raise ModelError(
+            f"{name} takes {channels} channels: it is made for {task or 'another task'}.", HELP_PLAIN
+        )
+    if config.get("time_cond_proj_dim"):
+        raise ModelError(
+            f"{name} is a latent consistency model, which takes its guidance scale as an input.", HELP_PLAIN
+        )
+    extras = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
+    extra = next((key for key in extras if config.get(key) is not None), None)
+    if config.get("attention_type") not in (None, "default"):
+        extra = "attention_type"
+    if extra or config.get("addition_embed_type") not in (None, "text_time"):
+        raise ModelError(f"{name} takes more than a text ({extra or 'addition_embed_type'}).", HELP_PLAIN)
+
+
+def check_vae(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a VAE whose latents are scaled in another way than by one factor."""
+    check_class(name, "vae", config)
+    for key in ("latents_mean", "latents_std", "shift_factor"):
+        if config.get(key):
+            raise ModelError(
+                f"{name} has a VAE with {key}: its latents are not those of Stable Diffusion.",
+                "Use a checkpoint of Stable Diffusion 1.x, 2.x or XL.",
+            )
+    factor = config.get("scaling_factor", 0.18215)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
+        raise ModelError(f"{name}/vae/config.json is spoilt: scaling_factor is no number.", "Fetch it again.")
+
+
+def check_text(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a text encoder of another kind than CLIP's."""
+    kind = config.get("model_type")
+    if kind not in TEXT_MODELS:
+        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not CLIP's.", HELP_PLAIN)
+
+
+def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
+    kind = config.get("_class_name", CLASSES[part])
+    if kind != CLASSES[part]:
+        raise ModelError(
+            f"{name} has a {part} of another class ({kind}).",
+            f"A checkpoint with a plain {CLASSES[part]} runs.",
+        )
+
+
+def empty_network(what: str, part: str, config: Mapping[str, Any]) -> Any:
+    """The network of a checked config, on the meta device, in evaluation mode. what: names it in an error."""
+    make = make_text_encoder if part.startswith("text_encoder") else make_diffusers
+    with reading(what), torch.device("meta"):  # of this thread alone
+        return make(part, config).eval()
+
+
+def make_diffusers(part: str, config: Mapping[str, Any]) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    kind: Callable[..., Any] = UNet2DConditionModel if part == "unet" else AutoencoderKL
+    taken = inspect.signature(kind).parameters
+    return kind(**{key: value for key, value in config.items() if key in taken})
+
+
+def make_text_encoder(part: str, config: Mapping[str, Any]) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    own = {key: config[key] for key in TEXT_KEYS if key in config}
+    own["attn_implementation"] = "sdpa"  # a config could name a kernel to be fetched and run
+    checked: Any = CLIPTextConfig(**own)
+    return (CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel)(checked)
+
+
+def native_cells(config: Mapping[str, Any], is_xl: bool) -> int:
+    """The native side of a UNet in latent cells. A list has height and width; the shorter one counts."""
+    cells = config.get("sample_size")
+    if isinstance(cells, (list, tuple)):
+        return min(int(side) for side in cast(list[Any], cells))
+    return int(cells) if cells else 128 if is_xl else 64
+
+
+@contextmanager
+def reading(what: str) -> Generator[None, None, None]:
+    """Turn whatever another library raises over a spoilt file into one sentence that names the file."""
+    try:
+        yield
+    except (MemoryShort, ModelError):
+        raise
+    except Exception as error:
+        if is_shortage(error):
+            raise MemoryShort(
+                f"There is too little memory to load {what}.", "Close other programs, or use a smaller model."
+            ) from error
+        raise ModelError(f"{what} cannot be loaded: {first_sentence(error)}", FETCH_AGAIN) from error
+
+
+def first_sentence(error: BaseException) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.split(". ")[0].rstrip(".") + "."
