@@ -96,7 +96,7 @@ def test_values_of_every_type(user: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("stesp = 3", ["no setting stesp", "Did you mean steps?"]),
         ("[mask]\nthreshold = 0.5", ["no setting mask"]),
         ("prompt = 'a horse'", ["no setting prompt"]),
-        ("steps = '3'", ["steps cannot be '3'", "It takes int"]),
+        ("steps = '3'", ["steps cannot be '3'", "It takes a whole number"]),
         ("steps = true", ["steps cannot be True"]),
         ("steps = 0", ["steps 0 is out of range", "1 to 1000"]),
         ("seed = [1, 2]", ["seed"]),

@@ -1,7 +1,8 @@
-"""The settings: how one is declared (fields.py), and which there are (schema.py)."""
+"""The settings: how one is declared (fields.py), and which there are (groups.py, schema.py)."""
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
+from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .schema import (
     FAST,
     MAX_SEED,
@@ -10,11 +11,8 @@ from .schema import (
     EditConfig,
     FilmConfig,
     GenerateConfig,
-    GuidanceConfig,
-    GuidanceSchedule,
     InterpolateConfig,
     Inversion,
-    MaskConfig,
     ModelConfig,
     Solver,
     TalkConfig,
