@@ -1,7 +1,9 @@
 """What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
 
+import difflib
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, BinaryIO
@@ -17,6 +19,14 @@ from .settings import EditConfig, GenerateConfig, GuidanceConfig, flatten
 
 Target = str | PathLike[str] | BinaryIO
 FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
+NEAR_WORD = 0.6  # difflib's ratio from which a known word is worth naming
+# Syntax of other programs' prompts, with what to do here.
+FOREIGN = {
+    r"\([^()\n]*:\s*[\d.]+\s*\)|\({2,}[^()\n]+\){2,}": "Words have no weights; try --guidance-scale.",
+    r"\[[^\[\]\n]*:\s*[\d.]+\s*\]": "A prompt cannot change during a run.",
+    r"<(?:lora|lyco|hypernet):[^<>\n]*>": "Load a LoRA with --lora FILE.safetensors:SCALE.",
+    r"\bBREAK\b": "Leave it out.",
+}
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
@@ -236,17 +246,35 @@ def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
 
 
 def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
-    """What to tell the user: words that the model never learned or does not hear, and memory that ran out."""
-    notices = [*model.notices]
+    """What to tell the user: words that the model does not know or read, syntax of other programs, and memory
+    that ran out."""
+    notices = [*model.notices, *syntax_notices(prompts)]
     notices += [
         f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
         for prompt in prompts
         if model.is_too_long(prompt)
     ]
     if model.words is not None and (unknown := model.unknown_words(prompts)):
-        groups = "; ".join(f"{group}: {', '.join(words)}" for group, words in model.words.items())
-        notices.append(
-            f"The model {model.name} never learned: {', '.join(unknown)}. It knows {groups}. For any other "
-            "word use a full checkpoint, e.g. --model stable-diffusion-v1-5/stable-diffusion-v1-5."
-        )
+        notices.append(unknown_notice(model.name, model.words, unknown))
     return tuple(notices)
+
+
+def unknown_notice(name: str, words: Mapping[str, Sequence[str]], unknown: Sequence[str]) -> str:
+    """The nearest words that the model knows, and where all of them are listed."""
+    known = [word for group in words.values() for word in group if len(word) > 2]
+    near = dict.fromkeys(
+        word for one in unknown for word in difflib.get_close_matches(one, known, 2, NEAR_WORD)
+    )
+    where = "`diffedit models list` shows" if name == "embedded" else "diffedit.json in its folder holds"
+    return (
+        f"The model {name} does not know: {', '.join(unknown)}. "
+        + (f"The nearest words that it knows: {', '.join(near)}. " if near else "")
+        + f"{where} all of its words. For others use a full checkpoint, for example --model sd15."
+    )
+
+
+def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Notes on what has a meaning in the prompts of other programs and is plain words here; one of a kind."""
+    text = "\n".join(prompts)
+    found = [(match[0], hint) for pattern, hint in FOREIGN.items() if (match := re.search(pattern, text))]
+    return tuple(f"{part} in a prompt is read as plain words. {hint}" for part, hint in found)

@@ -20,7 +20,7 @@ def own_defaults(config: ModelConfig) -> dict[str, float]:
 def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
     """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    with terminal.console.status(f"Loading {config.model}"):
+    with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
 
         model = load_model(

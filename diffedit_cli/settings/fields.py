@@ -159,7 +159,9 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise SettingError(f"{name} cannot be {shown(value)}.", f"It takes {TYPES[accepted[0]]}.")
     if isinstance(value, str) and not is_text(value):
-        raise SettingError(f"{name} {shown(value)} is not text.", "It must be UTF-8 without NUL characters.")
+        raise SettingError(
+            f"{name} {shown(value)} is not valid text.", "It must be UTF-8 without NUL characters."
+        )
     low, high = metadata["low"], metadata["high"]
     if low is not None and value is not None and not low <= value <= high:
         raise SettingError(

@@ -228,7 +228,7 @@ class InterpolateConfig:
         if self.loop and self.chain is not None:
             raise SettingError(
                 "--loop cannot be used with --chain.",
-                "A chain drifts away from its first picture, so it cannot end there; leave one of the two out.",
+                "A chain drifts away from its first picture, so it cannot return; leave one of the two out.",
             )
 
 
