@@ -203,7 +203,7 @@ main()
 @pytest.mark.parametrize("target", ["film", "film.mp4"])
 def test_a_film_that_is_ended_keeps_its_frames(folder: Path, name: str, target: str) -> None:
     """With a second signal at once, as a terminal sends that closes."""
-    script = STRUCK.format(name=name, at="(9, 10)")
+    script = STRUCK.format(name=name, at="(3, 4)")
     words = ["interpolate", "a horse", "a zebra", "--frames", "9", "--steps", "2", "--seed", "1"]
     words += ["--width", "64", "--height", "64", "--guidance-scale", "1", "-o", target]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=100)
