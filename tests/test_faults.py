@@ -213,6 +213,42 @@ def test_a_film_that_is_ended_keeps_its_frames(folder: Path, name: str, target: 
     assert {path.name for path in folder.iterdir()} == {"photo.png", target}
 
 
+CLOSING = """
+import os, pty, re, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.environ["TERM"] = "xterm"
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b""
+while not re.search(rb"(1[6-9]|2.)/60 ", seen):  # the first four frames are drawn
+    seen += os.read(terminal, 65536)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_terminal_that_is_closed_ends_a_film_that_keeps_its_frames(folder: Path) -> None:
+    words = [
+        "interpolate",
+        "a horse",
+        "a zebra",
+        "--frames",
+        "20",
+        "--steps",
+        "3",
+        "--seed",
+        "1",
+        "-o",
+        "film",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSING, COMMAND[0], *words], capture_output=True, timeout=100
+    )
+    assert done.returncode == 128 + signal.SIGHUP, done.stderr
+    assert 0 < len([*Path("film").glob("frame_*.png")]) < 20
+    assert {path.name for path in folder.iterdir()} == {"photo.png", "film"}
+
+
 def test_an_edit_that_is_ended_leaves_nothing(folder: Path) -> None:
     script = STRUCK.format(name="SIGTERM", at="(3,)")
     words = [*EDIT, "-o", "out.png", "--animate", "film.mp4"]

@@ -22,6 +22,9 @@ from . import interrupt
 from .streams import silence
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.status import Status
+
     from ..compare import Comparison
     from ..core.types import Report
     from ..results import EditResult, Generated, MaskResult
@@ -131,7 +134,7 @@ class Terminal:
     def status(self, text: str) -> Generator[None, None, None]:
         """What is being done: a spinner, or without a terminal a line if it takes long."""
         if self.is_live:
-            with self.console.status(Text(printable(text))):
+            with drawn(self.console.status(Text(printable(text)))):
                 yield
             return
         late = threading.Timer(LONG_LOAD, self.say, (f"{text} ...",))
@@ -165,7 +168,8 @@ class Terminal:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}")
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+        bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+        with drawn(bar):
             task = bar.add_task("", total=1.0, step="")
             yield lambda name, step, share: bar.update(task, completed=share, description=name, step=step)
 
@@ -180,6 +184,18 @@ class Terminal:
                 self.say(f"{name}: {step}, about {duration((now - start) * (1 / share - 1))} left.")
 
         return show
+
+
+@contextmanager
+def drawn(bar: "Status | Progress") -> Generator[None, None, None]:
+    """Around what a bar or a spinner shows. A terminal that is closed meanwhile fails nothing."""
+    with suppress(OSError):
+        bar.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            bar.stop()
 
 
 def duration(seconds: float) -> str:
