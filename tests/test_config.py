@@ -260,6 +260,13 @@ def test_places_hold_in_every_folder(user: Path, monkeypatch: pytest.MonkeyPatch
     }
 
 
+def test_a_default_model_is_kept_as_an_absolute_place(user: Path, checkpoint: Path) -> None:
+    (Path.cwd() / "mine").symlink_to(checkpoint)
+    done = run("models", "default", "./mine")
+    assert done.stdout == f"{Path.cwd() / 'mine'}  ({user})\n"
+    assert defaults.read_config({}).values == {"model": str(Path.cwd() / "mine")}
+
+
 def test_without_a_home_nothing_is_written_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(number: int) -> None:
         raise KeyError(number)

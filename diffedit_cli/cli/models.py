@@ -108,7 +108,7 @@ def default_model(
             from ..models import check_name
 
             check_name(model)
-            defaults.set_value(defaults.user_file(), "model", model)
+            model = defaults.set_value(defaults.user_file(), "model", model)
         found = defaults.read_config()
         used = found.values.get("model", ModelConfig().model)
         source = found.sources.get("model", "the package")

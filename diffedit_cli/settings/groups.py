@@ -139,8 +139,8 @@ class MaskConfig:
 
     threshold: float = setting(
         0.5,
-        "Heat from which a pixel belongs to the mask. The heat, 0 to 1, says how much what the model expects "
-        "there differs between --ref and --query.",
+        "Pixels of this heat or more belong to the mask. Heat, 0 to 1, measures how differently the model "
+        "predicts a pixel for --ref and for --query.",
         low=0,
         high=1,
         panel="Mask",
