@@ -139,8 +139,9 @@ def validate(config: Any, prefix: str = "") -> None:
 
 def check_setting(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
     """SettingError, which calls the setting `name`, if a value is not of its type, choices or range."""
-    if get_origin(kind) is tuple and not isinstance(value, tuple):
-        raise SettingError(f"{name} cannot be {shown(value)}.", "It takes a list of values.")
+    if (get_origin(kind) is tuple) != isinstance(value, tuple):
+        takes = "a list of values" if get_origin(kind) is tuple else "one value"
+        raise SettingError(f"{name} cannot be {shown(value)}.", f"It takes {takes}.")
     for part in value if isinstance(value, tuple) else (value,):
         _check(name, part, kind, metadata)
 
