@@ -109,7 +109,7 @@ class Terminal:
                 typer.echo(json.dumps(facts), err=self.is_piped)
         with suppress(OSError):
             if not (self.talk.json and self.is_piped):
-                text = f"Error: {source}: {error}" if source else f"Error: {error}"
+                text = f"Error: {source}: {error}" if source not in error.message else f"Error: {error}"
                 console.print(printable(text), style="bold red")
 
     def finish(self, result: "Result", target: Path | None, sentence: str, **more: Any) -> None:
