@@ -2,8 +2,9 @@
 
 import difflib
 import io
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, BinaryIO
@@ -23,6 +24,14 @@ from .settings import EditConfig, GenerateConfig, GuidanceConfig, MaskConfig, fl
 
 Target = str | PathLike[str] | BinaryIO
 FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
+NEAR_WORD = 0.6  # difflib's ratio from which a known word is worth naming
+# Syntax of other programs' prompts, with what to do here.
+FOREIGN = {
+    r"\([^()\n]*:\s*[\d.]+\s*\)|\({2,}[^()\n]+\){2,}": "Words have no weights; try --guidance-scale.",
+    r"\[[^\[\]\n]*:\s*[\d.]+\s*\]": "A prompt cannot change during a run.",
+    r"<(?:lora|lyco|hypernet):[^<>\n]*>": "Load a LoRA with --lora FILE.safetensors:SCALE.",
+    r"\bBREAK\b": "Leave it out.",
+}
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
@@ -326,8 +335,9 @@ def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
 
 
 def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
-    """What to tell the user: words that the model never learned or does not hear, and memory that ran out."""
-    notices = [*model.notices]
+    """What to tell the user: words that the model does not know or read, syntax of other programs, and memory
+    that ran out."""
+    notices = [*model.notices, *syntax_notices(prompts)]
     notices += [
         f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
         for prompt in prompts
@@ -338,12 +348,22 @@ def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def unknown_notice(name: str, words: Mapping[str, list[str]], unknown: list[str]) -> str:
-    """What to say of words that a small model never learned: the nearest that it knows, and what to do."""
-    known = sorted({word for group in words.values() for word in group})
-    near = [best for word in unknown for best in difflib.get_close_matches(word, known, n=2)]
-    nearest = f" The nearest that it knows: {', '.join(dict.fromkeys(near))}." if near else ""
-    return (
-        f"The model {name} never learned: {', '.join(unknown)}.{nearest} `diffedit models list` shows all "
-        "its words. For any other word use a full checkpoint, e.g. --model sd15."
+def unknown_notice(name: str, words: Mapping[str, Sequence[str]], unknown: Sequence[str]) -> str:
+    """The nearest words that the model knows, and where all of them are listed."""
+    known = [word for group in words.values() for word in group if len(word) > 2]
+    near = dict.fromkeys(
+        word for one in unknown for word in difflib.get_close_matches(one, known, 2, NEAR_WORD)
     )
+    where = "`diffedit models list` shows" if name == "embedded" else "diffedit.json in its folder holds"
+    return (
+        f"The model {name} does not know: {', '.join(unknown)}. "
+        + (f"The nearest words that it knows: {', '.join(near)}. " if near else "")
+        + f"{where} all of its words. For others use a full checkpoint, for example --model sd15."
+    )
+
+
+def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Notes on what has a meaning in the prompts of other programs and is plain words here; one of a kind."""
+    text = "\n".join(prompts)
+    found = [(match[0], hint) for pattern, hint in FOREIGN.items() if (match := re.search(pattern, text))]
+    return tuple(f"{part} in a prompt is read as plain words. {hint}" for part, hint in found)

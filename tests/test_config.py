@@ -2,9 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -15,7 +17,7 @@ from diffedit_cli.cli import defaults
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.options import with_flags
 from diffedit_cli.errors import SettingError
-from diffedit_cli.settings import EditConfig, InterpolateConfig, TalkConfig, build
+from diffedit_cli.settings import EditConfig, InterpolateConfig, TalkConfig, build, flatten, keys
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def test_values_of_every_type(user: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("stesp = 3", ["no setting stesp", "Did you mean steps?"]),
         ("[mask]\nthreshold = 0.5", ["no setting mask"]),
         ("prompt = 'a horse'", ["no setting prompt"]),
-        ("steps = '3'", ["steps cannot be '3'", "It takes int"]),
+        ("steps = '3'", ["steps cannot be '3'", "It takes a whole number"]),
         ("steps = true", ["steps cannot be True"]),
         ("steps = 0", ["steps 0 is out of range", "1 to 1000"]),
         ("seed = [1, 2]", ["seed"]),
@@ -121,7 +123,179 @@ def test_wrong_variables_are_refused_by_name() -> None:
         defaults.read_environment({"DIFFEDIT_STESP": "3"})
     with pytest.raises(SettingError, match=r"DIFFEDIT_STEPS cannot be 'many'"):
         defaults.read_environment({"DIFFEDIT_STEPS": "many"})
+    with pytest.raises(SettingError, match=r"DIFFEDIT_QUERY .* is not valid text"):
+        defaults.read_environment({"DIFFEDIT_QUERY": "caf\udce9"})  # as bytes that are not UTF-8 arrive
     assert defaults.read_environment({"PATH": "x", "OTHER_DIFFEDIT_STEPS": "y"}).values == {}
+
+
+@pytest.mark.parametrize("name", ["DIFFEDIT_HOME", "DIFFEDIT_TEST", "DIFFEDIT_CACHE_DIR", "DIFFEDIT_PROMPTS"])
+def test_a_variable_of_another_program_is_a_note(
+    user: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    done = run("models", "list")
+    assert done.exit_code == 0
+    assert f"Note: The variable {name} is not a setting" in done.stderr
+    assert run("models", "list", "--quiet").stderr == ""
+    assert name in run("config", "show").stderr
+
+
+@pytest.mark.parametrize("text", ["stesp = 3", "steps = = 2", "steps = 0", "x = " + "[" * 5000, "\xff\xfe"])
+@pytest.mark.parametrize("words", [["--help"], ["edit", "-h"], ["edit", "--help-all"], ["models", "--help"]])
+def test_every_help_works_with_a_wrong_configuration(
+    user: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
+) -> None:
+    Path("diffedit.toml").write_text(text, "latin-1")
+    monkeypatch.setenv("DIFFEDIT_STESP", "3")
+    done = run(*words)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("Examples:")
+    assert run("models", "list").exit_code == 2
+
+
+def test_a_byte_order_mark_is_read(user: Path) -> None:
+    Path("diffedit.toml").write_bytes(b"\xef\xbb\xbfsteps = 30\r\n# mine\r\n")
+    assert heard(EditConfig).steps == 30
+    defaults.set_value(Path("diffedit.toml"), "seed", "1")
+    assert heard(EditConfig).seed == 1
+    assert b"# mine\r\n" in Path("diffedit.toml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"x = " + b"[" * 5000, "nested too deeply"),
+        ("steps = 3".encode("utf-16"), "not UTF-8"),
+        (b"#" * 1_000_001, "longer than 1,000,000 bytes"),
+        (b"steps = " + b"9" * 5000, "not valid TOML"),
+        (b'query = "a\\u0000b"', "is not valid text"),
+        (b"steps = 1979-05-27", "steps cannot be datetime.date"),
+    ],
+)
+def test_a_strange_file_is_one_sentence(user: Path, data: bytes, words: str) -> None:
+    Path("diffedit.toml").write_bytes(data)
+    done = run("models", "list")
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 400
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from diffedit_cli.cli import defaults
+import filelock, tomlkit, diffedit_cli.images.write
+print(flush=True)
+sys.stdin.readline()
+for key in sys.argv[2:]:
+    defaults.set_value(Path(sys.argv[1]), key, "0.5")
+"""
+
+
+def test_settings_that_are_set_at_once_are_all_kept(tmp_path: Path) -> None:
+    names = [key for key, kind, *_ in keys(EditConfig) if float in (kind, *get_args(kind))]
+    file = tmp_path / "config.toml"
+    file.write_text("# mine\n")
+    parts = [names[i::4] for i in range(4)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, str(file), *part],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for part in parts
+    ]
+    for process in runs:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready
+    for process in runs:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in runs:
+        process.communicate(timeout=100)
+    assert [process.returncode for process in runs] == [0] * 4
+    assert {*defaults.read_file(file).values} == {*names}
+    assert file.read_text().startswith("# mine\n")
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "dotfiles").mkdir()
+    link = tmp_path / "config.toml"
+    link.symlink_to(Path("dotfiles") / "diffedit.toml")
+    for steps in ("3", "4"):  # first into nothing
+        defaults.set_value(link, "steps", steps)
+    assert link.is_symlink()
+    assert (tmp_path / "dotfiles" / "diffedit.toml").read_text() == "steps = 4\n"
+
+
+def test_places_hold_in_every_folder(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    here = Path.cwd()
+    (here / "mine").mkdir()
+    (here / "sd15").mkdir()
+    (here / "a.safetensors").touch()
+    for given, stored in {
+        "./mine": str(here / "mine"),
+        "mine": str(here / "mine"),
+        "../deep/mine": str(here / "mine"),
+        "org/name": "org/name",
+        "sd15": "sd15",
+        "embedded": "embedded",
+        "~/models/x": "/home/anna/models/x",
+    }.items():
+        assert defaults.set_value(user, "model", given) == stored, given
+    added = defaults.set_value(user, "lora", "a.safetensors:0.8,~/b.safetensors")
+    assert added == [f"{here}/a.safetensors:0.8", "/home/anna/b.safetensors"]
+    assert defaults.read_environment({"DIFFEDIT_MODEL": "~/x"}).values == {"model": "/home/anna/x"}
+    Path("../diffedit.toml").write_text(
+        "model = './mine'\nlora = ['~/a.safetensors', '../b.safetensors:0.5']"
+    )
+    assert defaults.read_config({}).values == {
+        "model": str(here.parent / "mine"),
+        "lora": ["/home/anna/a.safetensors", str(here.parent.parent / "b.safetensors:0.5")],
+    }
+
+
+def test_a_default_model_is_kept_as_an_absolute_place(user: Path, checkpoint: Path) -> None:
+    (Path.cwd() / "mine").symlink_to(checkpoint)
+    done = run("models", "default", "./mine")
+    assert done.stdout == f"{Path.cwd() / 'mine'}  ({user})\n"
+    assert defaults.read_config({}).values == {"model": str(Path.cwd() / "mine")}
+
+
+def test_without_a_home_nothing_is_written_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    done = run("config", "set", "steps", "3")
+    assert done.exit_code == 2
+    assert "no home folder" in done.stderr
+    assert [*tmp_path.iterdir()] == []
+    assert run("models", "list").exit_code == 0
+    assert run("config", "set", "steps", "3", "--project").exit_code == 0
+    assert (tmp_path / "diffedit.toml").read_text() == "steps = 3\n"
+
+
+def test_no_working_folder_is_one_sentence(user: Path) -> None:
+    Path.cwd().rmdir()
+    done = run("models", "list")
+    assert done.exit_code == 2
+    assert "working folder no longer exists" in done.stderr
+
+
+def test_a_switch_that_is_kept_can_be_overridden(user: Path) -> None:
+    for key, schema in {"json": TalkConfig, "mask_invert": EditConfig, "loop": InterpolateConfig}.items():
+        defaults.set_value(user, key, "true")
+        assert flatten(heard(schema))[key] is True
+        assert flatten(heard(schema, "--no-" + key.replace("_", "-")))[key] is False
 
 
 def test_show_path_and_set(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +323,14 @@ def test_set_leaves_the_other_lines_alone(user: Path) -> None:
     user.write_text("# mine\nsteps = 3 # few\n\nsize = 256\n")
     defaults.set_value(user, "steps", "4")
     defaults.set_value(user, "seed", "1")
-    assert user.read_text() == "# mine\nsteps = 4\n\nsize = 256\nseed = 1\n"
+    assert user.read_text() == "# mine\nsteps = 4 # few\n\nsize = 256\nseed = 1\n"
     user.write_text("mask_strength = [\n  0.3,\n]\n")
-    with pytest.raises(SettingError, match="by hand"):
-        defaults.set_value(user, "mask_strength", "0.5")
+    defaults.set_value(user, "mask_strength", "0.5")
+    assert user.read_text() == "mask_strength = [0.5]\n"
     for key, text in (("steps", "0"), ("stesp", "3"), ("prompts", "a")):
         with pytest.raises(SettingError):
             defaults.set_value(user, key, text)
-    assert user.read_text() == "mask_strength = [\n  0.3,\n]\n"
+    assert user.read_text() == "mask_strength = [0.5]\n"
     assert [path.name for path in user.parent.iterdir()] == ["config.toml"]
 
 

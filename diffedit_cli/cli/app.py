@@ -6,24 +6,23 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..settings import TalkConfig
 from .compare import compare
 from .config import config
-from .defaults import for_commands, read_config
+from .defaults import for_commands, read_leniently
 from .doctor import doctor
 from .edit import edit
 from .generate import generate
+from .help import Command, Group, Root
 from .info import info
 from .interpolate import interpolate
 from .mask import mask
 from .merge import merge
 from .models import models
 from .rerun import rerun
-from .terminal import plain_errors
 
 app = typer.Typer(
     name="diffedit",
-    help="Change one thing in a picture by naming it, and leave every other pixel as it was.",
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,17 +43,19 @@ def root(
     ] = False,
 ) -> None:
     """Change one thing in a picture by naming it, and leave every other pixel as it was."""
-    if context.invoked_subcommand != "config":  # that is there to mend it
-        with plain_errors(TalkConfig()):
-            context.default_map = for_commands(context.command, read_config().values)
+    if context.invoked_subcommand != "config":  # which is there to mend it
+        context.obj = read_leniently()
+        context.default_map = for_commands(context.command, context.obj.values)
 
 
-for command in (edit, mask, compare, merge, generate, interpolate, doctor):
+for command in (edit, mask, compare, merge, generate, interpolate, doctor, info):
     app.command()(command)
-app.command()(info)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
-app.add_typer(models, name="models")
-app.add_typer(config, name="config")
+for name, group in {"models": models, "config": config}.items():
+    app.add_typer(group, name=name, cls=Group)
+for group in (app, models, config):
+    for registered in group.registered_commands:
+        registered.cls = Command
 
 
 def main() -> None:

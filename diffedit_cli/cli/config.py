@@ -10,12 +10,12 @@ from . import defaults
 from .options import with_flags
 from .terminal import Terminal, plain_errors
 
-config = typer.Typer(help="Settings that are kept: show them, say where, set one.", no_args_is_help=True)
+config = typer.Typer(help="Show, find and change the settings that are kept.", no_args_is_help=True)
 
 
 @config.callback()
 def group() -> None:
-    """Settings that are kept: show them, say where, set one."""
+    """Show, find and change the settings that are kept."""
 
 
 @config.command()
@@ -27,19 +27,22 @@ def show(*, talk_config: Callable[..., TalkConfig]) -> None:
         found = defaults.read_config()
         facts = {key: {"value": found.values[key], "from": found.sources[key]} for key in found.values}
         lines = [f"{key} = {item['value']}  ({item['from']})" for key, item in facts.items()]
-        Terminal(talk).answer({"settings": facts}, lines or ["Nothing is configured: the defaults hold."])
+        terminal = Terminal(talk)
+        for note in found.notes:
+            terminal.warn(note)
+        terminal.answer({"settings": facts}, lines or ["Nothing is configured, so the defaults apply."])
 
 
 @config.command()
 @with_flags(talk_config=TalkConfig)
 def path(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """Say where the user's and the project's file are, or would be."""
+    """Show where the user's and the project's file of settings are, or would be."""
     talk = talk_config()
     with plain_errors(talk):
         files = {"user": defaults.user_file(), "project": defaults.project_file()}
         facts = {name: {"path": str(file), "exists": file.is_file()} for name, file in files.items()}
         lines = [
-            f"{name:8} {file}{'' if file.is_file() else '  (not there)'}" for name, file in files.items()
+            f"{name:8} {file}{'' if file.is_file() else '  (does not exist)'}" for name, file in files.items()
         ]
         Terminal(talk).answer(facts, lines)
 
@@ -47,10 +50,15 @@ def path(*, talk_config: Callable[..., TalkConfig]) -> None:
 @config.command("set")
 @with_flags(talk_config=TalkConfig)
 def set_setting(
-    key: Annotated[str, typer.Argument(help="The setting, e.g. steps or mask_threshold.")],
-    value: Annotated[str, typer.Argument(help="Its value; several have commas between them.")],
+    key: Annotated[str, typer.Argument(help="The setting, for example steps or mask_threshold.")],
+    value: Annotated[str, typer.Argument(help="Its value; separate several values with commas.")],
     project: Annotated[
-        bool, typer.Option("--project", help="Set it for this folder and those below it.")
+        bool,
+        typer.Option(
+            "--project/--no-project",
+            help="Keep it in the project's file, for this folder and those below it.",
+            show_default=False,
+        ),
     ] = False,
     *,
     talk_config: Callable[..., TalkConfig],

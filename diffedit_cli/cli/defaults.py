@@ -1,17 +1,20 @@
-"""Settings that stand behind the flags: the user's file, the project's file, and DIFFEDIT_* variables.
+"""Configuration behind the flags: the user's file, the project's file, and DIFFEDIT_* variables.
 
-A file is TOML with one `key = value` a setting, the keys being those of settings.py: `steps = 50`,
-`mask_threshold = 0.5`. A variable is called DIFFEDIT_ and the key in capitals: DIFFEDIT_STEPS=50; several
-values have commas between them. Each applies to every command that has the setting.
+A file is TOML with one `key = value` for each setting; the keys are those of settings/: `steps = 50`,
+`mask_threshold = 0.5`. A variable is DIFFEDIT_ and the key in capitals: DIFFEDIT_STEPS=50; several values
+are separated by commas. Each applies to every command that has the setting. Of the settings that name a file
+(model, lora, embedding) `~` is the home folder, and in a file ./ and ../ start from the file's own folder.
 
 Precedence: flag, variable, project's file, user's file, default.
 """
 
-import json
+import difflib
+import hashlib
 import os
 import re
-import sys
-from collections.abc import Mapping
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -20,14 +23,13 @@ from ..errors import SettingError
 from ..settings import SCHEMAS, check_setting, keys, unknown_setting
 from .interrupt import begin_work
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
-
 PROJECT_FILE = "diffedit.toml"
 PREFIX = "DIFFEDIT_"
-ARGUMENTS = ("prompt", "prompts")  # of the command line, so no settings to keep
+ARGUMENTS = ("prompt", "prompts")  # they belong to one command line and are not kept
+PLACES = ("model", "lora", "embedding")  # they may name a file or a folder
+MOST_BYTES = 1_000_000  # of a file of settings
+MOST_WAIT = 60.0  # seconds that one `config set` waits for another
+LIKE_A_TYPO = 0.75  # difflib's ratio from which an unknown variable is a mistyped setting
 SWITCHES: dict[str, bool] = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
@@ -36,24 +38,37 @@ SWITCHES: dict[str, bool] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Checked settings, and where each was read: a path, or the name of a variable."""
+    """Checked settings, and where each was read: a path, or the name of a variable.
+
+    notes: what to tell the user. error: why the configuration cannot be used (read_leniently).
+    """
 
     values: dict[str, Any]
     sources: dict[str, str]
+    notes: tuple[str, ...] = ()
+    error: SettingError | None = None
 
 
 def user_file() -> Path:
-    """The user's configuration: config.toml in the folder that the system has for such files."""
+    """The user's configuration: config.toml in the system's folder for such files. SettingError: no home."""
     import typer
 
-    return Path(typer.get_app_dir("diffedit")) / "config.toml"
+    folder = Path(typer.get_app_dir("diffedit"))
+    if folder.parts[0] == "~":  # neither HOME nor an entry among the system's users
+        raise SettingError(
+            "There is no home folder to keep settings in.", "Set HOME or XDG_CONFIG_HOME, or use --project."
+        )
+    return folder / "config.toml"
 
 
 def project_file() -> Path:
-    """The nearest diffedit.toml in the working folder and those above it; if there is none, the one to be."""
-    here = Path.cwd()
+    """The nearest diffedit.toml in the working folder and those above it; if there is none, its place."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise SettingError("The working folder no longer exists.", "Change to another folder.") from None
     candidates = [folder / PROJECT_FILE for folder in (here, *here.parents)]
-    return next((file for file in candidates if file.is_file()), candidates[0])
+    return next((file for file in candidates if os.path.isfile(file)), candidates[0])
 
 
 def for_commands(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,42 +95,105 @@ def as_text(value: Any) -> str:
 
 
 def read_config(environment: Mapping[str, str] = os.environ) -> Layer:
-    """All that is configured, the stronger before the weaker. SettingError: an unknown key, a wrong value."""
-    layers = [read_file(user_file()), read_file(project_file()), read_environment(environment)]
+    """All that is configured; of two values the stronger one. SettingError: an unknown key, a wrong value."""
+    try:
+        files = [user_file(), project_file()]
+    except SettingError:
+        files = [project_file()]
+    layers = [*map(read_file, files), read_environment(environment)]
     return Layer(
         {key: value for layer in layers for key, value in layer.values.items()},
         {key: source for layer in layers for key, source in layer.sources.items()},
+        tuple(note for layer in layers for note in layer.notes),
     )
+
+
+def read_leniently(environment: Mapping[str, str] = os.environ) -> Layer:
+    """As `read_config`, with the error in the layer: every help works with a wrong configuration."""
+    try:
+        return read_config(environment)
+    except SettingError as error:
+        return Layer({}, {}, error=error)
 
 
 def read_file(path: Path) -> Layer:
     """The settings in a file; none if it does not exist."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return Layer({}, {})
-    except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}).", "Check its permissions.") from error
-    except ValueError as error:
+        values = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise SettingError(
-            f"{path} is not valid TOML: {error}.", "Mend that line, or remove the file."
+            f"{path} is not valid TOML: {what}.", "Correct that line, or remove the file."
         ) from error
     for key, value in values.items():
         check(key, value, str(path))
-    return Layer(values, dict.fromkeys(values, str(path)))
+    placed = {key: in_place(key, value, path.parent) for key, value in values.items()}
+    return Layer(placed, dict.fromkeys(placed, str(path)))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file without the byte order mark that Notepad writes; empty if the file is absent."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read ({error.strerror}).", "Check its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path} is not UTF-8.", "Save it with that encoding.") from error
+    if len(data) > MOST_BYTES:
+        raise SettingError(
+            f"{path} is longer than {MOST_BYTES:,} bytes.", "A file of settings has few lines."
+        )
+    return text
+
+
+def in_place(key: str, value: Any, folder: Path) -> Any:
+    """A value that names a file, with ~ expanded and a place relative to `folder` made absolute."""
+    return on_places(key, value, lambda text: placed(text, folder))
+
+
+def on_places(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    if key not in PLACES:
+        return value
+    return [change(part) for part in value] if isinstance(value, list) else change(value)
+
+
+def placed(text: str, folder: Path | None = None) -> str:
+    """A name with the home folder in place of ~; one that begins with ./ or ../ starts from the folder."""
+    text = os.path.expanduser(text)
+    is_relative = re.match(r"\.\.?([/\\]|$)", text) is not None
+    return os.path.abspath(folder / text) if is_relative and folder is not None else text
 
 
 def read_environment(environment: Mapping[str, str]) -> Layer:
-    """The settings in variables that begin with DIFFEDIT_; an empty one counts as not set."""
-    found = {name: text for name, text in environment.items() if name.startswith(PREFIX) and text}
+    """The settings in variables that begin with DIFFEDIT_; an empty one counts as not set.
+
+    SettingError: a wrong value, or a mistyped name. A variable of another program's gives a note.
+    """
     known = {PREFIX + key.upper(): key for key in known_settings()}
-    for name in found:
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    notes: list[str] = []
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or not text:
+            continue
         if name not in known:
-            raise unknown_setting(name, known)
-    values = {known[name]: parse(known[name], text) for name, text in found.items()}
-    for name in found:
-        check(known[name], values[known[name]], name)
-    return Layer(values, {known[name]: name for name in found})
+            if is_typo(name.removeprefix(PREFIX).lower()):
+                raise unknown_setting(name, known)
+            notes.append(f"The variable {name} is not a setting of this program, so it is ignored.")
+            continue
+        key = known[name]
+        value = parse(key, text)
+        check(key, value, name)
+        values[key], sources[key] = on_places(key, value, placed), name
+    return Layer(values, sources, tuple(notes))
+
+
+def is_typo(key: str) -> bool:
+    return bool(difflib.get_close_matches(key, known_settings(), cutoff=LIKE_A_TYPO))
 
 
 def known_settings() -> dict[str, list[tuple[Any, dict[str, Any]]]]:
@@ -129,7 +207,7 @@ def known_settings() -> dict[str, list[tuple[Any, dict[str, Any]]]]:
 
 
 def check(key: str, value: Any, where: str) -> None:
-    """SettingError if there is no such setting, or if a command that has it could not take the value."""
+    """SettingError if there is no such setting, or if a command that has it does not accept the value."""
     known = known_settings()
     if key not in known:
         raise unknown_setting(key, known, f" in {where}")
@@ -142,7 +220,7 @@ def check(key: str, value: Any, where: str) -> None:
 
 
 def parse(key: str, text: str) -> Any:
-    """A text as a value of the setting's type, so far as it can be read as one; `check` judges it."""
+    """A text as a value of the setting's type if it can be read as one; `check` judges it."""
     kind = known_settings()[key][0][0]
     if get_origin(kind) is tuple:
         return [_number(part.strip()) for part in text.split(",")]
@@ -162,33 +240,46 @@ def _number(text: str) -> Any:
 
 
 def set_value(path: Path, key: str, text: str) -> Any:
-    """Write one setting to a file, whose other lines stay as they are; returns the value.
+    """Write one setting to a file, whose other lines and comments stay; returns the value.
 
-    SettingError: an unknown key, a value that cannot be, or a file that this cannot change safely.
+    Simultaneous runs wait for each other. A symbolic link stays one. SettingError: an unknown key, a wrong
+    value, or a file that is wrong already.
     """
+    import tomlkit
+    from filelock import FileLock
+
     from ..images.write import atomic_path
 
     if key not in known_settings():
         raise unknown_setting(key, known_settings())
-    value = parse(key, text)
+    value = on_places(key, parse(key, text), absolute)
     check(key, value, path.name)
-    before = read_file(path).values
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    line = f"{key} = {json.dumps(value, ensure_ascii=False)}"  # plain values are the same in TOML
-    places = [i for i, old in enumerate(lines) if re.match(rf"\s*{key}\s*=", old)]
-    if places:
-        lines[places[0]] = line
-    else:
-        lines.append(line)
-    after = "\n".join(lines) + "\n"
-    try:
-        is_right = tomllib.loads(after) == {**before, key: value}
-    except ValueError:
-        is_right = False
-    if not is_right:  # a value over several lines, say
-        raise SettingError(f"{path} cannot be changed by this command.", f"Write `{line}` into it by hand.")
+    file = path.resolve()
+    lock = f"diffedit-{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.lock"
     begin_work()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path, overwrite=True) as part:
-        part.write_text(after, "utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(tempfile.gettempdir()) / lock, timeout=MOST_WAIT):
+        read_file(file)
+        document = tomlkit.parse(read_text(file))
+        document[key] = value
+        with atomic_path(file, overwrite=True) as part:
+            part.write_bytes(tomlkit.dumps(document).encode())
     return value
+
+
+def absolute(given: str) -> str:
+    """A place as it holds in every working folder; the name of a model on the hub or of a preset as it is."""
+    match = re.fullmatch(r"(.+\.safetensors)(:.*)?", text := placed(given))
+    name, rest = (match[1], match[2] or "") if match else (text, "")
+    return os.path.abspath(name) + rest if is_place(name) else text
+
+
+def is_place(name: str) -> bool:
+    """Whether a name is that of a file or a folder. A preset goes before a folder of the same name."""
+    if name == "embedded" or not os.path.exists(name):
+        return False
+    if Path(name).name == name:
+        from ..models.presets import PRESETS
+
+        return name not in PRESETS
+    return True

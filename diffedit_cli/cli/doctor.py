@@ -17,7 +17,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 
 @with_flags(talk_config=TalkConfig)
 def doctor(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """Say what this machine has, and try the embedded model on it."""
+    """Show what this machine has, and try the embedded model on it."""
     talk = talk_config()
     with plain_errors(talk):
         terminal = Terminal(talk)
@@ -33,7 +33,7 @@ def doctor(*, talk_config: Callable[..., TalkConfig]) -> None:
                 f"Packages are missing: {', '.join(missing)}.",
                 f"Install them: {sys.executable} -m pip install diffedit-cli.",
             )
-        with terminal.console.status("Trying the embedded model"):
+        with terminal.status("Trying the embedded model"):
             facts |= devices() | trial()
         terminal.answer(facts, [f"{name:14} {value}" for name, value in facts.items()])
 
@@ -46,7 +46,7 @@ def installed(package: str) -> str:
 
 
 def devices() -> dict[str, str]:
-    """The accelerators that torch sees, with their memory."""
+    """The accelerators that torch finds, with their memory."""
     import torch
 
     found = {"devices": "cpu"}

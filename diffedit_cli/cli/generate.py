@@ -25,7 +25,7 @@ def generate(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Make a picture from a text."""
+    """Make a picture from a text prompt."""
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, settings = Terminal(talk, output), config({"prompt": prompt})

@@ -17,7 +17,7 @@ def info(
     *,
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Say how a result was made: the settings that are stored in it."""
+    """Show how a result was made: the settings that are stored in it."""
     talk = talk_config()
     with plain_errors(talk):
         from ..images.video import read_film_settings
@@ -33,7 +33,7 @@ def info(
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """What a picture is, whoever made it."""
+    """The size of any picture, and what it holds besides pixels."""
     from ..images.read import load_image
 
     picture = load_image(file)

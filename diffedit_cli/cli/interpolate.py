@@ -48,7 +48,13 @@ def interpolate(
     output: Output = None,
     overwrite: Overwrite = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a folder of frames.", rich_help_panel="Files")
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on with a folder of frames.",
+            rich_help_panel="Files",
+            show_default=False,
+        ),
     ] = False,
     init: Annotated[
         str | None, typer.Option(help="Draw every frame from this picture.", rich_help_panel="Sampling")

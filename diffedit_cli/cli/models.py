@@ -108,11 +108,10 @@ def default_model(
     talk = talk_config()
     with plain_errors(talk):
         if model is not None:
-            from ..models import check_name, lasting_name
+            from ..models import check_name
 
             check_name(model)
-            model = lasting_name(model)
-            defaults.set_value(defaults.user_file(), "model", model)
+            model = defaults.set_value(defaults.user_file(), "model", model)
         found = defaults.read_config()
         used = found.values.get("model", ModelConfig().model)
         source = found.sources.get("model", "the package")

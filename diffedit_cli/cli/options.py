@@ -1,4 +1,4 @@
-"""Flags made from the settings, so that a setting is written down once (see settings.py)."""
+"""Flags made from the settings, so that each setting is written once (settings/)."""
 
 import functools
 import inspect
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from ..settings import FAST, build, keys, option_name, read_lists
+from .help import HELP_ALL
 
 Command = Callable[..., None]
 
@@ -19,7 +20,7 @@ Queries = Annotated[
         "--query",
         "-p",
         "--prompt",
-        help="What shall be there instead, e.g. zebra. Repeat it for a result of each.",
+        help="What to put there instead, for example zebra. Repeat the flag for several results.",
         rich_help_panel="Text",
         show_default=False,
     ),
@@ -33,44 +34,60 @@ PictureFiles = Annotated[
 PictureFile = Annotated[str, typer.Argument(metavar="PICTURE", help="The picture; - is stdin.")]
 Output = Annotated[
     str | None,
-    typer.Option("-o", "--output", help="Where the result goes; - is stdout.", rich_help_panel="Files"),
+    typer.Option(
+        "-o", "--output", help="File or folder for the result; - is stdout.", rich_help_panel="Files"
+    ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a file that is there.", rich_help_panel="Files")
+    bool,
+    typer.Option(
+        "--overwrite/--no-overwrite",
+        help="Replace existing files.",
+        rich_help_panel="Files",
+        show_default=False,
+    ),
 ]
 NoMetadata = Annotated[
-    bool, typer.Option("--no-metadata", help="Store no settings in the result.", rich_help_panel="Files")
+    bool,
+    typer.Option(
+        "--no-metadata/--metadata",
+        help="Do not store the settings in the result.",
+        rich_help_panel="Files",
+        show_default=False,
+    ),
 ]
 UseMask = Annotated[
     Path | None,
     typer.Option(
         "--mask",
-        help="Edit what is white in this picture, without a search. A folder: one mask a picture, by name.",
+        help="Edit the white part of this picture instead of searching. A folder: one mask for each picture, "
+        "by name.",
         rich_help_panel="Mask",
     ),
 ]
 AddMask = Annotated[
     Path | None,
-    typer.Option("--mask-add", help="Picture whose white is added to the mask.", rich_help_panel="Mask"),
+    typer.Option("--mask-add", help="Picture whose white part is added to the mask.", rich_help_panel="Mask"),
 ]
 SubtractMask = Annotated[
     Path | None,
-    typer.Option("--mask-subtract", help="Picture whose white is kept as it is.", rich_help_panel="Mask"),
+    typer.Option("--mask-subtract", help="Picture whose white part stays as it is.", rich_help_panel="Mask"),
 ]
 
 
 def use_fast(context: typer.Context, wanted: bool) -> None:
-    """Put the settings of --fast in the place of the defaults; flags go before them."""
+    """Put the settings of --fast in place of the defaults; flags override them."""
     if wanted:
         context.default_map = {**(context.default_map or {}), **FAST}
 
 
 def fast_option(without: tuple[str, ...] = ()) -> Any:
-    """--fast, whose help names its settings but for those that the command is without."""
+    """--fast; its help names the settings that the command has."""
     settings = ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items() if key not in without)
     return typer.Option(
-        "--fast",
-        help=f"Trade some quality for time: {settings}, where you do not say otherwise.",
+        "--fast/--no-fast",
+        help=f"Trade some quality for time: {settings}, unless given.",
+        show_default=False,
         rich_help_panel="Sampling",
         is_eager=True,
         callback=use_fast,
@@ -78,18 +95,24 @@ def fast_option(without: tuple[str, ...] = ()) -> Any:
 
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel="Messages")
+    bool,
+    typer.Option(
+        "--dry-run/--no-dry-run",
+        help="Say what would be done, and stop.",
+        rich_help_panel="Messages",
+        show_default=False,
+    ),
 ]
 
 
 def with_flags(
     without: tuple[str, ...] = (), comma_lists: str = "", **schemas: type
 ) -> Callable[[Command], Command]:
-    """Give a command one flag for each setting of each schema, but for those named in `without`.
+    """Give a command one flag for each setting of each schema, except those named in `without`.
 
-    The command takes, under each schema's keyword, a function that makes its config from the flags; further
-    settings can be handed to it as a mapping. Under the keyword that `comma_lists` names, flags take comma
-    lists, and the function gives those that were used (settings.read_lists).
+    Under each schema's keyword the command receives a function that makes the config from the flags; further
+    settings can be passed to it as a mapping. Under the keyword that `comma_lists` names, flags take comma
+    lists, and the function returns those that were used (settings.read_lists).
     """
 
     def decorate(command: Command) -> Command:
@@ -106,6 +129,7 @@ def with_flags(
                     given = {key: text for key, text in given.items() if text is not None}
                 read = read_lists if name == comma_lists else build
                 arguments[name] = functools.partial(read, schemas[name], given)
+            arguments.pop("help_all", None)
             command(**arguments)
 
         own = [p for p in inspect.signature(command).parameters.values() if p.name not in schemas]
@@ -113,9 +137,12 @@ def with_flags(
             [list_flag_of(*item) if name == comma_lists else flag_of(*item) for item in items]
             for name, items in wanted.items()
         )
-        order = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in chain(first, own, *rest)]
+        experts = {key for items in wanted.values() for key, _, about, _ in items if about["expert"]}
+        last = [HELP_ALL] if experts else []
+        order = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in chain(first, own, *rest, last)]
         run.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]
         run.comma_lists = {key for key, *_ in wanted.get(comma_lists, [])}  # type: ignore[attr-defined]
+        run.experts = experts  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in order}
         return run
 
@@ -123,11 +150,11 @@ def with_flags(
 
 
 def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
-    """The parameter that Typer makes a flag of."""
+    """The parameter from which Typer makes a flag."""
     flag = option_name(key)
     if get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], list(default)
-    elif bool in (kind, *get_args(kind)) and default is not False:
+    elif bool in (kind, *get_args(kind)):
         flag += f"/--no-{flag[2:]}"
     option = typer.Option(
         flag,
@@ -142,7 +169,7 @@ def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> insp
 
 
 def list_flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
-    """As `flag_of`, for a flag that takes a comma list of values, and is None if it is left out."""
+    """Like `flag_of`, for a flag that takes a comma list of values and is None if it is left out."""
     is_switch = bool in (kind, *get_args(kind))
     choices = ("on", "off") if is_switch else get_args(kind) if get_origin(kind) is Literal else ()
     usual = "+".join(map(str, default)) if isinstance(default, tuple) else default

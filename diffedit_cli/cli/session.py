@@ -3,8 +3,6 @@
 import os
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from ..settings import ModelConfig, flatten
 from .terminal import Terminal
 
@@ -35,7 +33,7 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
 def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
     """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    with terminal.console.status(Text(f"Loading {config.model}")):
+    with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
 
         model = load_model(**flatten(config))

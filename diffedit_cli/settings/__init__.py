@@ -1,7 +1,8 @@
-"""The settings: how one is declared (fields.py), and which there are (schema.py)."""
+"""The settings: how one is declared (fields.py), and which there are (groups.py, schema.py)."""
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
+from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
 from .schema import (
     FAST,
@@ -11,11 +12,8 @@ from .schema import (
     EditConfig,
     FilmConfig,
     GenerateConfig,
-    GuidanceConfig,
-    GuidanceSchedule,
     InterpolateConfig,
     Inversion,
-    MaskConfig,
     MergeConfig,
     ModelConfig,
     Solver,

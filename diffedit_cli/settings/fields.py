@@ -14,6 +14,9 @@ from ..errors import SettingError
 
 T = TypeVar("T")
 
+LONGEST = 60  # characters of a wrong value that an error repeats
+TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
 
 def setting(
     default: T,
@@ -23,9 +26,14 @@ def setting(
     high: float | None = None,
     panel: str = "Sampling",
     flags: tuple[str, ...] = (),
+    expert: bool = False,
 ) -> T:
-    """A dataclass field that knows its help text, its closed range, its help panel and its extra flags."""
-    return field(default=default, metadata=dict(help=help, low=low, high=high, panel=panel, flags=flags))
+    """A dataclass field that knows its help text, its closed range, its help panel and its extra flags.
+
+    expert: only `--help-all` shows its flag.
+    """
+    about = dict(help=help, low=low, high=high, panel=panel, flags=flags, expert=expert)
+    return field(default=default, metadata=about)
 
 
 def option_name(key: str) -> str:
@@ -56,7 +64,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def build(schema: type[T], *layers: Mapping[str, Any]) -> T:
-    """A config from flat mappings, the later ones going before the earlier; unknown keys are refused."""
+    """A config from flat mappings; later ones override earlier ones. SettingError: an unknown key."""
     known = [key for key, *_ in keys(schema)]
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -68,9 +76,9 @@ def build(schema: type[T], *layers: Mapping[str, Any]) -> T:
 
 
 def unknown_setting(key: str, known: Iterable[str], where: str = "") -> SettingError:
-    """What to say of a key that no config class has: the nearest one that there is."""
+    """The error for a key that no config class has; the hint names the nearest one that exists."""
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+    hint = f"Did you mean {near[0]}?" if near else f"These exist: {', '.join(known)}."
     return SettingError(f"There is no setting {key}{where}.", hint)
 
 
@@ -88,10 +96,10 @@ def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
 
 
 def read_lists(schema: type, texts: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Comma lists as people type them, each part as a value of its setting; equal parts count once.
+    """Comma lists as people type them, each part as a value of its setting; duplicates are dropped.
 
     `none,pred` is two values; `\\,` is a comma within a text; `0.3+0.5` is one value of a setting that is a
-    list itself. SettingError names the part that cannot be read. Ranges and choices are left to `build`.
+    list itself. SettingError: a part cannot be read. Ranges and choices are left to `build`.
     """
     kinds = {key: kind for key, kind, *_ in keys(schema)}
     lists: dict[str, list[Any]] = {}
@@ -115,7 +123,9 @@ def _read(name: str, text: str, kind: Any) -> Any:
             return {"on": True, "off": False}[text.lower()]
     except (ValueError, KeyError):
         wanted = "a whole number" if int in types else "a number" if float in types else "on or off"
-        raise SettingError(f"{name} cannot be {text!r}.", f"Each value of its list is {wanted}.") from None
+        raise SettingError(
+            f"{name} cannot be {shown(text)}.", f"Each value of its list is {wanted}."
+        ) from None
     return text
 
 
@@ -131,7 +141,7 @@ def check_setting(name: str, value: Any, kind: Any, metadata: Mapping[str, Any])
     """SettingError, which calls the setting `name`, if a value is not of its type, choices or range."""
     if (get_origin(kind) is tuple) != isinstance(value, tuple):
         takes = "a list of values" if get_origin(kind) is tuple else "one value"
-        raise SettingError(f"{name} cannot be {value!r}.", f"It takes {takes}.")
+        raise SettingError(f"{name} cannot be {shown(value)}.", f"It takes {takes}.")
     for part in value if isinstance(value, tuple) else (value,):
         _check(name, part, kind, metadata)
 
@@ -139,15 +149,36 @@ def check_setting(name: str, value: Any, kind: Any, metadata: Mapping[str, Any])
 def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise SettingError(f"{name} {value} is not a choice.", f"Choose {', '.join(get_args(kind))}.")
+            raise SettingError(
+                f"{name} {shown(value, bare=True)} is not a choice.",
+                f"Choose {', '.join(get_args(kind))}.",
+            )
         return
     accepted = tuple(a for a in get_args(kind) if isinstance(a, type)) or (kind,)
     if float in accepted:
         accepted += (int,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        raise SettingError(f"{name} cannot be {value!r}.", f"It takes {accepted[0].__name__}.")
-    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # bytes that are no UTF-8
-        raise SettingError(f"{name} is no text: {value!a}.", "Give it in UTF-8.")
+        raise SettingError(f"{name} cannot be {shown(value)}.", f"It takes {TYPES[accepted[0]]}.")
+    if isinstance(value, str) and not is_text(value):
+        raise SettingError(
+            f"{name} {shown(value)} is not valid text.", "It must be UTF-8 without NUL characters."
+        )
     low, high = metadata["low"], metadata["high"]
     if low is not None and value is not None and not low <= value <= high:
-        raise SettingError(f"{name} {value} is out of range.", f"Give a value from {low} to {high}.")
+        raise SettingError(
+            f"{name} {shown(value, bare=True)} is out of range.", f"Give a value from {low} to {high}."
+        )
+
+
+def is_text(value: str) -> bool:
+    """Whether every character can be stored as UTF-8, and none ends a string in C."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def shown(value: Any, bare: bool = False) -> str:
+    """A wrong value as an error names it: short, and as Python writes it, or bare."""
+    try:
+        text = str(value) if bare else repr(value)
+    except (ValueError, RecursionError):  # an int of more digits than Python prints, or a deep nesting
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
