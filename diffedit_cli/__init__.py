@@ -17,8 +17,8 @@ __version__ = "0.4.0"
 if TYPE_CHECKING:
     from .errors import DiffeditError
     from .generation import compare_prompts, generate_image, interpolate_frames
-    from .images.masks import Masks
-    from .images.read import Picture, load_image, load_mask
+    from .images.masks import Masks, load_mask
+    from .images.read import Picture, load_image
     from .models import load_model
     from .results import EditResult, Generated, MaskResult
     from .session import Session, animate_edit, compare_edits, edit_image, edit_images, make_mask
@@ -53,8 +53,8 @@ __all__ = [
 _MODULES = {
     "errors": ["DiffeditError"],
     "generation": ["compare_prompts", "generate_image", "interpolate_frames"],
-    "images.masks": ["Masks"],
-    "images.read": ["Picture", "load_image", "load_mask"],
+    "images.masks": ["Masks", "load_mask"],
+    "images.read": ["Picture", "load_image"],
     "models": ["load_model"],
     "results": ["EditResult", "Generated", "MaskResult"],
     "session": ["Session", "animate_edit", "compare_edits", "edit_image", "edit_images", "make_mask"],

@@ -78,9 +78,10 @@ class Comparison:
 
         share: 0 shows the source in every tile, 1 the results, and between them both are mixed.
         """
-        alpha = self.picture and self.picture.alpha
-        shown = [sheets.flat(tile.image, alpha) for tile in self.tiles]
-        before = None if self.picture is None else sheets.flat(self.picture.rgb, alpha)
+        picture = self.picture
+        images = [tile.image for tile in self.tiles]
+        shown = images if picture is None else [sheets.shown(picture, image) for image in images]
+        before = None if picture is None else sheets.shown(picture)
         if before is not None and share < 1:
             shown = [Image.blend(before, image, share) for image in shown]
         named = list(zip(self.labels, shown, strict=True))

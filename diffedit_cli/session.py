@@ -19,9 +19,9 @@ from .core.diffedit import DiffEdit, Edited
 from .core.film import MorphFrame, morph
 from .core.types import Heat, Report, silent
 from .errors import DiffeditError, MemoryShort, SettingError
-from .images import canvas, colour, paste, sheets, zoom
+from .images import canvas, paste, sheets, zoom
 from .images.canvas import Fit
-from .images.masks import Masks
+from .images.masks import Given, Masks
 from .images.read import Picture
 from .models import DiffusersDenoiser
 from .results import (
@@ -40,7 +40,7 @@ from .settings import MAX_SEED, EditConfig, filled_in, require_query, require_wa
 ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows the object so many times larger
 LOOK_SAMPLES = 4  # noise maps of a look, at most
 
-Mask = Masks | Image.Image | None  # a mask alone stands for Masks(use=mask)
+Mask = Given  # a mask alone stands for Masks(use=mask)
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Session:
 
     def edit(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> list[EditResult]:
         """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
-        return [drawn.result for drawn in self._draw(config, Masks.of(mask), report)]
+        return [drawn.result for drawn in self._draw(config, Masks.of(mask, self.pictures[0]), report)]
 
     def mask(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> MaskResult:
         """Find where `config.ref` is, in one picture. See `make_mask`."""
-        (picture,), model, masks = self.pictures, self.model, Masks.of(mask)
+        (picture,), model, masks = self.pictures, self.model, Masks.of(mask, self.pictures[0])
         config, meter = prepare(model, config), Meter(model)
         (fit,) = self._fits(config, masks, report)
         heat = self._heat({0: fit}, config, report)
@@ -84,7 +84,7 @@ class Session:
             origin=model.origin,
             given=masks.hashes(),
             run=meter.stop(),
-            notices=(*picture.notices, *notices, *mask_notices(coverage, fit)),
+            notices=(*picture.notices, *masks.notices, *notices, *mask_notices(coverage, fit)),
         )
 
     def compare(
@@ -102,7 +102,7 @@ class Session:
     ) -> tuple[EditResult, Iterator[Image.Image]]:
         """The edit of one picture, and the film from the picture to it. See `animate_edit`."""
         require_way_back(config)
-        (drawn,) = self._draw(config, Masks.of(mask), report)
+        (drawn,) = self._draw(config, Masks.of(mask, self.pictures[0]), report)
         pixels, result, fit = drawn.source.pixels, drawn.result, drawn.fit
         softened = paste.paste(result.picture, pixels.cpu(), result.mask, fit)
         shown = in_order(morph(self.model, pixels, drawn.edited, frames, report))
@@ -271,7 +271,7 @@ def edit_images(
     picture share its inversion; up to the rounding of float32 a result is that of `edit_image`. mask: for a
     single picture. report: starts anew with each group and query.
     """
-    if len(pictures) > 1 and Masks.of(mask) != Masks():
+    if len(pictures) > 1 and not Masks.of(mask).is_empty:
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
     config = replace(config, seed=random_seed() if config.seed is None else config.seed)
     for group in groups_of_one_shape(model, pictures, config):
@@ -339,7 +339,13 @@ def put_back(
         origin=model.origin,
         given={},
         run=Run(0, 0, 0),
-        notices=(*picture.notices, *notices, *zoom_notices(config, fit), *mask_notices(coverage, fit)),
+        notices=(
+            *picture.notices,
+            *masks.notices,
+            *notices,
+            *zoom_notices(config, fit),
+            *mask_notices(coverage, fit),
+        ),
     )
 
 
@@ -352,7 +358,7 @@ def film_frame(result: EditResult, fit: Fit, softened: Image.Image, frame: Morph
     image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
     keep = canvas.mask_to_full(frame.keep.cpu(), fit)
     image = paste.add_difference(image, picture.rgb, softened, keep)
-    return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
+    return sheets.shown(picture, image)
 
 
 def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[MorphFrame]:

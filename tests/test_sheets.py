@@ -16,10 +16,10 @@ def test_heat_overlay_and_cutout():
     for ground in ((0, 0, 0), WHITE, (255, 0, 170)):
         picture = opened(Image.new("RGB", (80, 60), ground))
         mask = box_mask((80, 60), (20, 20, 60, 40))
-        shown = overlay(picture.rgb, mask)
+        shown = overlay(picture, mask)
         assert {(0, 0, 0), WHITE} <= set(shown.get_flattened_data())
         assert shown.getpixel((2, 2)) == ground
-        assert same(overlay(picture.rgb, Image.new("L", (80, 60))), picture.rgb)
+        assert same(overlay(picture, Image.new("L", (80, 60))), picture.rgb)
     picture = opened(noise(80, 60, 4))
     cut = cutout(picture, mask)
     assert cut.mode == "RGBA"

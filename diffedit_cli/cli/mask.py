@@ -88,9 +88,9 @@ def mask(
         if heatmap is not None:
             save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
         if overlay is not None:
-            save_image(overlay, sheets.overlay(source.rgb, result.mask), overwrite=overwrite)
+            save_image(overlay, sheets.overlay(source, result.mask), overwrite=overwrite)
         if cutout is not None:
-            save_image(cutout, sheets.cutout(source, result.mask), overwrite=overwrite)
+            save_image(cutout, sheets.cutout(source, result.mask), picture=source, overwrite=overwrite)
         terminal.finish(
             result,
             target,

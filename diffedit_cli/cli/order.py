@@ -1,7 +1,7 @@
 """What `diffedit edit` was asked for, and what it says and writes for each result."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +92,8 @@ def write_extras(result: "EditResult", grid: Path | None, save_mask: Path | None
     if save_mask is not None:
         save_image(save_mask, result.mask, overwrite=overwrite)
     if grid is not None:
-        columns = [("input", result.picture.rgb), ("mask", result.mask), ("result", result.image)]
+        before, after = sheets.shown(result.picture), sheets.shown(result.picture, result.image)
+        columns = [("input", before), ("mask", result.mask), ("result", after)]
         if result.heat is not None:
             columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
-        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
-        save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)
+        save_image(grid, sheets.grid(columns), overwrite=overwrite)
