@@ -140,7 +140,7 @@ def read_extras(
     kept = tuple((key, texts[key]) for key in TEXTS if texts.get(key))
     for what in sorted(header.dropped):
         notices.append(f"{name} has a {what} of more than 1 MB, which was left out.")
-    dpi = _dpi(info.get("dpi"))
+    dpi = _dpi(image)
     dpi = (dpi[1], dpi[0]) if dpi and is_turned else dpi
     return Extras(dpi, xmp, _iptc(image), kept, _colour_chunks(header))
 
@@ -165,13 +165,21 @@ def _comment(info: Mapping[Any, Any]) -> str:
     return "" if settings_in(text) or len(text) > MAX_XMP else text.strip("\0 \r\n")
 
 
-def _dpi(value: Any) -> tuple[float, float] | None:
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Dots an inch across and down; 1 and 72 are what Pillow gives where the file does not say."""
     try:
+        value = image.info.get("dpi") or _dpi_in(image.getexif())
         across, down = (float(part) for part in value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except Exception:  # damaged EXIF
         return None
-    is_sound = all(math.isfinite(part) and 1 <= part <= 100_000 for part in (across, down))
-    return (across, down) if is_sound else None
+    is_sound = all(math.isfinite(part) and 1 < part <= 100_000 for part in (across, down))
+    return (across, down) if is_sound and (across, down) != (72, 72) else None
+
+
+def _dpi_in(exif: Image.Exif) -> tuple[float, float] | None:
+    across, down = exif.get(Base.XResolution), exif.get(Base.YResolution)
+    inches = 2.54 if exif.get(Base.ResolutionUnit) == 3 else 1.0
+    return None if across is None or down is None else (across * inches, down * inches)
 
 
 def _xmp(info: Mapping[Any, Any]) -> tuple[bytes | None, bool]:

@@ -15,18 +15,17 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, SettingError
+from .gif import write_gif
 from .metadata import settings_text, with_comment
 from .read import load_image, read_settings
 from .write import atomic_path, check_target, save_image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FPS = 120
-COLOURS = 255  # of a gif: the 256th says 'as in the frame before', which keeps still areas small
 
 BT709, TV_RANGE = 1, 1  # FFmpeg's numbers
 
 _FRAME = re.compile(r"frame_(\d{4,})\.png")
-_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 15 / 32
 
 
 def write_frames(
@@ -43,7 +42,7 @@ def write_frames(
 
     .mp4   H.264 that browsers play; a frame of odd size gets its last row or column twice. Frames are encoded
            one by one and never held together. (A player decides whether it loops.)
-    .gif   one palette made from all frames, ordered dither. The frames are held in memory.
+    .gif   one palette made from all frames (see gif.py). The frames are held in memory.
     .webp  animated, quality 90. The frames are held in memory.
     no suffix, or a folder: frame_0000.png, frame_0001.png, ...
 
@@ -62,7 +61,7 @@ def write_frames(
     if _is_folder(target):
         _write_folder(numbered, target, settings, first or 0)
         return
-    write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}[target.suffix.lower()]
+    write = {".mp4": _write_mp4, ".gif": write_gif, ".webp": _write_webp}[target.suffix.lower()]
     with atomic_path(target, overwrite=overwrite) as part:
         write(numbered, part, fps, loop, settings)
 
@@ -172,49 +171,6 @@ def _write_mp4(
             picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
             film.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=BT709)))
         film.mux(stream.encode(None))
-
-
-def _write_gif(
-    frames: Iterator[Image.Image], part: Path, fps: int, loop: bool, settings: Mapping[str, Any] | None
-) -> None:
-    held = list(frames)
-    palette = _palette(held)
-    ends = [round(100 * (number + 1) / fps) * 10 for number in range(len(held))]  # a gif counts in 10 ms
-    options: dict[str, Any] = {"loop": 0} if loop else {}
-    if settings is not None:
-        options["comment"] = settings_text(settings).encode()
-    first, *rest = (_dithered(frame, palette) for frame in held)
-    durations = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    first.save(
-        part,
-        "GIF",
-        save_all=True,
-        append_images=rest,
-        duration=durations,
-        disposal=1,
-        optimize=True,
-        **cast(Any, options),
-    )
-
-
-def _palette(frames: list[Image.Image]) -> Image.Image:
-    """One palette for all: the colours of up to 16 frames, spread over the film and scaled to 256 pixels."""
-    chosen = [frames[len(frames) * i // 16] for i in range(16)] if len(frames) > 16 else frames
-    width, height = frames[0].size
-    scale = min(1.0, 256 / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    sheet = Image.new("RGB", (size[0], size[1] * len(chosen)))
-    for row, frame in enumerate(chosen):
-        sheet.paste(frame.resize(size), (0, row * size[1]))
-    return sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
-
-
-def _dithered(frame: Image.Image, palette: Image.Image) -> Image.Image:
-    """A frame in the palette's colours. The dither's pattern is fixed, so that what is still stays still."""
-    height, width = frame.height, frame.width
-    pattern = np.tile(_BAYER, (height // 4 + 1, width // 4 + 1))[:height, :width, None] * 16
-    pixels = (np.asarray(frame) + pattern).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _write_webp(
