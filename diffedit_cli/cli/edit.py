@@ -104,7 +104,7 @@ def edit_one(order: Order, terminal: Terminal) -> None:
     source = read_picture(order.pictures[0])
     targets = [target, order.grid, order.save_mask]
     check_targets(targets, overwrite=overwrite, picture=source, film=order.animate)
-    order.check_film()
+    order.check_film(source.rgb.size)
     masks, units = order.read_masks(source), order.forwards()
     if order.dry_run:
         terminal.result(

@@ -51,13 +51,13 @@ class Order:
             frames=0 if self.animate is None else self.film.frames,
         )
 
-    def check_film(self) -> None:
-        """Refuse a film that could not be made, before the long work."""
+    def check_film(self, size: tuple[int, int]) -> None:
+        """Refuse a film of this size that could not be made, before the long work."""
         if self.animate is not None:
             from ..images.video import check_film
 
             require_way_back(self.config)
-            check_film(self.animate, fps=self.film.fps, overwrite=self.overwrite)
+            check_film(self.animate, fps=self.film.fps, overwrite=self.overwrite, size=size)
 
     def write_film(self, frames: "Iterator[Image.Image]", result: "EditResult") -> Film | None:
         """Write the film of an edit; after Ctrl-C what there is of it."""

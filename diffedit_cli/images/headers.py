@@ -15,6 +15,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HDR_NAMES = {16: "PQ", 18: "HLG"}  # transfer functions of H.273 that no profile describes
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_EXIF_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+_TYPE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SMALL = (b"sRGB", b"cICP", b"caBX")  # noted here, since Pillow does not
 
 
@@ -30,6 +32,16 @@ class Header:
     icc: bytes | None = None
     codes: tuple[int, int] | None = None
     dropped: set[str] = field(default_factory=set[str])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Of a TIFF's directory: where it is, its tag, how many bytes it stands for, its value or their place."""
+
+    place: int
+    tag: int
+    size: int
+    value: int
 
 
 def is_heif(start: bytes) -> bool:
@@ -59,6 +71,8 @@ def examine(stream: BinaryIO) -> tuple[BinaryIO, Header]:
     header = Header()
     if start.startswith(PNG):
         stream = _without_long_chunks(stream, header)
+    elif start[:2] in (b"II", b"MM"):
+        stream = _without_long_exif(stream, header)
     elif start[4:8] in (b"ftyp", b"jP  "):
         stream.seek(0)
         header.icc, header.codes = colour_box(stream.read(2**20))
@@ -125,6 +139,43 @@ def _without(stream: BinaryIO, parts: list[tuple[int, int]]) -> BinaryIO:
         stream.seek(place)
     kept.write(stream.read())
     return kept
+
+
+def _without_long_exif(stream: BinaryIO, header: Header) -> BinaryIO:
+    """A TIFF without its EXIF and GPS where they have a long entry.
+
+    Pillow decodes them with the pixels, and takes seconds to make Python's numbers of one.
+    """
+    stream.seek(0)
+    start = stream.read(16)
+    order, is_big = ("<" if start[:2] == b"II" else ">"), 43 in start[2:4]
+    first = struct.unpack_from(f"{order}Q", start, 8) if is_big else struct.unpack_from(f"{order}I", start, 4)
+    main = [entry for entry in _entries(stream, first[0], order, is_big) if entry.tag in _EXIF_DIRECTORIES]
+    entries = [found for entry in main for found in _entries(stream, entry.value, order, is_big)]
+    inner = [entry.value for entry in entries if entry.tag in _EXIF_DIRECTORIES]
+    entries += [found for place in inner[:8] for found in _entries(stream, place, order, is_big)]
+    if all(entry.size <= MAX_CHUNK for entry in entries):
+        return stream
+    header.dropped.add("block of EXIF")
+    stream.seek(0)
+    data = bytearray(stream.read())
+    for entry in main:
+        data[entry.place : entry.place + 2] = b"\xff\xff"  # a private tag, which nobody reads
+    return io.BytesIO(data)
+
+
+def _entries(stream: BinaryIO, place: int, order: str, is_big: bool) -> list[Entry]:
+    """A directory of a TIFF."""
+    form = f"{order}{'HHQQ' if is_big else 'HHII'}"
+    stream.seek(place)
+    head = stream.read(8 if is_big else 2)
+    count = min(int.from_bytes(head, "little" if order == "<" else "big"), 2**16)
+    data, length = stream.read(count * struct.calcsize(form)), struct.calcsize(form)
+    found: list[Entry] = []
+    for at in range(0, len(data) - length + 1, length):
+        tag, kind, number, value = struct.unpack_from(form, data, at)
+        found.append(Entry(place + len(head) + at, tag, number * _TYPE_SIZES.get(kind, 1), value))
+    return found
 
 
 def colour_box(data: bytes) -> tuple[bytes | None, tuple[int, int] | None]:

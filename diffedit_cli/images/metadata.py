@@ -102,8 +102,11 @@ def read_exif(image: Image.Image) -> bytes | None:
     """The EXIF without orientation, thumbnail, and what an earlier run of this program stored."""
     try:
         old, new = image.getexif(), Image.Exif()
+        if len(image.info.get("exif", b"")) > MAX_KEPT:
+            return None
         for tag in _KEPT_TAGS & set(old):
-            new[tag] = old[tag]
+            if not _is_long(value := old[tag]):
+                new[tag] = value
         for group in (IFD.Exif, IFD.GPSInfo):
             entries = {tag: value for tag, value in old.get_ifd(group).items() if not _is_long(value)}
             if settings_in(comment_text(entries.get(Base.UserComment))):
@@ -138,6 +141,8 @@ def read_extras(
     if image.format != "PNG":
         texts = {"Comment": _comment(info)} if image.format in ("JPEG", "MPO", "GIF") else {}
     kept = tuple((key, texts[key]) for key in TEXTS if texts.get(key))
+    if len(info.get("exif", b"")) > MAX_KEPT:
+        header.dropped.add("block of EXIF")
     for what in sorted(header.dropped):
         notices.append(f"{name} has a {what} of more than 1 MB, which was left out.")
     dpi = _dpi(image)
@@ -168,7 +173,7 @@ def _comment(info: Mapping[Any, Any]) -> str:
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Dots an inch across and down; 1 and 72 are what Pillow gives where the file does not say."""
     try:
-        value = image.info.get("dpi") or _dpi_in(image.getexif())
+        value = image.info.get("dpi") or _dpi_in(image.getexif()) or (1, 1)
         across, down = (float(part) for part in value)
     except Exception:  # damaged EXIF
         return None

@@ -22,6 +22,7 @@ from .write import atomic_path, check_target, save_image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FPS = 120
+MAX_SIDE = {".mp4": 16_384, ".webp": 16_383, ".gif": 65_535}  # pixels, of the codec
 
 BT709, TV_RANGE = 1, 1  # FFmpeg's numbers
 
@@ -48,32 +49,42 @@ def write_frames(
 
     A file appears only when it is complete: after Ctrl-C or any other error none is left, and an old one is
     as it was. A folder keeps its finished frames. To go on with it, pass the frames that are missing and
-    their first number as `first` (see next_missing); frames from there on are replaced.
+    their first number as `first` (see next_missing). Frames of an older film go when the first new one is
+    there, so a folder never holds frames of two; of several films into one new folder one succeeds.
     Settings are stored in the file, in a folder in every frame (read_film_settings finds them).
     Raises what check_film raises, and ImageError if there are no frames or writing fails.
     """
     target = Path(target)
-    check_film(target, fps=fps, overwrite=overwrite or first is not None)
+    replaces = overwrite or first is not None
+    check_film(target, fps=fps, overwrite=replaces)
     numbered = iter(frames)
     if (start := next(numbered, None)) is None:
         raise ImageError("There are no frames to write.", "Ask for at least one.")
+    check_film(target, fps=fps, overwrite=replaces, size=start.size)
     numbered = _alike(itertools.chain([start], numbered))
     if _is_folder(target):
-        _write_folder(numbered, target, settings, first or 0)
+        _write_folder(numbered, target, settings, first or 0, overwrite=replaces)
         return
     write = {".mp4": _write_mp4, ".gif": write_gif, ".webp": _write_webp}[target.suffix.lower()]
     with atomic_path(target, overwrite=overwrite) as part:
         write(numbered, part, fps, loop, settings)
 
 
-def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
+def check_film(target: Path, *, fps: int, overwrite: bool, size: tuple[int, int] | None = None) -> None:
     """Refuse, before the long work, a target that could not be written after it.
 
-    SettingError: an unknown suffix, or frames a second out of 1 to MAX_FPS. ImageError: the file exists, the
-    folder holds frames, or the folder around it is missing or read-only.
+    size: of a frame, where it is known. SettingError: an unknown suffix, frames a second out of 1 to MAX_FPS,
+    or a frame larger than the codec allows. ImageError: the file exists, the folder holds frames, or the
+    folder around it is missing or read-only.
     """
     if not 1 <= fps <= MAX_FPS:
         raise SettingError(f"--fps {fps} is out of range.", f"Give a value from 1 to {MAX_FPS}.")
+    most = MAX_SIDE.get(target.suffix.lower())
+    if size and most and max(size) > most and not _is_folder(target):
+        raise SettingError(
+            f"{target.name} can have {most} pixels a side, and a frame has {max(size)}.",
+            "Name a folder instead, for frames as PNG.",
+        )
     if not _is_folder(target):
         check_target(target, overwrite=overwrite, known=SUFFIXES)
     elif not target.is_dir():
@@ -83,11 +94,21 @@ def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
 
 
 def next_missing(folder: Path) -> int:
-    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder."""
+    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder.
+
+    A frame with other settings than the first one is of another film, and missing.
+    """
+    film: dict[str, Any] | None = None
     for number in itertools.count():
+        path = frame_path(folder, number)
         try:
-            load_image(frame_path(folder, number))
+            load_image(path)
+            stored = read_settings(path)
         except ImageError:
+            return number
+        stored = stored and {**stored, "diffedit": ""}  # a newer version may have gone on
+        film = stored if number == 0 else film
+        if stored != film:
             return number
     raise AssertionError
 
@@ -136,16 +157,21 @@ def _alike(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
 
 
 def _write_folder(
-    frames: Iterable[Image.Image], folder: Path, settings: Mapping[str, Any] | None, first: int
+    frames: Iterable[Image.Image],
+    folder: Path,
+    settings: Mapping[str, Any] | None,
+    first: int,
+    *,
+    overwrite: bool,
 ) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    number = first - 1
     for number, frame in enumerate(frames, first):
-        save_image(frame_path(folder, number), frame, settings=settings, overwrite=True)
-    for stale in _numbers(folder):
-        if stale > number:  # of an earlier, longer run: it would be played as part of this one
-            frame_path(folder, stale).unlink()
+        save_image(frame_path(folder, number), frame, settings=settings, overwrite=overwrite)
+        if number == first and overwrite:
+            for stale in _numbers(folder):
+                if stale > first:  # it would be played as part of this film
+                    frame_path(folder, stale).unlink(missing_ok=True)
 
 
 def _write_mp4(
