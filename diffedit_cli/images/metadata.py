@@ -102,7 +102,7 @@ def read_exif(image: Image.Image) -> bytes | None:
     """The EXIF without orientation, thumbnail, and what an earlier run of this program stored."""
     try:
         old, new = image.getexif(), Image.Exif()
-        if len(image.info.get("exif", b"")) > MAX_KEPT:
+        if len(image.info.get("exif") or b"") > MAX_KEPT:
             return None
         for tag in _KEPT_TAGS & set(old):
             if not _is_long(value := old[tag]):
@@ -141,7 +141,7 @@ def read_extras(
     if image.format != "PNG":
         texts = {"Comment": _comment(info)} if image.format in ("JPEG", "MPO", "GIF") else {}
     kept = tuple((key, texts[key]) for key in TEXTS if texts.get(key))
-    if len(info.get("exif", b"")) > MAX_KEPT:
+    if len(info.get("exif") or b"") > MAX_KEPT:
         header.dropped.add("block of EXIF")
     for what in sorted(header.dropped):
         notices.append(f"{name} has a {what} of more than 1 MB, which was left out.")

@@ -21,6 +21,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 def split(

@@ -21,7 +21,7 @@ from ..errors import DiffeditError, ImageError
 from .colour import profile_of_codes, profile_of_png, to_srgb
 from .headers import HDR_NAMES, MAX_CHUNK, Header, examine, is_heif, webp_size
 from .metadata import Extras, as_dict, comment_text, read_exif, read_extras, settings_in
-from .pixels import TURNS, split, strips, upright
+from .pixels import SIDEWAYS, TURNS, split, strips, upright
 
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -78,7 +78,8 @@ def load_image(source: Source) -> Picture:
 def _picture(image: Image.Image, header: Header, name: str, sha256: str, notices: list[str]) -> Picture:
     """A decoded picture, which is closed."""
     exif, turn = read_exif(image), _turn(image)
-    sideways = turn is not None and turn.value > 3
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, which Pillow has turned itself
+    sideways = turn in SIDEWAYS or tags.get(Base.Orientation, 1) in (5, 6, 7, 8)
     extras = read_extras(image, header, name, notices, is_turned=sideways)
     image.info["icc_profile"] = _profile(image, header, name, notices)
     colours, alpha, icc = split(image, name, notices)
@@ -92,7 +93,12 @@ def _picture(image: Image.Image, header: Header, name: str, sha256: str, notices
 
 
 def _of_array(values: np.ndarray) -> Image.Image:
-    if values.dtype != np.uint8 or values.shape[2:] not in ((), (3,), (4,)) or not values.size:
+    if (
+        values.dtype != np.uint8
+        or values.ndim < 2
+        or values.shape[2:] not in ((), (3,), (4,))
+        or not values.size
+    ):
         raise ImageError(
             f"An array of {values.dtype} and the shape {values.shape} is not a picture.",
             "Give uint8 of the shape (h w), (h w 3) or (h w 4).",
@@ -249,19 +255,16 @@ def _profile(image: Image.Image, header: Header, name: str, notices: list[str]) 
     if image.format == "PNG" and len(data := header.chunks.get(b"cICP", b"")) == 4:
         codes = data[0], data[1]
     if codes and codes[1] in HDR_NAMES:
-        notices.append(
-            f"{name} holds {HDR_NAMES[codes[1]]} (HDR) values, which are edited as if they were sRGB."
-        )
+        kind = HDR_NAMES[codes[1]]
+        notices.append(f"{name} is HDR ({kind}), and its values are edited as if they were sRGB.")
         return None
     if icc := info.get("icc_profile") or header.icc:
         return icc
     made = profile_of_codes(*codes) if codes else None
-    if image.format == "PNG" and made is None and not {"srgb"} & {*info}:
+    if image.format == "PNG" and made is None and "srgb" not in info:
         made = profile_of_png(info.get("gamma"), info.get("chromaticity"))
     if made:
-        notices.append(
-            f"{name} has no colour profile but says the same in numbers; the result has a profile."
-        )
+        notices.append(f"{name} describes its colours by numbers; the result has a profile that says so.")
     return made
 
 
