@@ -42,10 +42,10 @@ class Masks:
         """Masks as `load_mask` understands them, with what is to be noted. ImageError as there."""
         notices: list[str] = []
         size = picture.rgb.size
-        areas = (
+        areas = [
             given if given is None else load_mask(given, size, picture, notices)
             for given in (use, add, subtract)
-        )
+        ]
         return Masks(*areas, notices=tuple(notices))
 
     @staticmethod

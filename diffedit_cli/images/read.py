@@ -71,16 +71,17 @@ def load_image(source: Source) -> Picture:
         notices: list[str] = []
         if (frames := _frames(image)) > 1:
             notices.append(f"{name} has {frames} frames; only the first is used.")
-        image.load()
-        return _picture(image, header, name, _sha256(stream), notices)
+        is_sideways = _turn(image) in SIDEWAYS
+        image.load()  # turns a TIFF
+        return _picture(image, header, name, _sha256(stream), notices, is_sideways)
 
 
-def _picture(image: Image.Image, header: Header, name: str, sha256: str, notices: list[str]) -> Picture:
+def _picture(
+    image: Image.Image, header: Header, name: str, sha256: str, notices: list[str], is_sideways: bool
+) -> Picture:
     """A decoded picture, which is closed."""
     exif, turn = read_exif(image), _turn(image)
-    tags = getattr(image, "tag_v2", {})  # of a TIFF, which Pillow has turned itself
-    sideways = turn in SIDEWAYS or tags.get(Base.Orientation, 1) in (5, 6, 7, 8)
-    extras = read_extras(image, header, name, notices, is_turned=sideways)
+    extras = read_extras(image, header, name, notices, is_turned=is_sideways)
     image.info["icc_profile"] = _profile(image, header, name, notices)
     colours, alpha, icc = split(image, name, notices)
     rgb, alpha = upright(colours, alpha, turn)
@@ -121,7 +122,7 @@ def _of_image(image: Image.Image) -> Picture:
             digest.update(own.crop(box).tobytes())
         exif = image.getexif()
         own.getexif = lambda: exif  # a copy's has no more than info holds
-        return _picture(own, Header(), name, digest.hexdigest(), [])
+        return _picture(own, Header(), name, digest.hexdigest(), [], _turn(image) in SIDEWAYS)
 
 
 @contextlib.contextmanager
