@@ -35,6 +35,7 @@ from pictures import (
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, PngImagePlugin
 from PIL.ExifTags import IFD, Base
 
+from benchmarks.robustness import read_back
 from diffedit_cli.errors import DiffeditError, ImageError, SettingError
 from diffedit_cli.images import pixels
 from diffedit_cli.images import write as writing
@@ -1246,3 +1247,9 @@ def test_a_soft_brush_in_colour_is_soft_and_a_photo_is_no_mask():
 def test_a_mask_that_cannot_be_is_refused_at_the_border(given, words):
     with pytest.raises(ImageError, match=words):
         Masks.of(given, opened(noise(64, 64)))
+
+
+def test_the_benchmark_reads_back_every_format(tmp_path):
+    found = read_back(tmp_path)
+    assert set(found) == {*WRITE_FORMATS}
+    assert all(good == count > 8 for good, count in found.values())

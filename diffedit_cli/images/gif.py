@@ -12,6 +12,8 @@ from .metadata import settings_text
 COLOURS = 255  # the 256th says 'as in the frame before', which keeps still areas small
 SAMPLES = 16  # frames, spread over the film, that the palette is made of
 SIDE = 256  # pixels that each is scaled to for that
+Colour = tuple[int, int, int]
+_PLACES = np.array([65536, 256, 1])  # of red, green and blue in one number
 STILL = 2  # levels; a pixel that has moved by no more keeps its colour, or the diffusion would flicker
 
 
@@ -23,8 +25,9 @@ def write_gif(
     With COLOURS colours or fewer in the whole film every pixel is as it was.
     """
     held = list(frames)
-    palette, is_exact = _palette(held)
-    first, *rest = _indexed(held, palette, is_exact)
+    colours = _few_colours(held)
+    palette = _sheet(held).quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1) if colours is None else None
+    first, *rest = _indexed(held, palette) if palette else _exact(held, colours or [])
     ends = [round(100 * (number + 1) / fps) * 10 for number in range(len(held))]  # a gif counts in 10 ms
     options: dict[str, Any] = {"loop": 0} if loop else {}
     if settings is not None:
@@ -41,17 +44,23 @@ def write_gif(
     )
 
 
-def _palette(frames: list[Image.Image]) -> tuple[Image.Image, bool]:
-    """One palette for all frames, and whether it holds every colour that they have."""
-    found: set[Any] = set()
+def _few_colours(frames: list[Image.Image]) -> list[Colour] | None:
+    """All colours of the film in order, if there are COLOURS or fewer."""
+    found: set[Colour] = set()
     for frame in frames:
         colours = frame.getcolors(COLOURS)
-        found |= {colour for _, colour in colours or ()}
+        found |= {cast(Colour, colour) for _, colour in colours or ()}
         if colours is None or len(found) > COLOURS:
-            return _sheet(frames).quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1), False
-    exact = Image.new("P", (1, 1))
-    exact.putpalette([level for colour in sorted(found) for level in colour])
-    return exact, True
+            return None
+    return sorted(found)
+
+
+def _exact(frames: list[Image.Image], colours: list[Colour]) -> Iterator[Image.Image]:
+    """The frames as indices of these colours. (Pillow's quantize looks for near ones.)"""
+    table = np.array(colours) @ _PLACES
+    for frame in frames:
+        indices = np.searchsorted(table, np.asarray(frame) @ _PLACES).astype(np.uint8)
+        yield _with_palette(indices, [level for colour in colours for level in colour])
 
 
 def _sheet(frames: list[Image.Image]) -> Image.Image:
@@ -67,18 +76,21 @@ def _sheet(frames: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _indexed(frames: list[Image.Image], palette: Image.Image, is_exact: bool) -> Iterator[Image.Image]:
+def _indexed(frames: list[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
     """The frames in the palette's colours. What is still keeps its index from frame to frame."""
-    dither = Image.Dither.NONE if is_exact else Image.Dither.FLOYDSTEINBERG
     seen = indices = None  # the colour that each pixel had when its index was chosen, and the index
     for frame in frames:
-        drawn, pixels = frame.quantize(palette=palette, dither=dither), np.asarray(frame)
-        own = np.asarray(drawn)
+        pixels = np.asarray(frame)
+        own = np.asarray(frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
         if seen is None or indices is None:
             seen, indices = pixels.copy(), own.copy()
         else:
-            moved = np.abs(pixels.astype(np.int16) - seen).max(axis=2) > (0 if is_exact else STILL)
+            moved = np.abs(pixels.astype(np.int16) - seen).max(axis=2) > STILL
             seen[moved], indices[moved] = pixels[moved], own[moved]
-        shown = Image.fromarray(indices.copy(), "P")
-        shown.putpalette(cast(Any, palette.getpalette()))
-        yield shown
+        yield _with_palette(indices.copy(), palette.getpalette() or [])
+
+
+def _with_palette(indices: np.ndarray, palette: list[int]) -> Image.Image:
+    shown = Image.fromarray(indices, "P")
+    shown.putpalette(palette)
+    return shown
