@@ -5,10 +5,9 @@
 
 Every picture of Pillow's own test corpus, seeded mutations of small valid files, eight orientations in four
 formats, every small file written in every format and read back, and pictures of the most pixels that are
-read. Each must give a picture, or an error that is an
-ImageError of one sentence. Each file of the corpus and each big picture is read in a process of its own,
-whose peak memory the system reports. Appends a line to results.jsonl, and writes
-the tables of docs/robustness.md.
+read. Each must give a picture, or an error that is an ImageError of one sentence. Each file of the corpus and
+each big picture is read in a process of its own, whose peak memory the system reports. Appends a line to
+results.jsonl, and writes the tables of docs/robustness.md.
 """
 
 import json
