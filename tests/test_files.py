@@ -49,7 +49,6 @@ from diffedit_cli.images.write import (
     is_lossless,
     losses,
     save_image,
-    short_name,
 )
 
 pytestmark = pytest.mark.filterwarnings(  # what Pillow says of odd files
@@ -675,7 +674,7 @@ def test_what_a_file_says_is_kept_or_its_loss_told(tmp_path, suffix):
     assert (again.extras.iptc == IPTC) != ("IPTC" in lost)
     assert (again.extras.texts == (("Comment", "by hand"),)) != ("text Comment" in lost)
     assert (b"(c) someone" in (again.exif or b"")) != ("EXIF" in lost)
-    assert ("re-encodes" in lost) == (not is_lossless(target)) == (suffix in (".jpg", ".jpeg"))
+    assert is_lossless(target) == (suffix not in (".jpg", ".jpeg"))
     assert read_settings(target) == (None if suffix == ".bmp" else SETTINGS)
 
 
@@ -1094,13 +1093,7 @@ def test_after_kill_9_the_next_run_sweeps(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_names_are_cut_by_bytes(tmp_path):
-    for stem in ("a" * 400, "Ü" * 400, "🐎" * 400, "a🐎" * 200, "short"):
-        name = short_name(stem, ".png")
-        assert len(os.fsencode(name)) <= 247
-        assert name.endswith(".png")
-        assert stem.startswith(name[:-4])
-        save_image(tmp_path / name, noise(4, 4))
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
     for long in ("a" * 252 + ".png", "🐎" * 80 + ".png"):
         with pytest.raises(ImageError, match="too long"):
             check_target(tmp_path / long, overwrite=False)

@@ -237,23 +237,12 @@ def is_lossless(path: str | os.PathLike[str]) -> bool:
     return WRITE_FORMATS.get(Path(path).suffix.lower()) != "JPEG"
 
 
-def losses(path: str | os.PathLike[str], picture: Picture | None = None) -> tuple[str, ...]:
-    """Sentences about what a file of this name does not hold of an edit of the picture."""
+def losses(path: str | os.PathLike[str], picture: Picture) -> tuple[str, ...]:
+    """Sentences about what a file of this name does not hold of the picture besides its pixels."""
     name, kind = Path(path).name, WRITE_FORMATS.get(Path(path).suffix.lower(), "")
     notices: list[str] = []
-    if not is_lossless(path):
-        notices.append(
-            f"{name} is a JPEG, which re-encodes the whole picture: pixels outside the mask differ by a few "
-            "levels in the file. A .png, .webp or .tiff keeps them as they are."
-        )
-    if picture is not None and picture.icc and kind in NO_PROFILE:
+    if picture.icc and kind in NO_PROFILE:
         notices.append(f"{name} cannot hold the colour profile, so the picture is converted to sRGB.")
-    if picture is not None and (lost := lost_in(kind, picture.exif, picture.extras)):
+    if lost := lost_in(kind, picture.exif, picture.extras):
         notices.append(f"{name} cannot hold {', '.join(lost)} of {picture.name}.")
     return tuple(notices)
-
-
-def short_name(stem: str, suffix: str, room: int = 8) -> str:
-    """A file's name within MAX_NAME bytes: the stem is cut between letters. room: bytes left for a number."""
-    coded = os.fsencode(stem)[: MAX_NAME - len(os.fsencode(suffix)) - room]
-    return coded.decode("utf-8", "ignore") + suffix
