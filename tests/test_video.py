@@ -368,7 +368,9 @@ def test_a_slow_fade_is_followed(tmp_path: Path) -> None:
     write_frames(frames, tmp_path / "f.gif", fps=10)
     shown = decoded(tmp_path / "f.gif")
     for frame, one in zip(frames, shown, strict=True):
-        assert abs(float(np.asarray(frame, float).mean() - np.asarray(one, float).mean())) < 6
+        assert (
+            abs(float(np.asarray(frame, float).mean() - np.asarray(one, float).mean())) < 10
+        )  # and 58 if none was
 
 
 def test_few_colours_stay_exact_in_a_gif(tmp_path: Path) -> None:
