@@ -363,8 +363,8 @@ def test_a_gif_looks_like_its_frames_and_does_not_flicker(tmp_path: Path) -> Non
 
 
 def test_a_slow_fade_is_followed(tmp_path: Path) -> None:
-    """Each step is too small to be seen, but all together are not."""
-    frames = [Image.fromarray(np.asarray(smooth_film(1)[0]) - np.uint8(value)) for value in range(0, 60, 2)]
+    """Each step is hardly to be seen, but all together are."""
+    frames = [Image.fromarray(np.asarray(smooth_film(1)[0]) - np.uint8(value)) for value in range(0, 60, 3)]
     write_frames(frames, tmp_path / "f.gif", fps=10)
     shown = decoded(tmp_path / "f.gif")
     for frame, one in zip(frames, shown, strict=True):
