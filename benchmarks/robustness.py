@@ -4,10 +4,10 @@
     python -m benchmarks.robustness pillow-12.3.0.tar.gz
 
 Every picture of Pillow's own test corpus, seeded mutations of small valid files, eight orientations in four
-formats, and pictures of the most pixels that are read. Each must give a picture, or an error that is an
-ImageError of one sentence. Each file of the corpus and each big picture is read in a process of its own,
-whose peak memory the system reports. Appends a line to results.jsonl, and writes
-the tables of docs/robustness.md.
+formats, every small file written in every format and read back, and pictures of the most pixels that are
+read. Each must give a picture, or an error that is an ImageError of one sentence. Each file of the corpus and
+each big picture is read in a process of its own, whose peak memory the system reports. Appends a line to
+results.jsonl, and writes the tables of docs/robustness.md.
 """
 
 import json
@@ -31,6 +31,7 @@ from PIL.ExifTags import Base
 from benchmarks.report import markdown, record, write_block
 from diffedit_cli.errors import ImageError
 from diffedit_cli.images.read import MAX_PIXELS, load_image
+from diffedit_cli.images.write import WRITE_FORMATS, is_lossless, save_image
 
 PAGE = Path(__file__).parent.parent / "docs" / "robustness.md"
 MOST_SECONDS = 30  # after that a process counts as hung
@@ -95,9 +96,12 @@ def small_files(folder: Path) -> list[Path]:
     exif[Base.Orientation] = 6
     modes = {"a.jpg": "RGB", "cmyk.jpg": "CMYK", "a.png": "RGBA", "p.png": "P", "a.webp": "RGBA"}
     modes |= {"a.tiff": "RGB", "f.tiff": "F", "lab.tiff": "LAB", "a.bmp": "RGB", "a.gif": "P"}
+    modes |= {"a.avif": "RGBA", "a.jp2": "RGB"}
     for name, mode in modes.items():
         shown = image.convert("RGB").convert(mode) if mode != "RGBA" else image
-        shown.save(folder / name, **({} if name.endswith((".bmp", ".gif")) else {"exif": exif.tobytes()}))
+        shown.save(
+            folder / name, **({} if name.endswith((".bmp", ".gif", ".jp2")) else {"exif": exif.tobytes()})
+        )
     return [folder / name for name in modes]
 
 
@@ -123,6 +127,35 @@ def mutations(folder: Path, count: int) -> Iterator[Reading]:
             return "counted", json.dumps(outcomes)
 
         yield in_a_process(f"mutations from {first}", work)
+
+
+def read_back(folder: Path) -> dict[str, list[int]]:
+    """Of each format that is written: how many of the small files came back as they were, and of how many.
+
+    Of a lossless one every pixel must be the same, of JPEG nearly. JPEG and BMP hold no transparency.
+    """
+    found: dict[str, list[int]] = {}
+    pictures = [load_image(path) for path in [*small_files(folder), *compressed_tiffs(folder)]]
+    for suffix in WRITE_FORMATS:
+        target = folder / f"back{suffix}"
+        shown = [one for one in pictures if one.alpha is None or suffix not in (".jpg", ".jpeg", ".bmp")]
+        good = 0
+        for picture in shown:
+            save_image(target, picture.rgb, picture=picture, overwrite=True)
+            again = load_image(target)
+            most = 0 if is_lossless(target) else 6
+            good += again.icc == picture.icc and mean_difference(again.rgb, picture.rgb) <= most
+        found[suffix] = [good, len(shown)]
+    return found
+
+
+def compressed_tiffs(folder: Path) -> list[Path]:
+    """TIFFs whose compression must not pass into what is written."""
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (14, 19, 3), np.uint8))
+    paths = [folder / f"{name}.tiff" for name in ("jpeg", "tiff_lzw", "tiff_adobe_deflate", "packbits")]
+    for path in paths:
+        image.save(path, compression=path.stem)
+    return paths
 
 
 def mean_difference(one: Image.Image, other: Image.Image) -> float:
@@ -227,7 +260,7 @@ def write_page(line: dict[str, Any]) -> None:
     found = {
         "Pillow's own test pictures": line["pillow_corpus"],
         "of these, named crash, oob, bomb or truncated": line["named_crash_oob_bomb_truncated"],
-        "mutations of small valid files (JPEG, PNG, WebP, TIFF, BMP, GIF)": line["mutations"],
+        "mutations of small valid files of eight formats": line["mutations"],
     }
     rows: list[list[str]] = []
     for name, one in found.items():
@@ -237,6 +270,9 @@ def write_page(line: dict[str, Any]) -> None:
     upright = line["orientations_upright"]
     turned = ["eight orientations as JPEG, PNG, WebP and TIFF", "32", f"{upright} upright", "0"]
     rows.append([*turned, str(32 - upright)])
+    for suffix, (good, count) in line["read_back"].items():
+        written = [f"small files, written as {suffix} and read back", str(count), f"{good} the same", "0"]
+        rows.append([*written, str(count - good)])
     write_block(PAGE, "outcomes", markdown(["", "files", "read", "refused", "anything else"], rows))
     seconds, size = (line["mutations"][worst][1] for worst in ("slowest", "largest"))
     told = "A process that reads a thousand mutations one after another takes at most"
@@ -255,6 +291,7 @@ def main(archive: Annotated[Path, typer.Argument()], count: int = 50_000) -> Non
         folder = Path(name)
         line: dict[str, Any] = {"corpus": archive.name}
         line["orientations_upright"] = orientations(folder)
+        line["read_back"] = read_back(folder)
         readings = list(corpus(archive, folder))
         line["pillow_corpus"] = summary(readings)
         bad = [r for r in readings if any(w in r.name.lower() for w in ("crash", "oob", "bomb", "trunc"))]

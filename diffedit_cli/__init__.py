@@ -17,8 +17,8 @@ __version__ = "0.5.0"
 if TYPE_CHECKING:
     from .errors import DiffeditError
     from .generation import compare_prompts, generate_image, interpolate_frames
-    from .images.masks import Masks
-    from .images.read import Picture, load_image, load_mask
+    from .images.masks import Masks, load_mask
+    from .images.read import Picture, load_image
     from .merge import MergeResult, merge_images
     from .models import load_model
     from .results import EditResult, Generated, MaskResult
@@ -64,8 +64,8 @@ __all__ = [
 _MODULES = {
     "errors": ["DiffeditError"],
     "generation": ["compare_prompts", "generate_image", "interpolate_frames"],
-    "images.masks": ["Masks"],
-    "images.read": ["Picture", "load_image", "load_mask"],
+    "images.masks": ["Masks", "load_mask"],
+    "images.read": ["Picture", "load_image"],
     "models": ["load_model"],
     "results": ["EditResult", "Generated", "MaskResult"],
     "merge": ["MergeResult", "merge_images"],

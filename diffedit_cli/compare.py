@@ -17,7 +17,7 @@ from .images.masks import Masks
 from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
-from .results import EditResult, Generated, Meter, Run, Shown, Target, costs, provenance, seen
+from .results import EditResult, Generated, Meter, Run, Shown, Target, costs, provenance
 from .session import Mask, Session
 from .settings import (
     EditConfig,
@@ -85,8 +85,9 @@ class Comparison(Shown):
         share: 0 shows the source in every tile, 1 the results, and between them both are mixed.
         """
         picture = self.picture
-        shown = [seen(tile.image, picture) if picture else tile.image for tile in self.tiles]
-        before = seen(picture.rgb, picture) if picture else None
+        images = [tile.image for tile in self.tiles]
+        shown = images if picture is None else [sheets.shown(picture, image) for image in images]
+        before = None if picture is None else sheets.shown(picture)
         if before is not None and share < 1:
             shown = [Image.blend(before, image, share) for image in shown]
         named = list(zip(self.labels, shown, strict=True))

@@ -8,10 +8,10 @@ from PIL import Image
 from .core import costs, text2image
 from .core.types import Pixels, Report, silent
 from .errors import SettingError
-from .images import canvas
+from .images import canvas, sheets
 from .images.read import Picture
 from .models import DiffusersDenoiser
-from .results import Generated, Meter, guidance_notices, seen, word_notices
+from .results import Generated, Meter, guidance_notices, word_notices
 from .session import counting, random_seed
 from .settings import GenerateConfig, InterpolateConfig, filled_in, idle_settings, without_idle
 
@@ -65,8 +65,8 @@ def interpolate_frames(
 ) -> Iterator[Image.Image]:
     """The frames between prompts, in order, as RGB pictures.
 
-    init: a picture that every frame is drawn from, as a screen shows it: in sRGB, clear parts over light
-    grey. It is scaled to fill the frame, and what juts out is cut.
+    init: a picture that every frame is drawn from; it is scaled to fill the frame, and what juts out is cut.
+        Its colours become sRGB, and light grey shows through where it is transparent.
     first, have: go on with a run at frame `first`; `have` gives the frames before it.
     """
     config = resolve_interpolation(model, config, has_init=init is not None)
@@ -81,7 +81,7 @@ def interpolate_frames(
         config,
         shape,
         list(config.seed),
-        init=None if init is None else pixels_of(seen(init.rgb, init)),
+        init=None if init is None else pixels_of(sheets.shown(init)),
         first=first,
         have=None if have is None else lambda index: pixels_of(have(index)),
         report=report,

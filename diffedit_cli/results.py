@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from . import __version__
 from .core.diffedit import Edited
 from .core.types import Heat
-from .images import colour, paste, sheets
+from .images import paste, sheets
 from .images.canvas import Fit
 from .images.masks import Masks, complement
 from .images.read import Picture
@@ -132,7 +132,9 @@ class EditResult(OfPicture):
 
     def shown(self) -> tuple[str, Image.Image]:
         about = f"{self.config.ref or 'what differs'} to {self.config.query or 'nothing named'}"
-        return f"{about}, mask {self.coverage:.1%}, seed {self.config.seed}", seen(self.image, self.picture)
+        return f"{about}, mask {self.coverage:.1%}, seed {self.config.seed}", sheets.shown(
+            self.picture, self.image
+        )
 
     def settings(self) -> dict[str, Any]:
         """Everything that is needed to make this picture again."""
@@ -245,11 +247,6 @@ def covered(where: Image.Image) -> float:
     return 1 - where.histogram()[0] / (where.width * where.height)
 
 
-def seen(image: Image.Image, picture: Picture) -> Image.Image:
-    """An RGB image in a picture's colour space as a screen shows it: in sRGB, clear parts over light grey."""
-    return sheets.flat(colour.to_srgb(image, picture.icc), picture.alpha)
-
-
 def put_back(
     model: DiffusersDenoiser, picture: Picture, fit: Fit, edited: Edited, row: int, masks: Masks
 ) -> EditResult:
@@ -273,6 +270,7 @@ def put_back(
         run=Run(0, 0, 0),
         notices=(
             *picture.notices,
+            *masks.notices,
             *word_notices(model, config.ref, config.query),
             *guidance_notices(config.guidance, config.steps),
             *zoom_notices(config, fit),

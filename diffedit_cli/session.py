@@ -19,9 +19,9 @@ from .core.diffedit import DiffEdit
 from .core.film import MorphFrame, in_order, morph
 from .core.types import Heat, Report, silent
 from .errors import DiffeditError, MemoryShort, SettingError
-from .images import canvas, paste, zoom
+from .images import canvas, paste, sheets, zoom
 from .images.canvas import Fit
-from .images.masks import Masks
+from .images.masks import Given, Masks
 from .images.read import Picture
 from .models import DiffusersDenoiser
 from .results import (
@@ -32,7 +32,6 @@ from .results import (
     found_mask,
     mask_notices,
     put_back,
-    seen,
     word_notices,
     zoom_notices,
 )
@@ -49,7 +48,7 @@ from .settings import (
 ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows the object so many times larger
 LOOK_SAMPLES = 4  # noise maps of a look, at most
 
-Mask = Masks | Image.Image | None  # a mask alone stands for Masks(use=mask)
+Mask = Given  # a mask alone stands for Masks(use=mask)
 
 
 class Session:
@@ -62,7 +61,7 @@ class Session:
 
     def edit(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> list[EditResult]:
         """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
-        meter, config, masks = Meter(self.model), *self._settled(config, mask)
+        meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
         fits, results = self._fits(config, masks, report), dict[int, EditResult]()
         for rows in rows_of_one_canvas(fits):
             source = self._source({row: fits[row] for row in rows})
@@ -70,12 +69,12 @@ class Session:
             edited = source.edit(config, [seed_of(config)] * len(rows), areas, report)
             for i, row in enumerate(rows):
                 results[row] = put_back(self.model, self.pictures[row], fits[row], edited, i, masks)
-        more = {"run": meter.stop(len(results)), "given": Masks.of(mask).hashes()}
-        return [replace(result, **more) for _, result in sorted(results.items())]
+        run = meter.stop(len(results))
+        return [replace(result, run=run, given=given) for _, result in sorted(results.items())]
 
     def mask(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> MaskResult:
         """Find where `config.ref` is, in one picture. See `make_mask`."""
-        (picture,), model, masks = self.pictures, self.model, Masks.of(mask)
+        (picture,), model, masks = self.pictures, self.model, Masks.of(mask, self.pictures[0])
         if masks.use is not None:
             raise SettingError("A search for the mask takes no mask.", "Give areas to add or to subtract.")
         config, meter = prepare(model, config), Meter(model)
@@ -94,7 +93,7 @@ class Session:
             origin=model.origin,
             given=masks.hashes(),
             run=meter.stop(),
-            notices=(*picture.notices, *notices, *mask_notices(coverage, fit, config.mask)),
+            notices=(*picture.notices, *masks.notices, *notices, *mask_notices(coverage, fit, config.mask)),
         )
 
     def compare(
@@ -114,24 +113,25 @@ class Session:
     ) -> tuple[EditResult, Iterator[Image.Image]]:
         """The edit of one picture, and the film from the picture to it. See `animate_edit`."""
         require_way_back(config)
-        meter, config, masks = Meter(self.model), *self._settled(config, mask)
+        meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
         ((picture,), (fit,)) = self.pictures, self._fits(config, masks, report)
         source, areas = self._source({0: fit}), masks.cells(fit, self.model.factor, self.model.device)
         edited = source.edit(config, [seed_of(config)], areas, report)
         result = put_back(self.model, picture, fit, edited, 0, masks)
-        result = replace(result, run=meter.stop(), given=Masks.of(mask).hashes())
+        result = replace(result, run=meter.stop(), given=given)
         softened = paste.paste(picture, source.pixels.cpu(), result.mask, fit)
         shown = in_order(morph(self.model, source.pixels, edited, frames, report))
         return result, (film_frame(result, fit, softened, *frame) for frame in shown)
 
-    def _settled(self, config: EditConfig, mask: Mask) -> tuple[EditConfig, Masks]:
-        """The settings as they will be run, idle ones at their defaults; and the masks, inverted if asked."""
-        masks = Masks.of(mask)
+    def _settled(self, config: EditConfig, mask: Mask) -> tuple[EditConfig, Masks, dict[str, str]]:
+        """The settings as they will be run, idle ones at their defaults; the masks, inverted if asked; and
+        the hashes of the masks as given."""
+        masks = Masks.of(mask, self.pictures[0])
         if masks.use is None:
             require_query(config)
         config = prepare(self.model, config)
         config = without_idle(config, idle_settings(config, has_mask=masks.use is not None))
-        return config, masks.inverted() if config.mask.invert else masks
+        return config, masks.inverted() if config.mask.invert else masks, masks.hashes()
 
     def _source(self, fits: Mapping[int, Fit]) -> DiffEdit:
         """Some of the pictures, by their numbers, in one canvas, encoded."""
@@ -276,7 +276,7 @@ def edit_images(
     picture share its inversion; up to the rounding of float32 a result is that of `edit_image`. mask: for a
     single picture. report: starts anew with each group and query.
     """
-    if len(pictures) > 1 and Masks.of(mask) != Masks():
+    if len(pictures) > 1 and not Masks.of(mask).is_empty:
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
     config = replace(config, seed=random_seed() if config.seed is None else config.seed)
     for group in groups_of_one_shape(model, pictures, config):
@@ -327,7 +327,7 @@ def film_frame(
         image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
         keep = canvas.mask_to_full(frame.keep.cpu(), fit)
         image = paste.add_difference(image, picture.rgb, softened, keep)
-    return seen(image, picture)
+    return sheets.shown(picture, image)
 
 
 def random_seed() -> int:

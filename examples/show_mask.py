@@ -15,5 +15,5 @@ result = make_mask(load_model("embedded"), picture, config)
 
 result.save(folder / "dog_mask.png", overwrite=True)
 heat_to_image(result.heat).save(folder / "dog_heat.png")
-overlay(picture.rgb, result.mask).save(folder / "dog_overlay.png")
+overlay(picture, result.mask).save(folder / "dog_overlay.png")
 print(f"Wrote dog_mask.png, dog_heat.png and dog_overlay.png to {folder}.")

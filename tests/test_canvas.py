@@ -11,7 +11,7 @@ from pictures import GREEN, RED, box_mask, grey_profile, noise, opened, same, sw
 from PIL import Image
 
 from diffedit_cli.errors import NumericError
-from diffedit_cli.images import canvas, read
+from diffedit_cli.images import canvas, pixels
 from diffedit_cli.images.canvas import fit, mask_to_cells, mask_to_full, pixels_to_image, to_pixels
 from diffedit_cli.images.paste import add_difference, changed_outside, paste
 from diffedit_cli.images.read import load_image
@@ -209,7 +209,7 @@ def test_paste_by_strips_is_paste_at_once(monkeypatch):
     edited = torch.rand(1, 3, f.canvas[1], f.canvas[0])
     mask = box_mask((300, 200), (11, 13, 290, 180), 200)
     whole = paste(picture, edited, mask, f)
-    monkeypatch.setattr(read, "STRIP_PIXELS", 1000)
+    monkeypatch.setattr(pixels, "STRIP_PIXELS", 1000)
     parts = paste(picture, edited, mask, f)
     assert np.abs(np.asarray(parts, int) - np.asarray(whole, int)).max() <= 1  # Pillow's box is in float32
     assert changed_outside(picture.rgb, whole, mask) == 0

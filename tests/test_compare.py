@@ -20,7 +20,8 @@ from diffedit_cli.compare import (
     prompt_configs,
 )
 from diffedit_cli.errors import SettingError
-from diffedit_cli.images.read import Picture, load_image, load_mask, read_settings
+from diffedit_cli.images.masks import load_mask
+from diffedit_cli.images.read import Picture, load_image, read_settings
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.settings import EditConfig, read_lists
 

@@ -1,4 +1,4 @@
-"""images/files.py, metadata.py, colour.py: hand cases, then bad input, then faults while writing."""
+"""images/read.py, write.py and what they use: hand cases, then bad input, then faults while writing."""
 
 import contextlib
 import hashlib
@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,15 +32,28 @@ from pictures import (
     same,
     swapped_profile,
 )
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, PngImagePlugin
 from PIL.ExifTags import IFD, Base
 
+from benchmarks.robustness import read_back
 from diffedit_cli.errors import DiffeditError, ImageError, SettingError
-from diffedit_cli.images import read as reading
-from diffedit_cli.images.read import Picture, load_image, load_mask, read_settings
+from diffedit_cli.images import pixels
+from diffedit_cli.images import write as writing
+from diffedit_cli.images.colour import to_srgb
+from diffedit_cli.images.masks import Masks, load_mask
+from diffedit_cli.images.read import Picture, load_image, read_settings
 from diffedit_cli.images.sheets import cutout
-from diffedit_cli.images.write import WRITE_FORMATS, check_target, save_image
+from diffedit_cli.images.write import (
+    WRITE_FORMATS,
+    check_target,
+    is_lossless,
+    losses,
+    save_image,
+)
 
+pytestmark = pytest.mark.filterwarnings(  # what Pillow says of odd files
+    "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)
 SETTINGS = {
     "query": 'a "zebra", Steps: 3: diffedit: "x"',
     "steps": 25,
@@ -55,7 +70,7 @@ def test_every_orientation_comes_upright(kind, orientation):
     for colour, corner in zip((RED, GREEN, BLUE, WHITE), ((0, 0), (32, 0), (0, 16), (32, 16)), strict=True):
         upright.paste(colour, (*corner, corner[0] + 32, corner[1] + 16))
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    stored = upright.transpose(reading._TURNS[inverse]) if orientation > 1 else upright
+    stored = upright.transpose(pixels.TURNS[inverse]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[Base.Orientation], exif[Base.Make] = orientation, "Maker"
     options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0}}.get(kind, {})
@@ -248,10 +263,10 @@ READ_AND_TELL = """
 import re, sys, time
 from pathlib import Path
 from diffedit_cli.images.read import load_image
-start = time.perf_counter()
+start = time.process_time()
 load_image(sys.argv[1])
 kilobytes = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
-print(time.perf_counter() - start, int(kilobytes) * 1024)
+print(time.process_time() - start, int(kilobytes) * 1024)
 """
 
 
@@ -617,3 +632,617 @@ def test_the_input_is_never_opened_for_writing(tmp_path):
     save_image(tmp_path / "out.png", picture.rgb, picture=picture)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert path.stat().st_mode == (tmp_path / "out.png").stat().st_mode  # no private temp-file mode
+
+
+# --------------------------------------------------------------------------- what a file says of its picture
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+    b' tiff:Orientation="1"><dc:rights>(c) someone</dc:rights></rdf:Description></rdf:RDF></x:xmpmeta>'
+)
+IPTC = b"\x1c\x02\x74\0\x0b(c) someone"
+
+
+def with_chunks(*chunks: tuple[bytes, bytes], image: Image.Image | None = None) -> bytes:
+    """A PNG with further chunks behind its header."""
+    data = encoded(image or noise(19, 14))
+    return data[:33] + b"".join(chunk(kind, body) for kind, body in chunks) + data[33:]
+
+
+def rich_jpeg() -> bytes:
+    """A JPEG of 300 dpi with EXIF, XMP, IPTC and a comment."""
+    exif = Image.Exif()
+    exif[Base.Copyright] = "(c) someone"
+    block = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC + b"\0" * (len(IPTC) % 2)
+    body = b"Photoshop 3.0\0" + block
+    extra = b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
+    options = dict(dpi=(300, 300), exif=exif.tobytes(), xmp=XMP, comment=b"by hand", extra=extra)
+    return encoded(noise(19, 14), "JPEG", quality=95, **options)
+
+
+@pytest.mark.parametrize("suffix", list(WRITE_FORMATS))
+def test_what_a_file_says_is_kept_or_its_loss_told(tmp_path, suffix):
+    picture = load_image(rich_jpeg())
+    assert picture.notices == ()
+    target = tmp_path / f"out{suffix}"
+    save_image(target, picture.rgb, picture=picture, settings=SETTINGS)
+    again = load_image(target)
+    lost = " ".join(losses(target, picture))
+    assert np.allclose(again.extras.dpi, (300, 300), atol=0.01)
+    assert (again.extras.xmp == XMP) != ("XMP" in lost)
+    assert (again.extras.iptc == IPTC) != ("IPTC" in lost)
+    assert (again.extras.texts == (("Comment", "by hand"),)) != ("text Comment" in lost)
+    assert (b"(c) someone" in (again.exif or b"")) != ("EXIF" in lost)
+    assert is_lossless(target) == (suffix not in (".jpg", ".jpeg"))
+    assert read_settings(target) == (None if suffix == ".bmp" else SETTINGS)
+
+
+def test_texts_of_a_png_are_kept_and_those_of_other_tools_told(tmp_path):
+    chunks = PngImagePlugin.PngInfo()
+    for key in ("Copyright", "Author", "workflow", "date:create", "parameters"):
+        chunks.add_text(key, f"my {key}")
+    picture = opened(noise(9, 9), pnginfo=chunks)
+    assert picture.notices == ("stdin holds texts that the result does not keep: workflow.",)
+    save_image(tmp_path / "a.png", picture.rgb, picture=picture, parameters="ours")
+    again = load_image(tmp_path / "a.png")
+    assert again.extras.texts == (("Author", "my Author"), ("Copyright", "my Copyright"))
+    assert again.notices == ()
+
+
+@pytest.mark.parametrize("unit", ["inch", "cm"])
+def test_the_resolution_turns_with_the_picture(unit):
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[Base.ResolutionUnit] = 6, 2 if unit == "inch" else 3
+    exif[Base.XResolution], exif[Base.YResolution] = (200.0, 100.0) if unit == "inch" else (80.0, 40.0)
+    for kind in ("WEBP", "TIFF"):
+        picture = opened(noise(9, 5), kind, exif=exif.tobytes())
+        assert picture.rgb.size == (5, 9)
+        assert picture.extras.dpi == pytest.approx((100, 200) if unit == "inch" else (101.6, 203.2))
+    assert opened(noise(9, 5), "TIFF").extras.dpi is None  # Pillow says 1
+
+
+def test_xmp_is_turned_and_a_gain_map_is_told():
+    for turned in (
+        b'tiff:Orientation="6"',
+        b"tiff:Orientation='6'",
+        b"<tiff:Orientation>6</tiff:Orientation>",
+    ):
+        kept = opened(noise(9, 5), "JPEG", xmp=b"<a " + turned + b"/>").extras.xmp
+        assert kept is not None
+        assert b"6" not in kept
+    gain = (
+        b'<d xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" dc:rights="mine">'
+        b"<Container:Directory><rdf:Seq>x</rdf:Seq></Container:Directory></d>"
+    )
+    picture = opened(noise(9, 5), "JPEG", xmp=gain)
+    assert ["HDR gain map" in notice for notice in picture.notices] == [True]
+    assert picture.extras.xmp is not None
+    assert b"mine" in picture.extras.xmp
+    assert b"hdrgm:V" not in picture.extras.xmp
+    assert b"Directory" not in picture.extras.xmp
+    newer = b"\xff\xe2" + struct.pack(">H", 34) + b"urn:iso:std:iso:ts:21496:-1\0" + bytes(4)
+    assert "HDR gain map" in opened(noise(9, 5), "JPEG", extra=newer).notices[0]
+    credentials = with_chunks((b"caBX", b"jumb"))
+    assert "content credentials" in load_image(credentials).notices[0]
+
+
+P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+USUAL = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "given", "expected"),
+    [
+        ([(b"gAMA", struct.pack(">I", 100_000))], (128, 128, 128), (188, 188, 188)),  # half the light
+        ([(b"cHRM", P3)], (234, 51, 35), (255, 0, 0)),  # sRGB's red in P3
+        ([(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", P3)], (255, 255, 255), (255, 255, 255)),
+        ([(b"cICP", bytes([12, 13, 0, 1]))], (234, 51, 35), (255, 0, 0)),
+        ([(b"cICP", bytes([1, 8, 0, 1])), (b"gAMA", struct.pack(">I", 45455))], (128,) * 3, (188,) * 3),
+    ],
+)
+def test_colours_given_in_numbers_become_a_profile(tmp_path, chunks, given, expected):
+    picture = load_image(with_chunks(*chunks, image=Image.new("RGB", (4, 4), given)))
+    assert picture.rgb.getpixel((0, 0)) == given
+    assert "describes its colours by numbers" in picture.notices[0]
+    assert np.abs(np.subtract(to_srgb(picture.rgb, picture.icc).getpixel((0, 0)), expected)).max() <= 1
+    for suffix in (".png", ".jpg", ".webp", ".tiff"):
+        save_image(tmp_path / f"a{suffix}", picture.rgb, picture=picture)
+        assert load_image(tmp_path / f"a{suffix}").icc == picture.icc
+    save_image(tmp_path / "a.bmp", picture.rgb, picture=picture)
+    assert np.abs(np.subtract(load_image(tmp_path / "a.bmp").rgb.getpixel((0, 0)), expected)).max() <= 1
+    assert "converted to sRGB" in losses(tmp_path / "a.bmp", picture)[0]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", USUAL)],
+        [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000))],  # sRGB goes before it
+        [(b"gAMA", struct.pack(">I", 0))],
+        [(b"cHRM", bytes(32))],
+        [(b"cHRM", USUAL[:8] * 4)],  # one colour
+        [(b"cICP", bytes([1, 13, 0, 1]))],
+    ],
+)
+def test_the_usual_colours_and_nonsense_make_no_profile(tmp_path, chunks):
+    picture = load_image(with_chunks(*chunks))
+    assert (picture.icc, picture.notices) == (None, ())
+    save_image(tmp_path / "a.png", picture.rgb, picture=picture)
+    assert ((b"sRGB", b"\0") in load_image(tmp_path / "a.png").extras.chunks) == (chunks[0][0] == b"sRGB")
+
+
+def test_hdr_values_are_told_and_stay_hdr_in_a_png(tmp_path):
+    picture = load_image(with_chunks((b"cICP", bytes([9, 16, 0, 1]))))
+    assert "HDR (PQ)" in picture.notices[0]
+    save_image(tmp_path / "a.png", picture.rgb, picture=picture)
+    assert load_image(tmp_path / "a.png").extras.chunks == ((b"cICP", bytes([9, 16, 0, 1])),)
+
+
+def long_profile(length: int = 1_100_000) -> bytes:
+    """The swapped profile with one more tag, of this length."""
+    icc = swapped_profile()
+    (count,) = struct.unpack(">I", icc[128:132])
+    body = icc[132 + 12 * count :]
+    table = b"".join(
+        struct.pack(">4sII", name, start + 12, size)
+        for name, start, size in struct.iter_unpack(">4sII", icc[132 : 132 + 12 * count])
+    )
+    table += struct.pack(">4sII", b"zzzz", 132 + 12 * (count + 1) + len(body), length)
+    data = icc[4:128] + struct.pack(">I", count + 1) + table + body + b"text" + bytes(length - 4)
+    return struct.pack(">I", len(data) + 4) + data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_long_profile_is_applied(tmp_path, kind):
+    options: dict[str, Any] = {"WEBP": {"lossless": True}}.get(kind, {})
+    picture = opened(Image.new("RGB", (8, 8), RED), kind, icc_profile=long_profile(), **options)
+    assert picture.icc is None
+    assert "converted to sRGB" in picture.notices[0]
+    assert np.abs(np.subtract(picture.rgb.getpixel((4, 4)), GREEN)).max() <= 3
+    save_image(tmp_path / "a.png", picture.rgb, picture=picture, settings=SETTINGS)
+    assert read_settings(tmp_path / "a.png") == SETTINGS
+    assert same(load_image(tmp_path / "a.png").rgb, picture.rgb)
+
+
+def test_long_texts_are_left_out_wherever_they_are():
+    long = b"abcdefghij" * 110_000
+    packed = zlib.compress(long)
+    texts = [
+        (b"zTXt", b"workflow\0\0" + packed),
+        (b"iTXt", b"workflow\0\1\0\0\0" + packed),
+        (b"iTXt", b"workflow\0\0\0\0\0" + long),
+        (b"tEXt", b"workflow\0" + long),
+    ]
+    for text in texts:
+        data = with_chunks(text)
+        behind = encoded(noise(19, 14))[:-12] + chunk(*text) + chunk(b"IEND", b"")
+        for one in (data, behind):
+            picture = load_image(one)
+            assert same(picture.rgb, noise(19, 14))
+            assert picture.notices == ("stdin has a text of more than 1 MB, which was left out.",)
+            assert read_settings(one) is None
+    bomb = [(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**6)))] * 200  # 200 MB, each within its bound
+    assert same(load_image(with_chunks(*bomb)).rgb, noise(19, 14))
+    huge = with_chunks((b"iCCP", b"a\0\0" + zlib.compress(bytes(10**7))))
+    assert load_image(huge).notices == ("stdin has a colour profile of more than 1 MB, which was left out.",)
+
+
+def test_a_comment_does_not_hide_the_settings(tmp_path):
+    picture = opened(noise(9, 9), "JPEG", comment=b"Created with GIMP")
+    save_image(tmp_path / "a.jpg", picture.rgb, picture=picture, settings=SETTINGS)
+    assert read_settings(tmp_path / "a.jpg") == SETTINGS
+    assert load_image(tmp_path / "a.jpg").extras.texts == (("Comment", "Created with GIMP"),)
+
+
+def test_a_webp_of_few_bytes_is_refused_before_it_is_decoded():
+    bomb = bytes.fromhex("524946461a000000574542505650384c0d0000002f") + struct.pack("<I", 11999 | 8998 << 14)
+    for data in (bomb + bytes(9), b"RIFF\x16\0\0\0WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xdf\x2e\0" * 2):
+        start = time.process_time()
+        with pytest.raises(ImageError, match="50 million"):
+            load_image(data)
+        assert time.process_time() - start < 0.5
+
+
+def test_long_exif_of_a_tiff_is_left_out(tmp_path):
+    """A million fractions, which Pillow would make Python's numbers of."""
+    data = bytearray(encoded(noise(8, 8), "TIFF"))
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    entries = [bytes(data[place + 2 + 12 * i : place + 14 + 12 * i]) for i in range(count)]
+    new, number = len(data), 1_000_000
+    exif = new + 2 + 12 * (count + 1) + 4
+    entries.append(struct.pack("<HHII", 34665, 4, 1, exif))
+    data += struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+    data += struct.pack("<HHHIII", 1, 33434, 5, number, exif + 18, 0) + struct.pack("<II", 1, 3) * number
+    data[4:8] = struct.pack("<I", new)
+    start = time.process_time()
+    picture = load_image(bytes(data))
+    assert read_settings(bytes(data)) is None
+    assert time.process_time() - start < 1
+    assert same(picture.rgb, noise(8, 8))
+    assert picture.notices == ("stdin has a block of EXIF of more than 1 MB, which was left out.",)
+
+
+# ------------------------------------------------------------------------------------------- further formats
+
+
+def test_avif_and_jpeg_2000_are_read(tmp_path):
+    smooth = noise(4, 4).resize((64, 48), Image.Resampling.BICUBIC)
+    for kind, options in (("AVIF", {"quality": 95}), ("JPEG2000", {})):
+        picture = opened(smooth, kind, **options)
+        assert picture.rgb.size == (64, 48)
+        assert np.abs(np.asarray(picture.rgb, int) - np.asarray(smooth, int)).mean() < 2
+        picture = opened(noise(31, 17, 4), kind, **options)
+        assert picture.alpha is not None
+    assert opened(smooth, "AVIF", icc_profile=swapped_profile()).icc == swapped_profile()
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    assert opened(smooth, "AVIF", exif=exif.tobytes()).rgb.size == (48, 64)
+    data = encoded(smooth, "JPEG2000")
+    icc, at = swapped_profile(), data.index(b"colr")
+    box = struct.pack(">I4s3B", 11 + len(icc), b"colr", 2, 0, 0) + icc
+    grown = data[: at - 4] + box + data[at + 11 :]
+    header = grown.index(b"jp2h")
+    (length,) = struct.unpack_from(">I", grown, header - 4)
+    grown = grown[: header - 4] + struct.pack(">I", length + len(box) - 15) + grown[header:]
+    assert load_image(grown).icc == icc
+    data = encoded(smooth, "AVIF").replace(b"nclx\0\1\0\r", b"nclx\0\x0c\0\r")  # Display P3
+    assert "describes its colours by numbers" in load_image(data).notices[0]
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(image).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(monkeypatch):
+    smooth = noise(4, 4).resize((64, 48), Image.Resampling.BICUBIC)
+    picture = load_image(heic(smooth, quality=95))
+    assert picture.rgb.size == (64, 48)
+    assert np.abs(np.asarray(picture.rgb, int) - np.asarray(smooth, int)).mean() < 4
+    assert "HEIF" not in Image.OPEN  # the caller's Pillow stays as it was
+    with pytest.raises(ImageError):
+        load_image(heic(smooth)[:200])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"is HEIC.*pip install 'diffedit-cli\[heic\]'"):
+        load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+
+
+# -------------------------------------------------------------------------------------- pictures from Python
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "PNG"),
+        ("P", "GIF"),
+        ("RGBA", "PNG"),
+        ("CMYK", "JPEG"),
+        ("I;16", "TIFF"),
+        ("1", "PNG"),
+        ("RGB", "TIFF"),
+    ],
+)
+def test_a_pil_image_is_read_as_its_file_is(mode, kind):
+    image = noise(21, 13, 4)
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else image.convert("RGB").convert(mode) if mode != "RGBA" else image
+    exif = Image.Exif()
+    exif[Base.Orientation], exif[Base.Make] = 6, "Maker"
+    data = encoded(image, kind, **({} if kind == "GIF" else {"exif": exif.tobytes()}))
+    expected, given = load_image(data), Image.open(io.BytesIO(data))
+    picture = load_image(given)
+    assert same(picture.rgb, expected.rgb)
+    assert picture.alpha is expected.alpha is None or same(picture.alpha, expected.alpha)
+    assert picture.exif == expected.exif
+    assert picture.name == "image"
+    assert same(given, Image.open(io.BytesIO(data)))  # still open, and as it was
+    assert load_image(given).sha256 == picture.sha256
+
+
+def test_arrays_are_pictures():
+    for bands in (1, 3, 4):
+        image = noise(9, 5, bands)
+        picture = load_image(np.asarray(image))
+        assert picture.rgb.size == (9, 5)
+        assert same(picture.rgb, image.convert("RGB"))
+        assert (picture.alpha is not None) == (bands == 4)
+    for wrong in (
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ):
+        with pytest.raises(ImageError, match="not a picture"):
+            load_image(wrong)
+    data = encoded(noise(9, 5))
+    for same_bytes in (bytearray(data), memoryview(data), io.BytesIO(data)):
+        assert same(load_image(same_bytes).rgb, noise(9, 5))
+    for wrong in (None, 5, io.StringIO("x"), [1]):
+        with pytest.raises(ImageError, match="is not a picture"):
+            load_image(wrong)
+    with pytest.raises(ImageError, match="108 million"):
+        load_image(Image.new("1", (10_400, 10_400)))
+
+
+def test_threads_leave_the_warning_filters_alone():
+    data, before = encoded(noise(9, 9), "JPEG"), list(warnings.filters)
+    jobs = [threading.Thread(target=lambda: [load_image(data) for _ in range(50)]) for _ in range(8)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert list(warnings.filters) == before
+
+
+# --------------------------------------------------------------------------------- every file, read back
+
+
+def inputs() -> Iterable[tuple[str, bytes]]:
+    """Files whose way of encoding Pillow would go on with."""
+    rgb, rgba = noise(33, 21), noise(33, 21, 4)
+    for compression in ("jpeg", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        yield f"TIFF {compression}", encoded(rgb, "TIFF", compression=compression)
+    yield "group 4", encoded(rgb.convert("1"), "TIFF", compression="group4")
+    yield "JPEG", encoded(rgb, "JPEG", comment=b"mine", progressive=True)
+    yield "CMYK", encoded(rgb.convert("CMYK"), "JPEG")
+    yield "GIF", encoded(rgb.quantize(9), "GIF", transparency=1, comment=b"mine")
+    yield "keyed PNG", encoded(rgb, "PNG", transparency=(1, 2, 3), gamma=1)
+    yield "RGBA", encoded(rgba)
+    yield "APNG", encoded(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)], loop=3)
+    yield "WEBP", encoded(rgba, "WEBP", save_all=True, append_images=[rgba.rotate(180)])
+    yield "16 bits", encoded(Image.fromarray(np.arange(693, dtype=np.uint16).reshape(21, 33) * 90), "TIFF")
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in WRITE_FORMATS if is_lossless(f"a{suffix}")])
+@pytest.mark.parametrize("name", [name for name, _ in inputs()])
+def test_a_lossless_file_holds_what_was_written(tmp_path, suffix, name):
+    picture, target = load_image(dict(inputs())[name]), tmp_path / f"out{suffix}"
+    if suffix == ".bmp" and picture.alpha is not None:
+        return
+    save_image(target, picture.rgb, picture=picture, settings=SETTINGS)
+    again = load_image(target)
+    assert same(again.rgb, picture.rgb)
+    alphas = (one.alpha or Image.new("L", one.rgb.size, 255) for one in (again, picture))
+    assert same(*alphas)  # a WebP leaves out one that is opaque throughout
+
+
+def test_nothing_of_an_images_info_reaches_the_file(tmp_path):
+    data = encoded(noise(33, 21), "TIFF", compression="jpeg", description="secret")
+    for suffix in WRITE_FORMATS:
+        image = Image.open(io.BytesIO(data))
+        image.info |= {
+            "comment": b"secret",
+            "transparency": (1, 2, 3),
+            "icc_profile": b"secret",
+            "gamma": 1.0,
+        }
+        save_image(tmp_path / f"a{suffix}", image)
+        again = load_image(tmp_path / f"a{suffix}")
+        assert b"secret" not in (tmp_path / f"a{suffix}").read_bytes()
+        assert again.alpha is None
+        assert again.icc is None
+        if is_lossless(f"a{suffix}"):
+            assert same(again.rgb, load_image(data).rgb)
+        assert image.info["comment"] == b"secret"  # the caller's image is as it was
+
+
+# ------------------------------------------------------------------------------------ names, modes and links
+
+
+def test_overwriting_keeps_the_mode_and_follows_links(tmp_path):
+    real, folder = tmp_path / "real.png", tmp_path / "elsewhere"
+    folder.mkdir()
+    save_image(real, noise(9, 9))
+    real.chmod(0o600)
+    save_image(real, noise(9, 9, seed=1), overwrite=True)
+    assert real.stat().st_mode & 0o777 == 0o600
+    link = folder / "link.png"
+    link.symlink_to(real)
+    save_image(link, noise(9, 9, seed=2), overwrite=True)
+    assert link.is_symlink()
+    assert same(load_image(real).rgb, noise(9, 9, seed=2))
+    assert real.stat().st_mode & 0o777 == 0o600
+    broken = folder / "broken.png"
+    broken.symlink_to(folder / "gone" / "a.png")
+    with pytest.raises(ImageError, match="does not exist"):
+        check_target(broken, overwrite=True)
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        save_image(folder / "pipe.png", noise(9, 9), overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["broken.png", "link.png", "pipe.png"]
+
+
+def test_what_a_killed_run_left_is_swept_and_a_living_ones_is_not(tmp_path):
+    old = time.time() - 3600
+    dead, young = tmp_path / ".diffedit-0123.part", tmp_path / ".diffedit-4567.part"
+    for part in (dead, young):
+        part.write_bytes(b"half")
+    os.utime(dead, (old, old))
+    with writing.atomic_path(tmp_path / "film.png", overwrite=False) as alive:
+        os.utime(alive, (old, old))
+        writing.sweep.cache_clear()
+        save_image(tmp_path / "a.png", noise(9, 9))
+        assert not dead.exists()
+        assert young.exists()
+        assert alive.exists()
+        alive.write_bytes(b"whole")
+    assert (tmp_path / "film.png").read_bytes() == b"whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".diffedit-4567.part", "a.png", "film.png"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from diffedit_cli.images.write import atomic_path
+with atomic_path(Path(sys.argv[1]), overwrite=False) as part:
+    part.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_kill_9_the_next_run_sweeps(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.png")], check=False)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (time.time() - 3600,) * 2)
+    writing.sweep.cache_clear()
+    save_image(tmp_path / "a.png", noise(9, 9))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path):
+    for long in ("a" * 252 + ".png", "🐎" * 80 + ".png"):
+        with pytest.raises(ImageError, match="too long"):
+            check_target(tmp_path / long, overwrite=False)
+
+
+# ---------------------------------------------------------------------------------------- masks people bring
+
+
+def disc(size: tuple[int, int] = (64, 64), value: int = 255) -> Image.Image:
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).ellipse((18, 18, 46, 46), fill=value)
+    return mask
+
+
+def red_brush() -> Image.Image:
+    red = Image.new("RGB", (64, 64))
+    red.paste((255, 0, 0), mask=disc())
+    return red
+
+
+def voc() -> Image.Image:
+    palette = Image.new("P", (64, 64))
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.paste(1, mask=disc())
+    return palette
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (disc(), ""),
+        (disc().convert("1"), ""),
+        (np.asarray(disc()) > 0, ""),
+        (np.asarray(disc()) / 255, ""),
+        (np.asarray(disc())[..., None] > 0, ""),
+        (np.asarray(disc()).astype(np.int64), ""),
+        (np.asarray(disc().convert("RGB")), ""),
+        (disc(value=1), ""),
+        (disc(value=17), "levels 0 and 17 only"),
+        (np.asarray(disc(value=17)).astype(np.int32), "levels 0 and 17 only"),
+        (Image.fromarray(np.asarray(disc(value=17)).astype(np.uint16)), "levels 0 and 17 only"),
+        (ImageChops.lighter(disc(value=200), Image.new("L", (64, 64), 90)), "levels 90 and 200 only"),
+        (ImageChops.add(disc(value=3), disc(value=2).crop((0, 0, 64, 30)).resize((64, 64))), "labels"),
+        (red_brush(), ""),
+        (voc(), ""),
+        (disc().convert("RGB").convert("CMYK"), ""),
+    ],
+)
+def test_a_mask_is_what_its_maker_meant(given, words):
+    """Labels, palettes, brushes, arrays: all are the same disc."""
+    picture = opened(noise(64, 64))
+    masks = Masks.of(given, picture)
+    assert masks.use is not None
+    inside = np.asarray(masks.use)[np.asarray(disc()) > 0]
+    assert inside.min() == 255
+    if "labels" not in words:
+        assert same(masks.use, disc())
+    assert [words in notice for notice in masks.notices] == [True] * bool(words)
+    assert Masks.of(masks, picture) == masks  # as it is
+
+
+def test_a_hole_in_the_picture_is_edited(tmp_path):
+    """What ComfyUI, A1111 and InvokeAI save: the picture, transparent where it is to be edited."""
+    smooth = noise(5, 5).resize((64, 64), Image.Resampling.BICUBIC)
+    picture = opened(smooth)
+    hole = smooth.convert("RGBA")
+    hole.putalpha(ImageChops.invert(disc()))
+    for size in ((64, 64), (128, 128)):
+        notices: list[str] = []
+        large = hole.resize(size, Image.Resampling.NEAREST)
+        mask = load_mask(encoded(large), (64, 64), picture, notices)
+        assert np.abs(np.asarray(mask, int) - np.asarray(disc())).mean() < 3
+        assert "the hole is edited" in notices[0]
+    assert same(load_mask(encoded(hole), (64, 64)), ImageChops.invert(disc()))  # without the picture
+    notices = []
+    cut = cutout(picture, disc())  # as `diffedit mask --cutout` writes it: the part itself
+    assert same(load_mask(encoded(cut), (64, 64), picture, notices), disc())
+    assert "what it shows is edited" in notices[0]
+    other = noise(64, 64, 3, seed=9).convert("RGBA")
+    other.putalpha(disc())
+    notices = []
+    assert same(load_mask(encoded(other), (64, 64), picture, notices), disc())
+    assert notices == []
+
+
+def test_dust_is_dropped_and_soft_edges_stay():
+    dusty = Image.new("L", (896, 896))
+    dusty.paste(255, (400, 400, 480, 480))
+    clean = dusty.copy()
+    dusty.putpixel((5, 5), 3)
+    dusty.putpixel((890, 5), 1)
+    assert same(load_mask(dusty, dusty.size), clean)
+    noisy = ImageChops.lighter(clean, noise(896, 896, 1).point([level & 1 for level in range(256)]))
+    cleaned = load_mask(noisy, noisy.size)
+    assert cleaned.getbbox() is not None
+    left, top, right, bottom = cleaned.getbbox()
+    assert min(left, top, 896 - right, 896 - bottom) > 360
+    soft = clean.filter(ImageFilter.GaussianBlur(9))
+    assert 0 < min(level for level in soft.tobytes() if level) < 8
+    assert same(load_mask(soft, soft.size), soft)  # bit for bit, and so are the hashes of older results
+
+
+def test_a_dim_mask_gets_a_notice_and_floats_are_taken_as_they_are():
+    ramp = Image.fromarray(np.linspace(0, 100, 64 * 64).astype(np.uint8).reshape(64, 64))
+    notices: list[str] = []
+    assert same(load_mask(ramp, (64, 64), None, notices), ramp)
+    assert "brightest level is 100" in notices[0]
+    half = Masks.of((np.asarray(disc()) > 0) * 0.5, opened(noise(64, 64)))
+    assert half.use is not None
+    assert half.use.getextrema() == (0, 128)
+    assert half.notices == ()
+
+
+def test_a_soft_brush_in_colour_is_soft_and_a_photo_is_no_mask():
+    soft = disc().filter(ImageFilter.GaussianBlur(4))
+    green = Image.merge("RGB", (Image.new("L", (64, 64)), soft, Image.new("L", (64, 64))))
+    for data in (encoded(green), encoded(green, "JPEG", quality=90)):
+        read, top = np.asarray(load_mask(data, (64, 64)), float), soft.getextrema()[1]
+        assert np.abs(read - np.asarray(soft, float) * 255 / top).mean() < 6
+    with pytest.raises(ImageError, match="picture in colours, not a mask"):
+        load_mask(encoded(noise(6, 6).resize((64, 64), Image.Resampling.BICUBIC)), (64, 64))
+    classes = red_brush()
+    classes.paste((0, 128, 0), (2, 2, 8, 8))
+    notices: list[str] = []
+    mask = load_mask(classes, (64, 64), None, notices)
+    assert mask.getpixel((4, 4)) == mask.getpixel((32, 32)) == 255
+    assert mask.getpixel((60, 60)) == 0
+    assert "3 colours" in notices[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.full((64, 64), 2.0), "out of range"),
+        (np.full((64, 64), np.nan), "out of range"),
+        (np.full((64, 64), 300), "out of range"),
+        (np.full((64, 64), -1), "out of range"),
+        (np.zeros((64, 64, 3)), "the shape"),
+        (np.zeros((32, 64), bool), "not the shape of the picture"),
+        (Image.new("1", (20, 64)), "not the shape of the picture"),
+        ("no.png", "does not exist"),
+    ],
+)
+def test_a_mask_that_cannot_be_is_refused_at_the_border(given, words):
+    with pytest.raises(ImageError, match=words):
+        Masks.of(given, opened(noise(64, 64)))
+
+
+def test_the_benchmark_reads_back_every_format(tmp_path):
+    found = read_back(tmp_path)
+    assert set(found) == {*WRITE_FORMATS}
+    assert all(good == count > 8 for good, count in found.values())

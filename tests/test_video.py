@@ -1,6 +1,9 @@
 """video.py: every kind of film is written, opened by other programs, and never left half-done."""
 
 import gc
+import itertools
+import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,3 +257,125 @@ def test_frames_of_any_mode_become_rgb(tmp_path: Path) -> None:
     write_frames(grey, tmp_path / "f.mp4", fps=10)
     pixels = np.asarray(decoded(tmp_path / "f.mp4")[0], int)
     assert np.abs(pixels - pixels[..., :1]).max() <= 4
+
+
+# ------------------------------------------------------------------------------------------ folders of frames
+
+
+def test_frames_of_another_film_are_not_gone_on_with(tmp_path: Path) -> None:
+    """After a crash: two frames of one film, and the rest of an older one."""
+    folder = tmp_path / "frames"
+    write_frames(film(6), folder, fps=10, settings={**SETTINGS, "seed": [9]})
+    for number, frame in enumerate(film(2)):
+        save_image(frame_path(folder, number), frame, settings=SETTINGS, overwrite=True)
+    assert next_missing(folder) == 2
+    save_image(frame_path(folder, 2), film(1)[0], settings={**SETTINGS, "diffedit": "9"}, overwrite=True)
+    assert next_missing(folder) == 3  # a newer version went on with it
+
+
+@pytest.mark.parametrize("first", [None, 2])
+def test_older_frames_go_with_the_first_new_one(tmp_path: Path, first: int | None) -> None:
+    folder = tmp_path / "frames"
+    write_frames(film(6), folder, fps=10)
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(interrupted(film(1), KeyboardInterrupt()), folder, fps=10, overwrite=True, first=first)
+    assert next_missing(folder) == (first or 0) + 1
+    assert len(list(folder.iterdir())) == (first or 0) + 1
+
+
+def test_of_six_films_into_one_new_folder_one_succeeds(tmp_path: Path) -> None:
+    start, outcomes, refused = threading.Barrier(6), [], []
+
+    def write(number: int) -> None:
+        def slow() -> Iterator[Image.Image]:
+            for value in range(4):
+                start.wait() if value == 0 else time.sleep(0.01)
+                yield Image.new("RGB", (8, 8), (number, value, 0))
+
+        try:
+            write_frames(slow(), tmp_path / "frames", fps=10, settings={"number": number})
+            outcomes.append(number)
+        except ImageError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = outcomes
+    assert all("exists already" in words or "holds frames" in words for words in refused)
+    assert next_missing(tmp_path / "frames") == 4
+    assert [frame.getpixel((0, 0)) for frame in decoded(tmp_path / "frames")] == [
+        (winner, value, 0) for value in range(4)
+    ]
+
+
+@pytest.mark.parametrize(("name", "side"), [("f.mp4", 16_385), ("f.webp", 16_384), ("f.gif", 65_536)])
+def test_a_film_larger_than_its_codec_is_refused(tmp_path: Path, name: str, side: int) -> None:
+    for size in ((side, 8), (8, side)):
+        with pytest.raises(SettingError, match=f"{side - 1} pixels a side"):
+            check_film(tmp_path / name, fps=10, overwrite=False, size=size)
+        with pytest.raises(SettingError, match="pixels a side"):
+            write_frames([Image.new("RGB", size)] * 2, tmp_path / name, fps=10)
+    check_film(tmp_path / name, fps=10, overwrite=False, size=(side - 1, 8))
+    check_film(tmp_path / "frames", fps=10, overwrite=False, size=(side, 8))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "side"), [("f.mp4", 16_384), ("f.webp", 16_383), ("f.gif", 65_535)])
+def test_a_film_as_large_as_its_codec_allows_is_written(tmp_path: Path, name: str, side: int) -> None:
+    write_frames([Image.new("RGB", (side, 2), (value, 0, 0)) for value in (9, 99)], tmp_path / name, fps=10)
+    assert [frame.size for frame in decoded(tmp_path / name)] == [(side, 2)] * 2
+
+
+# ------------------------------------------------------------------------------------------------------- gifs
+
+
+def smooth_film(count: int = 6, size: tuple[int, int] = (96, 64)) -> list[Image.Image]:
+    """A soft sky over which a soft ball moves: far more than 256 colours, and a still lower half."""
+    ramps = np.linspace(0, 1, size[1])[:, None], np.linspace(0, 1, size[0])[None]
+    down, across = np.broadcast_arrays(*ramps)
+    ground = np.stack([120 + 90 * down, 150 + 60 * across, 250 - 80 * down * across], 2)
+    frames: list[Image.Image] = []
+    for number in range(count):
+        y, x = np.mgrid[: size[1], : size[0]]
+        ball = np.exp(-((x - 12 * number - 15) ** 2 + (y - 16) ** 2) / 60)[..., None]
+        ball[32:] = 0
+        frames.append(Image.fromarray((ground * (1 - ball) + ball * (230, 90, 40)).round().astype(np.uint8)))
+    return frames
+
+
+def signal_to_noise(first: Image.Image, second: Image.Image) -> float:
+    """PSNR in decibels."""
+    error = (np.asarray(first, float) - np.asarray(second, float)) ** 2
+    return float(10 * np.log10(255**2 / error.mean()))
+
+
+def test_a_gif_looks_like_its_frames_and_does_not_flicker(tmp_path: Path) -> None:
+    frames = smooth_film()
+    write_frames(frames, tmp_path / "f.gif", fps=10)
+    shown = decoded(tmp_path / "f.gif")
+    assert (
+        min(signal_to_noise(*pair) for pair in zip(frames, shown, strict=True)) > 35
+    )  # about 31 with a mesh
+    for before, after in itertools.pairwise(shown):
+        assert (np.asarray(before)[32:] == np.asarray(after)[32:]).all()
+
+
+def test_a_slow_fade_is_followed(tmp_path: Path) -> None:
+    """Each step is hardly to be seen, but all together are."""
+    frames = [Image.fromarray(np.asarray(smooth_film(1)[0]) - np.uint8(value)) for value in range(0, 60, 3)]
+    write_frames(frames, tmp_path / "f.gif", fps=10)
+    shown = decoded(tmp_path / "f.gif")
+    for frame, one in zip(frames, shown, strict=True):
+        assert (
+            abs(float(np.asarray(frame, float).mean() - np.asarray(one, float).mean())) < 10
+        )  # and 58 if none was
+
+
+def test_few_colours_stay_exact_in_a_gif(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (255, 3), dtype=np.uint8)
+    frames = [Image.fromarray(np.roll(colours, shift, 0).reshape(15, 17, 3)) for shift in (0, 40, 80)]
+    write_frames(frames, tmp_path / "f.gif", fps=10)
+    assert all(distance(*pair) == 0 for pair in zip(frames, decoded(tmp_path / "f.gif"), strict=True))

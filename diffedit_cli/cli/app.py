@@ -1,6 +1,7 @@
 """The Typer app: which commands there are. Nothing here or in the command files imports torch at the top."""
 
 import os
+import warnings
 from typing import Annotated
 
 import typer
@@ -61,4 +62,5 @@ for group in (app, models, config):
 def main() -> None:
     if "_DIFFEDIT_COMPLETE" in os.environ:  # a shell asks: fish takes every line of a broken help for a flag
         os.environ["COLUMNS"] = "1000"
+    warnings.filterwarnings("ignore", module="PIL")  # images/ says what is wrong with a file
     app()

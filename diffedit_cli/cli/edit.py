@@ -232,11 +232,9 @@ def finish(
     write_picture(job.target, result.save, overwrite=order.overwrite, metadata=order.metadata)
     write_extras(result, job, overwrite=order.overwrite)
     film = None if frames is None else write_film_of(result, frames, order)
-    before = "" if result is outcome else " before the JPEG was encoded"
     said = (
-        f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; "
-        f"{result.changed_outside} pixels changed outside it{before}, "
-        "which says nothing about the edit itself."
+        f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; outside it "
+        f"{result.changed_outside} pixels changed{'' if is_exact(job.target) else ' before the encoding'}."
     )
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
@@ -244,15 +242,25 @@ def finish(
         film.end()
 
 
+def is_exact(target: Path | None) -> bool:
+    from ..images.write import is_lossless
+
+    return target is None or is_lossless(target)
+
+
 def noted(result: "EditResult", target: Path | None) -> "EditResult":
-    """The same result, or one with a note if its file does not hold the pixels as they are."""
-    if target is None or target.suffix.lower() not in (".jpg", ".jpeg"):
+    """The same result with notes on what its file does not hold of the input."""
+    from ..images.write import is_lossless, losses
+
+    if target is None:
         return result
-    notice = (
-        f"JPEG stores every pixel approximately: outside the mask, {target} differs a little from the input. "
-        "A .png, .webp or .tiff keeps those pixels."
-    )
-    return replace(result, notices=(*result.notices, notice))
+    notices = losses(target, result.picture)
+    if not is_lossless(target):
+        notices += (
+            f"{target.suffix[1:].upper()} stores every pixel approximately: outside the mask, {target} differs "
+            "a little from the input. A .png, .webp or .tiff keeps those pixels.",
+        )
+    return replace(result, notices=(*result.notices, *notices))
 
 
 def write_extras(result: "EditResult", job: Job, *, overwrite: bool) -> None:
@@ -265,14 +273,11 @@ def write_extras(result: "EditResult", job: Job, *, overwrite: bool) -> None:
         save_image(job.mask, result.mask, overwrite=overwrite)
     if job.grid is not None:
         make_folder(job.grid.parent)
-        before, after = (
-            sheets.flat(image, result.picture.alpha) for image in (result.picture.rgb, result.image)
-        )
+        before, after = sheets.shown(result.picture), sheets.shown(result.picture, result.image)
         columns = [("input", before), ("mask", result.mask), ("result", after)]
         if result.heat is not None:
             columns.insert(1, ("heat", sheets.heat_to_image(result.heat)))
-        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
-        save_image(job.grid, sheets.grid(columns), picture=space, overwrite=overwrite)
+        save_image(job.grid, sheets.grid(columns), overwrite=overwrite)
 
 
 def write_film_of(result: "EditResult", frames: "Iterator[Image.Image]", order: Order) -> Film:

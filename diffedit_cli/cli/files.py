@@ -28,9 +28,8 @@ def read_picture(source: str) -> "Picture":
 def read_masks(files: Iterable[Path | None], picture: "Picture") -> "Masks":
     """The masks of --mask, --mask-add and --mask-subtract."""
     from ..images.masks import Masks
-    from ..images.read import load_mask
 
-    return Masks(*(file and load_mask(file, picture.rgb.size) for file in files))
+    return Masks.read(picture, *files)
 
 
 def picture_suffixes() -> set[str]:

@@ -217,6 +217,10 @@ def check_job(job: Job, picture: "Picture", order: Order, inputs: set[Path]) -> 
             f"{job.target} is an input, and the result of {job.picture} would replace it.",
             "Choose a folder for the results with -o.",
         )
+    if order.animate is not None:
+        from ..images.video import check_film
+
+        check_film(order.animate, fps=order.film.fps, overwrite=order.overwrite, size=picture.rgb.size)
     check_targets(
         [job.target, job.grid, job.mask],
         overwrite=order.overwrite,

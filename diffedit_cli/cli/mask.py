@@ -108,14 +108,13 @@ def write_views(
     from ..images import sheets
     from ..images.write import save_image
 
-    picture, space = result.picture, replace(result.picture, exif=None)
+    picture = result.picture
     if heatmap is not None:
         save_image(heatmap, sheets.heat_to_image(result.heat), overwrite=overwrite)
     if overlay is not None:
-        tinted = sheets.flat(sheets.overlay(picture.rgb, result.mask), picture.alpha)
-        save_image(overlay, tinted, picture=replace(space, alpha=None), overwrite=overwrite)
+        save_image(overlay, sheets.overlay(picture, result.mask), overwrite=overwrite)
     if cutout is not None:
-        save_image(cutout, sheets.cutout(picture, result.mask), picture=space, overwrite=overwrite)
+        save_image(cutout, sheets.cutout(picture, result.mask), picture=picture, overwrite=overwrite)
 
 
 def check_see_through(target: Path, picture: "Picture", *, overwrite: bool) -> None:

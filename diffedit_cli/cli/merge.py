@@ -1,7 +1,6 @@
 """diffedit merge"""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +84,8 @@ def write_extras(
     if save_mask is not None:
         save_image(save_mask, result.mask, overwrite=overwrite)
     if grid is not None:
-        columns = [("original", result.picture.rgb), ("edited", edited.rgb.resize(result.image.size))]
-        columns += [("mask", result.mask), ("result", result.image)]
-        space = replace(result.picture, alpha=None, exif=None)  # the pixels are those of its colour profile
-        save_image(grid, sheets.grid(columns), picture=space, overwrite=overwrite)
+        before, after = sheets.shown(result.picture), sheets.shown(result.picture, result.image)
+        columns = [("original", before), ("edited", sheets.shown(edited).resize(before.size))]
+        save_image(
+            grid, sheets.grid([*columns, ("mask", result.mask), ("result", after)]), overwrite=overwrite
+        )

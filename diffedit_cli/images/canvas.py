@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from ..core.ddim import require_finite
 from .colour import to_srgb
-from .read import Box, Picture
+from .pixels import Box
+from .read import Picture
 
 MAX_STRETCH = 4  # the long side of the working picture is at most so many times `side`
 GREY = (128, 128, 128)

@@ -13,7 +13,8 @@ from ..core.mask import feather as soften
 from ..core.types import Heat
 from .canvas import Fit, mask_to_full, pixels_to_image
 from .colour import to_srgb
-from .read import Picture, strips
+from .pixels import strips
+from .read import Picture
 
 
 def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Image.Image:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from .read import Picture, levels
+from .colour import to_srgb
+from .pixels import levels
+from .read import Picture
 
 _HEAT = "000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4"
 _TINT = (255, 0, 170)
@@ -22,9 +24,18 @@ def heat_to_image(heat: Image.Image) -> Image.Image:
     return coloured.convert("RGB")
 
 
-def overlay(rgb: Image.Image, mask: Image.Image) -> Image.Image:
-    """The mask (L) tinted over the picture, with an outline in black and white that any background shows."""
-    result = rgb.convert("RGB")
+def shown(picture: Picture, rgb: Image.Image | None = None) -> Image.Image:
+    """A picture, or other pixels in its colour space, as it is seen: sRGB, light grey where transparent."""
+    return flat(to_srgb(picture.rgb if rgb is None else rgb, picture.icc), picture.alpha)
+
+
+def overlay(picture: Picture, mask: Image.Image) -> Image.Image:
+    """The mask (L) tinted over the picture, with an outline in black and white that any background shows.
+
+    RGB, sRGB, and transparent areas over light grey, so it can be saved as it is.
+    """
+    rgb = shown(picture)
+    result = rgb.copy()
     result.paste(_TINT, mask=levels(mask, lambda value: value * 2 // 5))
     inside = levels(mask, lambda value: 255 * (value >= 128))
     near = inside.filter(ImageFilter.BoxBlur(max(1, round(max(rgb.size) / 400))))
@@ -35,11 +46,16 @@ def overlay(rgb: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def cutout(picture: Picture, mask: Image.Image) -> Image.Image:
-    """RGBA at the picture's size: only what the mask covers; the rest is gone, not hidden."""
+    """RGBA at the picture's size: only what the mask covers; the rest is gone, not hidden.
+
+    The pixels are those of the picture's colour space: save it with `save_image(..., picture=picture)`. Its
+    `info` holds the profile for Pillow's own save.
+    """
     alpha = ImageChops.multiply(mask, picture.alpha) if picture.alpha else mask
     result = Image.new("RGB", picture.rgb.size)
     result.paste(picture.rgb, mask=levels(alpha, lambda value: 255 * (value > 0)))
     result.putalpha(alpha)
+    result.info = {"icc_profile": picture.icc} if picture.icc else {}
     return result
 
 
@@ -54,7 +70,7 @@ def grid(
     """
     gap, letter = max(4, side // 32), max(12, side // 20)
     font = ImageFont.load_default(letter)
-    rows = [[(label, _shown(image, side)) for label, image in row] for row in (columns, *more)]
+    rows = [[(label, _scaled(image, side)) for label, image in row] for row in (columns, *more)]
     images = [image for row in rows for _, image in row]
     width, height = max(image.width for image in images), max(image.height for image in images)
     width = max(width, side // 2)
@@ -75,7 +91,7 @@ def grid(
     return sheet
 
 
-def _shown(image: Image.Image, side: int) -> Image.Image:
+def _scaled(image: Image.Image, side: int) -> Image.Image:
     """An image as RGB, scaled to fit a square; transparency over light grey."""
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -15,18 +15,18 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, SettingError
+from .gif import write_gif
 from .metadata import settings_text, with_comment
 from .read import load_image, read_settings
 from .write import atomic_path, check_target, save_image
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 MAX_FPS = 120
-COLOURS = 255  # of a gif: the 256th says 'as in the frame before', which keeps still areas small
+MAX_SIDE = {".mp4": 16_384, ".webp": 16_383, ".gif": 65_535}  # pixels, of the codec
 
 BT709, TV_RANGE = 1, 1  # FFmpeg's numbers
 
 _FRAME = re.compile(r"frame_(\d{4,})\.png")
-_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 15 / 32
 
 
 def write_frames(
@@ -43,38 +43,48 @@ def write_frames(
 
     .mp4   H.264 that browsers play; a frame of odd size gets its last row or column twice. Frames are encoded
            one by one and never held together. (A player decides whether it loops.)
-    .gif   one palette made from all frames, ordered dither. The frames are held in memory.
+    .gif   one palette made from all frames (see gif.py). The frames are held in memory.
     .webp  animated, quality 90. The frames are held in memory.
     no suffix, or a folder: frame_0000.png, frame_0001.png, ...
 
     A file appears only when it is complete: after Ctrl-C or any other error none is left, and an old one is
     as it was. A folder keeps its finished frames. To go on with it, pass the frames that are missing and
-    their first number as `first` (see next_missing); frames from there on are replaced.
+    their first number as `first` (see next_missing). Frames of an older film go when the first new one is
+    there, so a folder never holds frames of two; of several films into one new folder one succeeds.
     Settings are stored in the file, in a folder in every frame (read_film_settings finds them).
     Raises what check_film raises, and ImageError if there are no frames or writing fails.
     """
     target = Path(target)
-    check_film(target, fps=fps, overwrite=overwrite or first is not None)
+    replaces = overwrite or first is not None
+    check_film(target, fps=fps, overwrite=replaces)
     numbered = iter(frames)
     if (start := next(numbered, None)) is None:
         raise ImageError("There are no frames to write.", "Ask for at least one.")
+    check_film(target, fps=fps, overwrite=replaces, size=start.size)
     numbered = _alike(itertools.chain([start], numbered))
     if _is_folder(target):
-        _write_folder(numbered, target, settings, first or 0)
+        _write_folder(numbered, target, settings, first or 0, overwrite=replaces)
         return
-    write = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp}[target.suffix.lower()]
+    write = {".mp4": _write_mp4, ".gif": write_gif, ".webp": _write_webp}[target.suffix.lower()]
     with atomic_path(target, overwrite=overwrite) as part:
         write(numbered, part, fps, loop, settings)
 
 
-def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
+def check_film(target: Path, *, fps: int, overwrite: bool, size: tuple[int, int] | None = None) -> None:
     """Refuse, before the long work, a target that could not be written after it.
 
-    SettingError: an unknown suffix, or frames a second out of 1 to MAX_FPS. ImageError: the file exists, the
-    folder holds frames, or the folder around it is missing or read-only.
+    size: of a frame, where it is known. SettingError: an unknown suffix, frames a second out of 1 to MAX_FPS,
+    or a frame larger than the codec allows. ImageError: the file exists, the folder holds frames, or the
+    folder around it is missing or read-only.
     """
     if not 1 <= fps <= MAX_FPS:
         raise SettingError(f"--fps {fps} is out of range.", f"Give a value from 1 to {MAX_FPS}.")
+    most = MAX_SIDE.get(target.suffix.lower())
+    if size and most and max(size) > most and not _is_folder(target):
+        raise SettingError(
+            f"{target} can have {most} pixels a side, and a frame has {max(size)}.",
+            "Name a folder instead, for frames as PNG.",
+        )
     if not _is_folder(target):
         check_target(target, overwrite=overwrite, known=SUFFIXES)
     elif not target.is_dir():
@@ -84,11 +94,21 @@ def check_film(target: Path, *, fps: int, overwrite: bool) -> None:
 
 
 def next_missing(folder: Path) -> int:
-    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder."""
+    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder.
+
+    A frame with other settings than the first one is of another film, and missing.
+    """
+    film: dict[str, Any] | None = None
     for number in itertools.count():
+        path = frame_path(folder, number)
         try:
-            load_image(frame_path(folder, number))
+            load_image(path)
+            stored = read_settings(path)
         except ImageError:
+            return number
+        stored = stored and {**stored, "diffedit": ""}  # a newer version may have gone on
+        film = stored if number == 0 else film
+        if stored != film:
             return number
     raise AssertionError
 
@@ -137,16 +157,21 @@ def _alike(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
 
 
 def _write_folder(
-    frames: Iterable[Image.Image], folder: Path, settings: Mapping[str, Any] | None, first: int
+    frames: Iterable[Image.Image],
+    folder: Path,
+    settings: Mapping[str, Any] | None,
+    first: int,
+    *,
+    overwrite: bool,
 ) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    number = first - 1
     for number, frame in enumerate(frames, first):
-        save_image(frame_path(folder, number), frame, settings=settings, overwrite=True)
-    for stale in _numbers(folder):
-        if stale > number:  # of an earlier, longer run: it would be played as part of this one
-            frame_path(folder, stale).unlink()
+        save_image(frame_path(folder, number), frame, settings=settings, overwrite=overwrite)
+        if number == first and overwrite:
+            for stale in _numbers(folder):
+                if stale > first:  # it would be played as part of this film
+                    frame_path(folder, stale).unlink(missing_ok=True)
 
 
 def _write_mp4(
@@ -172,49 +197,6 @@ def _write_mp4(
             picture = av.VideoFrame.from_ndarray(pixels, "rgb24")
             film.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=BT709)))
         film.mux(stream.encode(None))
-
-
-def _write_gif(
-    frames: Iterator[Image.Image], part: Path, fps: int, loop: bool, settings: Mapping[str, Any] | None
-) -> None:
-    held = list(frames)
-    palette = _palette(held)
-    ends = [round(100 * (number + 1) / fps) * 10 for number in range(len(held))]  # a gif counts in 10 ms
-    options: dict[str, Any] = {"loop": 0} if loop else {}
-    if settings is not None:
-        options["comment"] = settings_text(settings).encode()
-    first, *rest = (_dithered(frame, palette) for frame in held)
-    durations = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    first.save(
-        part,
-        "GIF",
-        save_all=True,
-        append_images=rest,
-        duration=durations,
-        disposal=1,
-        optimize=True,
-        **cast(Any, options),
-    )
-
-
-def _palette(frames: list[Image.Image]) -> Image.Image:
-    """One palette for all: the colours of up to 16 frames, spread over the film and scaled to 256 pixels."""
-    chosen = [frames[len(frames) * i // 16] for i in range(16)] if len(frames) > 16 else frames
-    width, height = frames[0].size
-    scale = min(1.0, 256 / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    sheet = Image.new("RGB", (size[0], size[1] * len(chosen)))
-    for row, frame in enumerate(chosen):
-        sheet.paste(frame.resize(size), (0, row * size[1]))
-    return sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT)
-
-
-def _dithered(frame: Image.Image, palette: Image.Image) -> Image.Image:
-    """A frame in the palette's colours. The dither's pattern is fixed, so that what is still stays still."""
-    height, width = frame.height, frame.width
-    pattern = np.tile(_BAYER, (height // 4 + 1, width // 4 + 1))[:height, :width, None] * 16
-    pixels = (np.asarray(frame) + pattern).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def _write_webp(

@@ -6,7 +6,7 @@ from PIL import Image
 
 from . import canvas
 from .canvas import Fit
-from .read import Box
+from .pixels import Box
 
 FIRST = 2.0  # the first look is at the whole picture, so many times larger than an edit sees it
 ROOM = 2.0  # a part is so many times as long and as wide as what it is made round
