@@ -257,7 +257,7 @@ def noted(result: "EditResult", target: Path | None) -> "EditResult":
     notices = losses(target, result.picture)
     if not is_lossless(target):
         notices += (
-            f"{target.suffix[1:].upper()} stores every pixel approximately: outside the mask, {target} differs "
+            f"{target.suffix[1:].upper()} stores pixels approximately: outside the mask, {target} differs "
             "a little from the input. A .png, .webp or .tiff keeps those pixels.",
         )
     return replace(result, notices=(*result.notices, *notices))
