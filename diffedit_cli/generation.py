@@ -11,7 +11,8 @@ from .errors import SettingError
 from .images import canvas, sheets
 from .images.read import Picture
 from .models import DiffusersDenoiser
-from .results import Generated, Meter, guidance_notices, word_notices
+from .notices import guidance_notices, word_notices
+from .results import Generated, Meter
 from .session import counting, random_seed
 from .settings import GenerateConfig, InterpolateConfig, filled_in, idle_settings, without_idle
 

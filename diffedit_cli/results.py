@@ -1,11 +1,9 @@
 """What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
 
-import difflib
 import io
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, BinaryIO
 
@@ -20,19 +18,10 @@ from .images.masks import Masks, complement
 from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
-from .settings import EditConfig, GenerateConfig, GuidanceConfig, MaskConfig, flatten
+from .notices import guidance_notices, mask_notices, recognition_notices, word_notices, zoom_notices
+from .settings import EditConfig, GenerateConfig, MaskConfig, flatten
 
 Target = str | PathLike[str] | BinaryIO
-FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
-NEAR_WORD = 0.6  # difflib's ratio from which a known word is worth naming
-# Syntax of other programs' prompts, with what to do here.
-FOREIGN = {
-    r"\([^()\n]*:\s*[\d.]+\s*\)|\({2,}[^()\n]+\){2,}": "Words have no weights; try --guidance-scale.",
-    r"\[[^\[\]\n]*:\s*[\d.]+\s*\]": "A prompt cannot change during a run.",
-    r"<(?:lora|lyco|hypernet):[^<>\n]*>": "Load a LoRA with --lora FILE.safetensors:SCALE.",
-    r"\bBREAK\b": "Leave it out.",
-}
-LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,8 @@ class OfPicture(Shown):
     """What a mask and an edit have in common: `mask` has mode L and the picture's own size.
 
     coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
-    model's (load.origin_of). given: hashes of the areas that were given.
+    model's (load.origin_of). given: hashes of the areas that were given. recognised: how far the model sees
+    the reference in the mask that it found, about 1 where it does (core.diffedit.recognition).
     """
 
     picture: Picture
@@ -94,6 +84,14 @@ class OfPicture(Shown):
     given: Mapping[str, str]
     run: Run
     notices: tuple[str, ...]
+    recognised: float | None = field(default=None, kw_only=True)
+
+    def seen_facts(self) -> dict[str, Any]:
+        """The part of `facts` that a mask and an edit share."""
+        return {
+            "coverage": self.coverage,
+            "recognised": None if self.recognised is None else round(self.recognised, 3),
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +108,7 @@ class MaskResult(OfPicture):
 
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
-        return {"coverage": self.coverage, **costs(self.run, self.notices), "settings": self.settings()}
+        return {**self.seen_facts(), **costs(self.run, self.notices), "settings": self.settings()}
 
     def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
         save_image(path, self.mask, settings=self.settings() if metadata else None, overwrite=overwrite)
@@ -144,7 +142,7 @@ class EditResult(OfPicture):
     def facts(self) -> dict[str, Any]:
         """The outcome in plain values, as --json prints it."""
         return {
-            "coverage": self.coverage,
+            **self.seen_facts(),
             "changed_outside": self.changed_outside,
             **costs(self.run, self.notices),
             "settings": self.settings(),
@@ -257,6 +255,7 @@ def put_back(
     where = masks.mend(where)
     image = paste.paste_edit(picture, edited, row, where, fit)
     coverage = covered(where)
+    recognised = None if plan.recognised is None else float(plan.recognised[row])
     return EditResult(
         picture=picture,
         image=image,
@@ -275,7 +274,9 @@ def put_back(
             *guidance_notices(config.guidance, config.steps),
             *zoom_notices(config, fit),
             *mask_notices(coverage, fit, config.mask, searched=masks.use is None),
+            *recognition_notices(recognised, config),
         ),
+        recognised=recognised,
         together=(row, len(edited.pixels)),
     )
 
@@ -290,78 +291,3 @@ def found_mask(area: Heat, config: MaskConfig, fit: Fit, factor: int) -> Image.I
         return soft
     kept = paste.full_mask(1 - area, config.feather, fit, factor)
     return ImageChops.darker(ImageChops.lighter(soft, Image.new("L", soft.size, 1)), complement(kept))
-
-
-def mask_notices(coverage: float, fit: Fit, config: MaskConfig, *, searched: bool = True) -> tuple[str, ...]:
-    """What to say of a mask that covers next to nothing, or nearly all. searched: it was not given."""
-    if coverage < LITTLE and not fit.is_part:
-        hint = " Try a lower --mask-threshold, other words, or a mask of your own with --mask."
-        return (
-            f"The mask covers {coverage:.1%} of the picture: next to nothing will change."
-            + hint * (searched and not config.invert),
-        )
-    if coverage > MUCH:
-        hint = " For a smaller mask try a higher --mask-threshold."
-        return (
-            f"The mask covers {coverage:.0%} of the picture. This method changes one object and keeps the "
-            "rest; a change of the whole picture (style, weather, time of day) is beyond it."
-            + hint
-            * (searched and not config.invert),
-        )
-    return ()
-
-
-def zoom_notices(config: EditConfig, fit: Fit) -> tuple[str, ...]:
-    if fit.is_part and config.zoom is None:
-        left, top, right, bottom = fit.region
-        return (
-            f"The mask covers little, so the edit was made in the {right - left}x{bottom - top} pixels round "
-            "it. --no-zoom works on the whole picture.",
-        )
-    if config.zoom and not fit.is_part:
-        return ("There was nothing to zoom in on: the part round the mask would not be shown larger.",)
-    return ()
-
-
-def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
-    if config.method != "cfg++" or steps >= FEW_STEPS:
-        return ()
-    return (
-        f"cfg++ pulls the less the fewer the steps, and {steps} are few. Use --steps {FEW_STEPS} or more, "
-        "or another --guidance-method.",
-    )
-
-
-def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
-    """What to tell the user: words that the model does not know or read, syntax of other programs, and memory
-    that ran out."""
-    notices = [*model.notices, *syntax_notices(prompts)]
-    notices += [
-        f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
-        for prompt in prompts
-        if model.is_too_long(prompt)
-    ]
-    if model.words is not None and (unknown := model.unknown_words(prompts)):
-        notices.append(unknown_notice(model.name, model.words, unknown))
-    return tuple(notices)
-
-
-def unknown_notice(name: str, words: Mapping[str, Sequence[str]], unknown: Sequence[str]) -> str:
-    """The nearest words that the model knows, and where all of them are listed."""
-    known = [word for group in words.values() for word in group if len(word) > 2]
-    near = dict.fromkeys(
-        word for one in unknown for word in difflib.get_close_matches(one, known, 2, NEAR_WORD)
-    )
-    where = "`diffedit models list` shows" if name == "embedded" else "diffedit.json in its folder holds"
-    return (
-        f"The model {name} does not know: {', '.join(unknown)}. "
-        + (f"The nearest words that it knows: {', '.join(near)}. " if near else "")
-        + f"{where} all of its words. For others use a full checkpoint, for example --model sd15."
-    )
-
-
-def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
-    """Notes on what has a meaning in the prompts of other programs and is plain words here; one of a kind."""
-    text = "\n".join(prompts)
-    found = [(match[0], hint) for pattern, hint in FOREIGN.items() if (match := re.search(pattern, text))]
-    return tuple(f"{part} in a prompt is read as plain words. {hint}" for part, hint in found)

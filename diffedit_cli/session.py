@@ -11,7 +11,9 @@ from dataclasses import replace
 from itertools import groupby
 
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from .core import costs, diffedit
 from .core import mask as finding
@@ -24,17 +26,8 @@ from .images.canvas import Fit
 from .images.masks import Given, Masks
 from .images.read import Picture
 from .models import DiffusersDenoiser
-from .results import (
-    EditResult,
-    MaskResult,
-    Meter,
-    covered,
-    found_mask,
-    mask_notices,
-    put_back,
-    word_notices,
-    zoom_notices,
-)
+from .notices import mask_notices, recognition_notices, word_notices, zoom_notices
+from .results import EditResult, MaskResult, Meter, covered, found_mask, put_back
 from .settings import (
     MAX_SEED,
     EditConfig,
@@ -79,11 +72,17 @@ class Session:
             raise SettingError("A search for the mask takes no mask.", "Give areas to add or to subtract.")
         config, meter = prepare(model, config), Meter(model)
         (fit,) = self._fits(config, masks, report)
-        heat = self._heat({0: fit}, config, report)
+        shown, heat = self._look({0: fit}, config, report)
         found = finding.binarise(heat, config.mask)
+        recognised = float(diffedit.recognition(shown, found)) if config.ref else None
         where = masks.mend(found_mask(found, config.mask, fit, model.factor))
         coverage = covered(where)
-        notices = *word_notices(model, config.ref, config.query), *zoom_notices(config, fit)
+        notices = (
+            *word_notices(model, config.ref, config.query),
+            *zoom_notices(config, fit),
+            *mask_notices(coverage, fit, config.mask),
+            *recognition_notices(recognised, config),
+        )
         return MaskResult(
             picture=picture,
             mask=where,
@@ -93,7 +92,8 @@ class Session:
             origin=model.origin,
             given=masks.hashes(),
             run=meter.stop(),
-            notices=(*picture.notices, *masks.notices, *notices, *mask_notices(coverage, fit, config.mask)),
+            notices=(*picture.notices, *masks.notices, *notices),
+            recognised=recognised,
         )
 
     def compare(
@@ -141,10 +141,12 @@ class Session:
             self.sources[key] = DiffEdit(self.model, torch.cat(pixels).to(self.model.device))
         return self.sources[key]
 
-    def _heat(self, fits: Mapping[int, Fit], config: EditConfig, report: Report) -> Heat:
-        """Step 1 in some of the pictures (see DiffEdit.find)."""
+    def _look(
+        self, fits: Mapping[int, Fit], config: EditConfig, report: Report
+    ) -> tuple[Float[Tensor, "b 3 h w"], Heat]:
+        """What a search shows in some of the pictures, and its heat (see DiffEdit.look)."""
         texts = diffedit.Texts.embed(self.model, config)
-        return self._source(fits).find(config, texts, [seed_of(config)] * len(fits), report)
+        return self._source(fits).look(config, texts, [seed_of(config)] * len(fits), report)
 
     def _fits(self, config: EditConfig, masks: Masks, report: Report) -> list[Fit]:
         """Where each picture is worked on: all of it, or the part around the mask (see EditConfig.zoom)."""
@@ -159,7 +161,7 @@ class Session:
             return [part if part.is_part and part.scale >= gain * fit.scale else fit for fit in fits]
         is_small = [True] * len(fits)
         if config.zoom is None:
-            heats = self._heat(dict(enumerate(fits)), config, report).split(1)
+            heats = self._look(dict(enumerate(fits)), config, report)[1].split(1)
             for row, (heat, fit) in enumerate(zip(heats, fits, strict=True)):
                 hot = masks.mend(self._shown(finding.hottest(heat), config, fit))
                 is_small[row] = zoom.part_round(hot, *shape).scale >= gain * fit.scale
@@ -177,7 +179,7 @@ class Session:
         quick = replace(config, mask=replace(config.mask, samples=min(LOOK_SAMPLES, config.mask.samples)))
 
         def look(find: Callable[[Heat], Heat], fit: Fit) -> Image.Image:
-            found = find(self._heat({row: fit}, quick, report))
+            found = find(self._look({row: fit}, quick, report)[1])
             return masks.mend(self._shown(found, config, fit))
 
         usual = functools.partial(finding.binarise, config=config.mask)

@@ -41,7 +41,7 @@ from diffedit_cli.images.masks import Masks
 from diffedit_cli.images.paste import full_mask
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.results import EditResult, Meter, covered, seen
+from diffedit_cli.results import EditResult, Meter, covered
 from diffedit_cli.settings import build, filled_in, keys
 
 QUICK = EditConfig(ref="horse", query="zebra", steps=4, seed=7, mask=MaskConfig(samples=2))
@@ -516,7 +516,7 @@ def test_an_init_is_drawn_as_a_screen_shows_it(model: DiffusersDenoiser) -> None
     plain = Image.new("RGB", (32, 32), (0, 255, 0))
     plain.paste((225, 225, 225), (0, 0, 16, 32))
     given = opened(clear, icc_profile=swapped_profile()), opened(plain)
-    green, same = (np.asarray(seen(one.rgb, one)).astype(int) for one in given)
+    green, same = (np.asarray(shown(one)).astype(int) for one in given)
     assert np.abs(green - same).max() <= 1
     one, other = (list(interpolate_frames(model, config, init=init)) for init in given)
     hidden = list(interpolate_frames(model, config, init=opened(clear.convert("RGB"))))

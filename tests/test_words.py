@@ -3,7 +3,7 @@
 import pytest
 
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, known_words
-from diffedit_cli.results import syntax_notices, unknown_notice, word_notices
+from diffedit_cli.notices import syntax_notices, unknown_notice, word_notices
 
 WORDS = known_words(EMBEDDED) or {}
 

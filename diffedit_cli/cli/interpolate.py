@@ -74,6 +74,7 @@ def interpolate(
         target = Path(output) if output else Path(name_for("", "-".join(prompts), ".mp4"))
 
         from .. import generation, results
+        from .. import notices as notes
         from ..images.video import check_film
 
         first, before, picture = 0, None, None if init is None else read_picture(init)
@@ -92,8 +93,8 @@ def interpolate(
         film = draw(terminal, model, settings, picture, target, overwrite, stored, first if resume else None)
         notices = (
             *(picture.notices if picture else ()),
-            *results.word_notices(model, *settings.prompts, settings.negative_prompt),
-            *results.guidance_notices(settings.guidance, settings.steps),
+            *notes.word_notices(model, *settings.prompts, settings.negative_prompt),
+            *notes.guidance_notices(settings.guidance, settings.steps),
         )
         announce(terminal, film, settings, target, meter.stop(), notices)
         film.end()

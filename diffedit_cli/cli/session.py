@@ -25,7 +25,7 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
     if words is None or not (unknown := models.words_not_in(words, prompts)):
         return ""
 
-    from ..results import unknown_notice
+    from ..notices import unknown_notice
 
     return unknown_notice(config.model, words, unknown)
 
