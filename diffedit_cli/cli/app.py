@@ -7,6 +7,7 @@ import typer
 
 from .. import __version__
 from ..settings import TalkConfig
+from .batch import batch
 from .compare import compare
 from .config import config
 from .defaults import for_commands, read_config
@@ -48,7 +49,7 @@ def root(
             context.default_map = for_commands(context.command, read_config().values)
 
 
-for command in (edit, mask, compare, generate, interpolate, doctor):
+for command in (edit, batch, mask, compare, generate, interpolate, doctor):
     app.command()(command)
 app.command()(info)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
