@@ -77,39 +77,39 @@ class Folder:
 
 
 class Packed:
-    """One file for all results of a part: written here first, and then put into its place."""
+    """One file for all results of a part, if it has any: written here first, and then put into its place."""
 
     suffix = ""
 
     def __init__(self, store: Store, number: int) -> None:
-        self.store, self.number = store, number
+        self.store = store
         self.name = f"data/{part_name(number)}{self.suffix}"
         store.clean("data")
         self.scratch = TemporaryDirectory()
         self.file = Path(self.scratch.name) / f"part{self.suffix}"
         self.old = self.stored()
+        self.count = 0
 
     def add(self, record: Record, name: str, files: Files) -> None:
         record["file_name"] = record["mask_file_name"] = self.name
+        self.count += 1
         self.pack(record, name, files)
 
     def keep(self, record: Record, name: str) -> None:
         for key, files in self.old:
-            if key == self.key(record, name):
-                self.pack(record, name, files)
+            if key in (record["id"], name):
+                self.add(record, name, files)
                 return
         raise ImageError(f"{self.name} lacks {record['id']}.", "Begin again in another folder with -o.")
 
     def close(self) -> None:
         self.finish()
-        self.store.put(self.name, self.file)
+        if self.count:
+            self.store.put(self.name, self.file)
         self.scratch.cleanup()
 
-    def key(self, record: Record, name: str) -> str:
-        return name
-
     def stored(self) -> Iterator[tuple[str, Files]]:
-        """The keys and PNGs that an earlier run packed, in order."""
+        """The ids, or the names, and the PNGs that an earlier run packed, in order."""
         raise NotImplementedError
 
     def pack(self, record: Record, name: str, files: Files) -> None:
@@ -119,18 +119,25 @@ class Packed:
         raise NotImplementedError
 
 
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+FEATURES = {"info": {"features": {"image": {"_type": "Image"}, "mask": {"_type": "Image"}}}}
+GROUP_BYTES = 2**25  # of a row group
+
+
 class Parquet(Packed):
     """data/part-000012.parquet, with columns `image` and `mask` that `datasets` shows as pictures."""
 
     suffix = ".parquet"
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
     def __init__(self, store: Store, number: int) -> None:
         super().__init__(store, number)
-        self.writer: pq.ParquetWriter | None = None
-
-    def key(self, record: Record, name: str) -> str:
-        return record["id"]
+        facts = [(field.name, field.type) for field in SCHEMA if field.name not in LEFT_OUT]
+        self.schema = pa.schema(
+            [("image", IMAGE), ("mask", IMAGE), *facts], {"huggingface": json.dumps(FEATURES)}
+        )
+        self.writer = pq.ParquetWriter(self.file, self.schema, compression="none")
+        self.rows: list[Record] = []
+        self.bytes = 0
 
     def stored(self) -> Iterator[tuple[str, Files]]:
         with self.store.open(self.name) as file:
@@ -140,22 +147,19 @@ class Parquet(Packed):
 
     def pack(self, record: Record, name: str, files: Files) -> None:
         image, mask = ({"bytes": data, "path": f"{name}.png"} for data in files)
-        self.write([{"image": image, "mask": mask, **facts_of(record)}])
+        self.rows.append({"image": image, "mask": mask, **facts_of(record)})
+        self.bytes += sum(map(len, files))
+        if self.bytes >= GROUP_BYTES:
+            self.write_group()
 
-    def write(self, rows: list[Record]) -> None:
-        columns = [("image", self.image), ("mask", self.image)]
-        columns += [(field.name, field.type) for field in SCHEMA if field.name not in LEFT_OUT]
-        features = {"image": {"_type": "Image"}, "mask": {"_type": "Image"}}
-        schema = pa.schema(
-            columns, {"diffedit": "batch", "huggingface": json.dumps({"info": {"features": features}})}
-        )
-        self.writer = self.writer or pq.ParquetWriter(self.file, schema, compression="none")
-        self.writer.write_table(pa.Table.from_pylist(rows, schema))
+    def write_group(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, self.schema))
+        self.rows, self.bytes = [], 0
 
     def finish(self) -> None:
-        self.write([])
-        if self.writer is not None:
-            self.writer.close()
+        if self.rows:
+            self.write_group()
+        self.writer.close()
 
 
 class WebDataset(Packed):
@@ -169,9 +173,9 @@ class WebDataset(Packed):
 
     def stored(self) -> Iterator[tuple[str, Files]]:
         with self.store.open(self.name) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            members = ((member.name, tar.extractfile(member)) for member in tar)
+            members = ((member.name, cast(IO[bytes], tar.extractfile(member)).read()) for member in tar)
             for (name, image), (_, mask), _ in zip(*[members] * 3, strict=True):
-                yield name.removesuffix(".png"), (cast(IO[bytes], image).read(), cast(IO[bytes], mask).read())
+                yield name.removesuffix(".png"), (image, mask)
 
     def pack(self, record: Record, name: str, files: Files) -> None:
         facts = json.dumps(facts_of(record), ensure_ascii=False).encode()
@@ -188,7 +192,7 @@ LEFT_OUT = ("file_name", "mask_file_name", "status", "error", "hint")
 
 
 def facts_of(record: Mapping[str, Any]) -> Record:
-    return {key: value for key, value in record.items() if key not in LEFT_OUT}
+    return {field.name: record.get(field.name) for field in SCHEMA if field.name not in LEFT_OUT}
 
 
 LAYOUTS: Mapping[str, Callable[[Store, int], Layout]] = {

@@ -94,8 +94,8 @@ def to_row(values: Mapping[str, Any], where: str) -> Row:
 
 
 def jsonl_rows(fs: Any, path: str) -> Iterator[dict[str, Any]]:
-    with fs.open(path, "rb") as file:
-        for number, line in enumerate(io.TextIOWrapper(file, "utf-8-sig"), 1):
+    with fs.open(path, "rb") as file, io.TextIOWrapper(file, "utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
@@ -110,8 +110,8 @@ def jsonl_rows(fs: Any, path: str) -> Iterator[dict[str, Any]]:
 
 
 def csv_rows(fs: Any, path: str) -> Iterator[dict[str, Any]]:
-    with fs.open(path, "rb") as file:
-        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+    with fs.open(path, "rb") as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
         for values in reader:
             if None in values:
                 raise SettingError(
@@ -183,4 +183,4 @@ def typed(key: str, value: Any) -> Any:
             return value
     if isinstance(value, float) and int in kinds and value.is_integer():
         return int(value)
-    return [value] if Ellipsis in kinds and not isinstance(value, list) else value
+    return [value] if Ellipsis in kinds and not isinstance(value, (list, tuple)) else value

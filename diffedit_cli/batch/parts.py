@@ -198,6 +198,6 @@ def facts_of(result: "EditResult", files: Files) -> dict[str, Any]:
         "changed_outside": result.changed_outside,
         "sha256": image,
         "mask_sha256": mask,
-        "notices": list(result.notices),
+        "notices": " ".join(result.notices),
         "status": "ok",
     }

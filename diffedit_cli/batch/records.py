@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("changed_outside", pa.int64()),
         ("sha256", pa.string()),
         ("mask_sha256", pa.string()),
-        ("notices", pa.list_(pa.string())),
+        ("notices", pa.string()),
         ("status", pa.string()),
         ("error", pa.string()),
         ("hint", pa.string()),

@@ -19,8 +19,9 @@ from . import MOST_ATTEMPTS, gave_up
 RETRIES = 3  # by Ray itself, of a part whose actor died
 PLACED_WITHIN = 120  # seconds
 
-LOCAL = {  # of the cluster that is started here
+LOCAL = {  # variables of the cluster that is started here, where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # Ray's default, without its warning
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only; read at Ray's import
 }
 
@@ -165,7 +166,7 @@ def cluster(address: str | None) -> Generator[Any, None, None]:
     """Ray, connected to a cluster. One that is started here reports no usage and ends with the block."""
     before = {name: os.environ.get(name) for name in LOCAL}
     if address is None:
-        os.environ.update(LOCAL)
+        os.environ.update({name: value for name, value in LOCAL.items() if before[name] is None})
     try:
         ray = connect(address)
         try:
