@@ -99,8 +99,8 @@ def batch(
 ) -> None:
     """Edit every row of a manifest, or every picture of a folder, into a dataset.
 
-    A run that was stopped goes on where it was when the same command is given again. A row that fails stops
-    no other: it is listed in failures.jsonl, and the exit code is 3.
+    Give the same command again to go on with a run that was stopped. A row that fails stops no other:
+    it is listed in failures.jsonl, and the exit code is 3.
     """
     talk = talk_config()
     with plain_errors(talk):

@@ -4,9 +4,17 @@ An engine takes a job and its tasks, one after the other, and yields each part t
 part whose worker dies is begun again, at most MOST_ATTEMPTS times.
 """
 
+import os
+
 from ...errors import DiffeditError
 
 MOST_ATTEMPTS = 20
+
+
+def threads_for(cores: int) -> int:
+    """The threads of a worker that has so many cores: OMP_NUM_THREADS, if that is set for the driver."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else max(1, cores)
 
 
 def gave_up(part: int) -> DiffeditError:

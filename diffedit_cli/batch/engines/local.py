@@ -15,7 +15,7 @@ import torch
 
 from ...errors import DiffeditError
 from ..parts import Done, Job, Task, is_fatal, load, run_part
-from . import MOST_ATTEMPTS, gave_up
+from . import MOST_ATTEMPTS, gave_up, threads_for
 
 READY, TICK = "ready", "tick"
 PATIENCE = 10  # seconds that a process has to remove what it has half written
@@ -154,8 +154,7 @@ def take_share(number: int, workers: int) -> None:
     visible = gpus.split(",") if gpus else [str(gpu) for gpu in range(torch.cuda.device_count())]
     if visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores() // workers))
+    torch.set_num_threads(threads_for(cores() // workers))
 
 
 def cores() -> int:

@@ -4,6 +4,7 @@ Ray Core alone: Ray Data neither resumes nor keeps a failed row apart from its b
 """
 
 import os
+import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,15 +15,16 @@ from ...errors import DiffeditError, SettingError
 from ..parts import CAREFUL_FROM, Done, Job, Task, load, run_part
 from ..plan import FILE
 from ..storage import Store
-from . import MOST_ATTEMPTS, gave_up
+from . import MOST_ATTEMPTS, gave_up, threads_for
 
 RETRIES = 3  # by Ray itself, of a part whose actor died
 PLACED_WITHIN = 120  # seconds
 
 LOCAL = {  # variables of the cluster that is started here, where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",  # Ray's default, without its warning
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only; read at Ray's import
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray keeps one in the user's home for all clusters to come
 }
 
 
@@ -72,7 +74,7 @@ def run(
         kind = ray.remote(PartWorker).options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=-1, max_task_retries=RETRIES
         )
-        actors = placed(ray, [kind.remote(job, share.cpus) for _ in range(count)])
+        actors = placed(ray, [kind.remote(job, threads_for(share.cpus)) for _ in range(count)])
         yield from dispatch(ray, actors, tasks)
 
 
@@ -193,6 +195,6 @@ def connect(address: str | None) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise DiffeditError(
             f"There is no Ray cluster at {address} ({first_line(error)}).",
-            "Start one with `ray start --head`, or leave --address out.",
+            "Start one with `ray start --head`; RAY_AUTH_MODE must be as it was there.",
         ) from error
     return ray
