@@ -385,7 +385,7 @@ def test_what_is_wrong_with_a_row_stops_no_other(
 
 
 def test_a_row_that_ends_its_worker_is_passed_over(tmp_path: Path, model: DiffusersDenoiser) -> None:
-    """From the third attempt on a part notes each row that it begins; one that was begun before has failed."""
+    """From the third attempt on a part notes each row that it begins; the next one passes over that row."""
     pictures(tmp_path / "in", 3)
     rows = tuple(read_rows(str(tmp_path / "in")))
     job = Job(str(tmp_path / "out"), str(tmp_path / "in"), "folder", CONFIG, ModelConfig())

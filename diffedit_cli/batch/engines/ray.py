@@ -18,7 +18,7 @@ from ..storage import Store
 from . import MOST_ATTEMPTS, gave_up, threads_for
 
 RETRIES = 3  # by Ray itself, of a part whose actor died
-PLACED_WITHIN = 120  # seconds
+PLACED_WITHIN = 300  # seconds; importing torch on a cold node takes long
 
 LOCAL = {  # variables of the cluster that is started here, where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",
