@@ -316,7 +316,8 @@ def test_a_part_that_is_lost_is_made_again(batch: Run, tmp_path: Path) -> None:
     batch("in", "--rows-per-part", 2)
     before = hashes(tmp_path / "out")
     (tmp_path / "out/meta/part-000001.parquet").unlink()
-    (tmp_path / "out/images/part-000001/.diffedit-0.part").write_text("half")
+    for folder in ("images/part-000001", "meta", "."):
+        (tmp_path / "out" / folder / ".diffedit-0.part").write_text("half")
     again = facts(batch("in", "--json"))
     assert again["parts"] == 1
     assert hashes(tmp_path / "out") == before
@@ -342,9 +343,8 @@ def test_failures_are_rows_and_can_be_tried_again(batch: Run, tmp_path: Path, fo
     assert [(f["id"], f["error"].split(" ")[0]) for f in failures(out)] == [("r1", "p01.png"), ("r4", "The")]
     assert all(failure["hint"] for failure in failures(out))
     assert [record["id"] for record in records(out)] == [row["id"] for row in rows]
-    assert facts(batch("rows.jsonl", *flags, code=3)) | {"parts": 0, "forwards": 0, "failed": 2} == facts(
-        batch("rows.jsonl", *flags, code=3)
-    )
+    second = facts(batch("rows.jsonl", *flags, code=3))
+    assert (second["parts"], second["forwards"], second["failed"]) == (0, 0, 2)
     (tmp_path / "in/p01.png").write_bytes(good)
     again = facts(batch("rows.jsonl", *flags, "--retry-failed", code=3))
     assert again["forwards"] == first["forwards"] // (count - 2)  # one row's

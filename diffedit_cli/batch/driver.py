@@ -83,6 +83,8 @@ class Batch:
 
         Raises DiffeditError for what stops the whole batch; a row that fails does not.
         """
+        for folder in ("", "data", "meta", "running"):  # which workers share, so none of them may clean it
+            self.store.clean(folder)
         if not parts:
             return
         self.store.write(FILE, plan.text().encode())

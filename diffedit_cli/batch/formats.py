@@ -84,7 +84,6 @@ class Packed:
     def __init__(self, store: Store, number: int) -> None:
         self.store = store
         self.name = f"data/{part_name(number)}{self.suffix}"
-        store.clean("data")
         self.scratch = TemporaryDirectory()
         self.file = Path(self.scratch.name) / f"part{self.suffix}"
         self.old = self.stored()
