@@ -5,6 +5,7 @@ Ray Core alone: Ray Data neither resumes nor keeps a failed row apart from its b
 
 import os
 import secrets
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from . import MOST_ATTEMPTS, gave_up, threads_for
 
 RETRIES = 3  # by Ray itself, of a part whose actor died
 PLACED_WITHIN = 300  # seconds; importing torch on a cold node takes long
+CONNECTED_WITHIN = 10
 
 LOCAL = {  # variables of the cluster that is started here, where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -191,10 +193,18 @@ def connect(address: str | None) -> Any:
     if address is None:
         options["include_dashboard"] = False
     try:
+        check_answers(address)
         ray.init(address=address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DiffeditError(
             f"There is no Ray cluster at {address} ({first_line(error)}).",
             "Start one with `ray start --head`; RAY_AUTH_MODE must be as it was there.",
         ) from error
     return ray
+
+
+def check_answers(address: str | None) -> None:
+    """OSError if nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECTED_WITHIN).close()
