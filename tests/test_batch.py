@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffedit_cli.batch import Batch
+from diffedit_cli.batch import Batch, Summary
 from diffedit_cli.batch.engines.ray import Share, share_of
 from diffedit_cli.batch.formats import names_of
 from diffedit_cli.batch.manifest import KINDS, Row, config_of, read_rows, seed_of, typed
@@ -288,6 +288,16 @@ def test_masks_of_a_folder_are_matched_by_name(batch: Run, tmp_path: Path) -> No
     assert failures(tmp_path / "out")[0]["error"] == "There is no mask for p01.png."
 
 
+def test_notices_are_kept_and_counted(batch: Run, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    white = Image.new("L", (45, 37), 255)
+    white.save(tmp_path / "white.png")
+    manifest(tmp_path / "rows.jsonl", [{"id": 1, "image": "a.png", "mask": "white.png"}])
+    told = batch("rows.jsonl")
+    assert "Results with notes: 1" in told.stderr
+    assert "The mask covers 100% of the picture" in results(tmp_path / "out")[0]["notices"]
+
+
 # parts, and runs that follow each other
 
 
@@ -299,7 +309,7 @@ def test_a_second_run_does_nothing_and_another_setting_is_refused(batch: Run, tm
     assert lines[-1]["forwards"] == sum(line["forwards"] for line in lines[:-1]) > 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     second = facts(batch("in", "--json"))  # the rows of a part are those of the first run
-    assert second == {"output": "out", "rows": 3, "parts": 0, "failed": 0, "forwards": 0}
+    assert second == {"output": "out", "rows": 3, "parts": 0, "failed": 0, "noted": 0, "forwards": 0}
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
     refused(batch("in", "--steps", "3", code=2), "steps was 2 and is 3")
     refused(batch("in", "--steps", "3", "--dry-run", code=2), "steps was 2 and is 3")
@@ -554,7 +564,7 @@ def test_the_python_api(tmp_path: Path, checkpoint: Path) -> None:
     done = [*batch.run(plan, batch.left(plan), tick=lambda: rows.append(None))]
     assert all(isinstance(one, Done) for one in done)
     assert len(done) == len(rows) == 2
-    assert batch.finish(plan) == 0
+    assert batch.finish(plan) == Summary(failed=0, noted=0)
     assert batch.left(plan) == []
     with pytest.raises(DiffeditError, match="steps was 2 and is 3"):
         Batch(

@@ -6,7 +6,7 @@
     plan = batch.plan()
     for done in batch.run(plan, batch.left(plan), workers=4):
         print(done)
-    failed = batch.finish(plan)
+    summary = batch.finish(plan)
 
 Needs the extra `batch` (pip install 'diffedit-cli[batch]'), and for the engine ray the extra `ray`.
 """
@@ -14,5 +14,6 @@ Needs the extra `batch` (pip install 'diffedit-cli[batch]'), and for the engine 
 from .driver import Batch
 from .parts import Done
 from .plan import Plan
+from .records import Summary
 
-__all__ = ["Batch", "Done", "Plan"]
+__all__ = ["Batch", "Done", "Plan", "Summary"]

@@ -13,7 +13,7 @@ from .engines import local, ray
 from .manifest import config_of, read_rows
 from .parts import Done, Job, Task
 from .plan import FILE, Format, Plan, check_same, identity, make_plan, parts_of, stored_plan
-from .records import done_parts, is_ok, merge, read_tables
+from .records import Summary, done_parts, is_ok, merge, read_tables
 from .storage import Store, absolute, is_url, opened
 
 Engine = Literal["local", "ray"]
@@ -100,8 +100,8 @@ class Batch:
             raise SettingError("memory:// belongs to one process.", "Use --workers 1, or another place.")
         yield from local.run(job, tasks, count, tick)
 
-    def finish(self, plan: Plan) -> int:
-        """Write metadata.parquet and failures.jsonl from all parts; returns how many rows failed."""
+    def finish(self, plan: Plan) -> Summary:
+        """Write metadata.parquet and failures.jsonl from all parts that are done."""
         return merge(self.store, list(range(plan.parts)))
 
     def forwards(self, own: Mapping[str, float]) -> int:

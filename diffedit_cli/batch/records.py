@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,14 +85,23 @@ def read_tables(store: Store, numbers: list[int]) -> Iterator[pa.Table]:
             yield from pool.map(lambda number: read_table(store, number), numbers[start : start + READERS])
 
 
-def merge(store: Store, numbers: list[int]) -> int:
-    """Write metadata.parquet, a row for each result, and failures.jsonl; returns how many rows failed."""
-    failed = 0
+@dataclass(frozen=True)
+class Summary:
+    """How many rows failed, and how many of the results have notices."""
+
+    failed: int
+    noted: int
+
+
+def merge(store: Store, numbers: list[int]) -> Summary:
+    """Write metadata.parquet, a row for each result, and failures.jsonl."""
+    failed = noted = 0
     with TemporaryDirectory() as folder:
         results, failures = Path(folder, "metadata.parquet"), Path(folder, "failures.jsonl")
         with pq.ParquetWriter(results, SCHEMA) as writer, failures.open("w", encoding="utf-8") as lines:
             for table in read_tables(store, numbers):
                 good = is_ok(table)
+                noted += sum(map(bool, table["notices"].to_pylist()))
                 writer.write_table(table.filter(pa.array(good)))
                 for record in table.filter(pa.array([not one for one in good])).to_pylist():
                     failed += 1
@@ -99,4 +109,4 @@ def merge(store: Store, numbers: list[int]) -> int:
                     lines.write(json.dumps(kept, ensure_ascii=False) + "\n")
         for file in (results, failures):
             store.put(file.name, file)
-    return failed
+    return Summary(failed, noted)

@@ -171,18 +171,14 @@ def run(job: "Batch", plan: "Plan", parts: list[int], terminal: Terminal, who: W
             note(done.rows, done.failed, is_counted=who.engine == "local")
             if terminal.talk.json:
                 typer.echo(json.dumps(asdict(done)))
-    failed = job.finish(plan)
-    facts = {
-        "output": job.output,
-        "rows": plan.rows,
-        "parts": len(parts),
-        "failed": failed,
-        "forwards": forwards,
-    }
-    listed = f"; {failed} failed: see failures.jsonl there" if failed else ""
-    sentence = f"{plan.rows - failed} of {plan.rows} results are in {job.output}{listed}."
-    terminal.result({"output": job.output, **facts}, [sentence])
-    if failed:
+    end = job.finish(plan)
+    listed = f"; {end.failed} failed: see failures.jsonl there" if end.failed else ""
+    lines = [f"{plan.rows - end.failed} of {plan.rows} results are in {job.output}{listed}."]
+    if end.noted:
+        lines.append(f"Results with notes: {end.noted}; see the column notices of metadata.parquet.")
+    facts = {"rows": plan.rows, "parts": len(parts), **asdict(end), "forwards": forwards}
+    terminal.result({"output": job.output, **facts}, lines)
+    if end.failed:
         raise typer.Exit(3)
 
 
