@@ -76,7 +76,7 @@ def run(
         kind = ray.remote(PartWorker).options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=-1, max_task_retries=RETRIES
         )
-        actors = placed(ray, [kind.remote(job, threads_for(share.cpus)) for _ in range(count)])
+        actors = [kind.remote(job, threads_for(share.cpus)) for _ in range(count)]
         yield from dispatch(ray, actors, tasks)
 
 
@@ -99,58 +99,57 @@ def share_of(nodes: Sequence[Mapping[str, float]], workers: int, *, gpu: bool) -
     return Share(max(cpus for cpus in range(1, most + 1) if room(cpus) >= workers), int(gpu))
 
 
-def placed(ray: Any, actors: list[Any]) -> list[Any]:
-    """The actors that the cluster has started, each checked. DiffeditError: none, or they are unfit."""
+def dispatch(ray: Any, actors: list[Any], tasks: Iterator[Task]) -> Iterator[Done]:
+    """Give each actor a task as soon as it has started, and another one whenever it is free."""
     looks = {actor.look.remote(): actor for actor in actors}
-    ready, waiting = ray.wait([*looks], num_returns=len(looks), timeout=PLACED_WITHIN)
-    if not ready:
-        raise DiffeditError(
-            f"The cluster started no worker within {PLACED_WITHIN} seconds.",
-            "Other jobs hold its CPUs or GPUs: see `ray status`.",
-        )
+    running: dict[Any, tuple[Any, Task]] = {}
+    is_over = False
+    while running or (looks and not is_over):
+        ready, _ = ray.wait([*looks, *running], timeout=None if running else PLACED_WITHIN)
+        if not ready:
+            raise DiffeditError(
+                f"The cluster started no worker within {PLACED_WITHIN} seconds.",
+                "Other jobs hold its CPUs or GPUs: see `ray status`.",
+            )
+        (ref,) = ready
+        following = None
+        if ref in looks:
+            actor = looks.pop(ref)
+            check(ray, ref)
+        else:
+            actor, task = running.pop(ref)
+            try:
+                yield ray.get(ref)
+            except ray.exceptions.RayActorError as error:
+                if task.attempt >= MOST_ATTEMPTS:
+                    raise gave_up(task.number) from error
+                following = replace(task, attempt=max(task.attempt + RETRIES, CAREFUL_FROM))
+            except ray.exceptions.RayTaskError as error:
+                raise cause_of(error) from error
+        following = following or next(tasks, None)
+        is_over = following is None
+        if following is not None:
+            running[actor.run.remote(following)] = actor, following
+
+
+def check(ray: Any, look: Any) -> None:
+    """DiffeditError if an actor cannot be used."""
     try:
-        seen = ray.get(ready)
+        version, node, sees_output = ray.get(look)
     except ray.exceptions.RayError as error:
         raise DiffeditError(
             f"A worker cannot be started ({first_line(error)}).",
             f"Install diffedit-cli[batch,ray]=={__version__} on every node.",
         ) from error
-    for version, node, sees_output in seen:
-        if version != __version__:
-            raise DiffeditError(
-                f"Node {node} has diffedit {version}, and this is {__version__}.",
-                "Install one version everywhere.",
-            )
-        if not sees_output:
-            raise DiffeditError(
-                f"Node {node} does not see the folder of results.",
-                "Use shared storage, such as s3:// or NFS.",
-            )
-    for look in waiting:
-        ray.kill(looks[look])
-    return [looks[look] for look in ready]
-
-
-def dispatch(ray: Any, actors: list[Any], tasks: Iterator[Task]) -> Iterator[Done]:
-    """Give each actor a task as soon as it is free."""
-    running: dict[Any, tuple[Any, Task]] = {}
-    for actor, task in zip(actors, tasks, strict=False):
-        running[actor.run.remote(task)] = actor, task
-    while running:
-        (ref,), _ = ray.wait([*running], num_returns=1)
-        actor, task = running.pop(ref)
-        following = None
-        try:
-            yield ray.get(ref)
-        except ray.exceptions.RayActorError as error:
-            if task.attempt >= MOST_ATTEMPTS:
-                raise gave_up(task.number) from error
-            following = replace(task, attempt=max(task.attempt + RETRIES, CAREFUL_FROM))
-        except ray.exceptions.RayTaskError as error:
-            raise cause_of(error) from error
-        following = following or next(tasks, None)
-        if following is not None:
-            running[actor.run.remote(following)] = actor, following
+    if version != __version__:
+        raise DiffeditError(
+            f"Node {node} has diffedit {version}, and this is {__version__}.",
+            "Install one version everywhere.",
+        )
+    if not sees_output:
+        raise DiffeditError(
+            f"Node {node} does not see the folder of results.", "Use shared storage, such as s3:// or NFS."
+        )
 
 
 def cause_of(error: Any) -> DiffeditError:
