@@ -135,12 +135,14 @@ def kills(
         whole = {row["id"]: row["sha256"] for row in rows_of(here / "whole")}
         if len(whole) != rows:
             raise SystemExit("The run that nobody killed is not whole.")
-        for number in range(times):
-            out = here / f"out{number}"
+        while victims.total() < times:
+            out = Path(tempfile.mkdtemp(dir=here)) / "out"
             process = start(source, out, *flags)
             time.sleep(choose.uniform(0, seconds))
-            is_over = process.poll() is not None
-            victim = "nobody: the batch was done" if is_over else kill_one(process, choose)
+            if process.poll() is not None:
+                finish(process)  # it was done before its turn came
+                continue
+            victim = kill_one(process, choose)
             victims[victim] += 1
             end = finish(process)
             if end["code"] != 0:
@@ -150,7 +152,7 @@ def kills(
             if end["code"] or again["code"] or again["forwards"]:
                 fault += f"codes {end['code']} and {again['code']}, {again['forwards']} forwards"
             faults += [fault] if fault else []
-            typer.echo(f"{number + 1}: {victim} killed; {fault or 'all rows as they should be'}")
+            typer.echo(f"{victims.total()}: {victim} killed; {fault or 'all rows as they should be'}")
     record("batch kills", engine=engine, times=times, rows=rows, killed=dict(victims), faults=faults)
 
 
