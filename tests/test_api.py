@@ -36,7 +36,7 @@ from diffedit_cli.compare import compare
 from diffedit_cli.core.text2image import count_frames
 from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.generation import resolve_interpolation
-from diffedit_cli.images import canvas
+from diffedit_cli.images import canvas, sheets
 from diffedit_cli.images.masks import Masks
 from diffedit_cli.images.paste import full_mask
 from diffedit_cli.images.read import read_settings
@@ -516,7 +516,7 @@ def test_an_init_is_drawn_as_a_screen_shows_it(model: DiffusersDenoiser) -> None
     plain = Image.new("RGB", (32, 32), (0, 255, 0))
     plain.paste((225, 225, 225), (0, 0, 16, 32))
     given = opened(clear, icc_profile=swapped_profile()), opened(plain)
-    green, same = (np.asarray(shown(one)).astype(int) for one in given)
+    green, same = (np.asarray(sheets.shown(one)).astype(int) for one in given)
     assert np.abs(green - same).max() <= 1
     one, other = (list(interpolate_frames(model, config, init=init)) for init in given)
     hidden = list(interpolate_frames(model, config, init=opened(clear.convert("RGB"))))

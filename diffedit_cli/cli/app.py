@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .batch import batch
 from .compare import compare
 from .config import config
 from .defaults import for_commands, read_leniently
@@ -49,7 +50,7 @@ def root(
         context.default_map = for_commands(context.command, context.obj.values)
 
 
-for command in (edit, mask, compare, merge, generate, interpolate, doctor, info):
+for command in (edit, batch, mask, compare, merge, generate, interpolate, doctor, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
 for name, group in {"models": models, "config": config}.items():

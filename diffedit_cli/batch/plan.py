@@ -1,0 +1,150 @@
+"""What a batch was begun with, and its parts: rows that are done together, or not at all."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import __version__
+from ..errors import ModelError, SettingError
+from ..settings import EditConfig, ModelConfig, flatten, public_name
+from .manifest import Row, read_rows
+from .storage import Store
+
+FILE = "plan.json"
+FEWEST_PARTS, MOST_ROWS = 64, 1000  # where the rows of a part are not given
+
+Format = Literal["folder", "parquet", "webdataset"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a batch writes. Two runs into one folder must agree on all of it."""
+
+    diffedit: str
+    rows: int
+    manifest_sha256: str
+    rows_per_part: int
+    format: Format
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def parts(self) -> int:
+        return -(-self.rows // self.rows_per_part)
+
+    def rows_of(self, number: int) -> int:
+        return min(self.rows_per_part, self.rows - number * self.rows_per_part)
+
+    def text(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, sort_keys=True)
+
+    def flat(self) -> dict[str, Any]:
+        model = {f"model: {key}": value for key, value in self.model.items()}
+        facts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**facts, **model, **self.settings, "model": None, "settings": None}
+
+
+def make_plan(
+    source: str,
+    masks: Mapping[str, str],
+    config: EditConfig,
+    model: Mapping[str, Any],
+    format: Format,
+    rows_per_part: int | None,
+) -> Plan:
+    """Read the whole manifest once. model: see `identity`. SettingError: an id twice, or no rows."""
+    digest, seen = hashlib.sha256(), set[str]()
+    for row in read_rows(source, masks):
+        if row.id in seen:
+            raise SettingError(f"The id {row.id} is there twice.", "Give each row an id of its own.")
+        seen.add(row.id)
+        digest.update(row.canonical() + b"\n")
+    if not seen:
+        raise SettingError(
+            f"There is nothing to edit in {source}.", "Give a manifest or a folder with pictures."
+        )
+    return Plan(
+        diffedit=__version__,
+        rows=len(seen),
+        manifest_sha256=digest.hexdigest(),
+        rows_per_part=rows_per_part or min(-(-len(seen) // FEWEST_PARTS), MOST_ROWS),
+        format=format,
+        model=model,
+        settings=flatten(config),
+    )
+
+
+def identity(checkpoint: ModelConfig) -> dict[str, Any]:
+    """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
+    from ..models.addons import split
+    from ..models.sources import find_checkpoint
+
+    name, offline = checkpoint.model, checkpoint.offline
+    found = find_checkpoint(name, revision=checkpoint.revision, variant=checkpoint.variant, offline=offline)
+    addons = (*checkpoint.lora, *checkpoint.embedding)
+    is_commit = found.path.parent.name == "snapshots"  # the layout of the hub's cache
+    version = found.path.name if is_commit else hash_of(found.path)
+    return {
+        "name": public_name(name),
+        "version": version,
+        "variant": found.variant,
+        "dtype": checkpoint.dtype,
+        "addons": [f"{Path(given).name} {hash_of(Path(split(given)[0]))}" for given in addons],
+    }
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, or of a checkpoint's files with their names."""
+    digest = hashlib.sha256()
+    kinds = (".safetensors", ".json", ".txt")
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in kinds)
+    try:
+        for file in files:
+            digest.update(f"{file.relative_to(path)}\n".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} cannot be read ({error.strerror}).", "Check its permissions."
+        ) from error
+    return digest.hexdigest()
+
+
+def stored_plan(store: Store) -> Plan | None:
+    """The plan that an earlier run began `store` with. SettingError: there is something else in it."""
+    text = store.read(FILE)
+    if text is None:
+        if store.names(""):
+            raise SettingError(f"{store.url} holds something else.", "Choose an empty folder with -o.")
+        return None
+    try:
+        return Plan(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SettingError(
+            f"{FILE} in {store.url} was not written by this version.", "Choose another folder with -o."
+        ) from error
+
+
+def check_same(before: Plan, now: Plan, where: str) -> None:
+    """SettingError, which names what differs, if a batch was begun otherwise."""
+    old, new = before.flat(), json.loads(json.dumps(now.flat()))
+    changed = [
+        f"{key} was {old.get(key)} and is {new.get(key)}" for key in new if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise SettingError(
+            f"{where} was begun otherwise: {'; '.join(changed)}.",
+            "Give the same manifest, settings, model and version, or another folder with -o.",
+        )
+
+
+def parts_of(source: str, masks: Mapping[str, str], plan: Plan) -> Iterator[tuple[int, tuple[Row, ...]]]:
+    """The parts by number, each with its rows, one at a time."""
+    rows = read_rows(source, masks)
+    for number in range(plan.parts):
+        yield number, tuple(islice(rows, plan.rows_per_part))
