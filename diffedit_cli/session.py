@@ -65,14 +65,20 @@ class Session:
         """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
         return [drawn.result for drawn in self._draw(config, Masks.of(mask), report)]
 
-    def mask(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> MaskResult:
-        """Find where `config.ref` is, in one picture. See `make_mask`."""
+    def mask(
+        self, config: EditConfig, mask: Mask = None, report: Report = silent, *, room: bool = False
+    ) -> MaskResult:
+        """Find where `config.ref` is, in one picture. See `make_mask`.
+
+        room: with the room around it that an edit redraws too; then it is the mask of `edit`, byte for byte.
+        """
         (picture,), model, masks = self.pictures, self.model, Masks.of(mask)
         config, meter = prepare(model, config), Meter(model)
         (fit,) = self._fits(config, masks, report)
         heat = self._heat({0: fit}, config, report)
-        found = paste.full_mask(finding.binarise(heat, config.mask), config.mask.feather, fit, model.factor)
-        where = masks.mend(found)
+        found = finding.binarise(heat, config.mask)
+        area = diffedit.with_room(found, config) if room else found
+        where = masks.mend(paste.full_mask(area, config.mask.feather, fit, model.factor))
         coverage = covered(where)
         notices = *word_notices(model, config.ref, config.query), *zoom_notices(config, fit)
         return MaskResult(

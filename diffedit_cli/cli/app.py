@@ -18,6 +18,7 @@ from .interpolate import interpolate
 from .mask import mask
 from .models import models
 from .rerun import rerun
+from .serve import serve
 from .terminal import plain_errors
 
 app = typer.Typer(
@@ -48,7 +49,7 @@ def root(
             context.default_map = for_commands(context.command, read_config().values)
 
 
-for command in (edit, mask, compare, generate, interpolate, doctor):
+for command in (edit, mask, compare, generate, interpolate, serve, doctor):
     app.command()(command)
 app.command()(info)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)

@@ -103,6 +103,11 @@ def find_heat(
     return refine(heat, pixels, round_half_up(config.mask.refine * min(heat.shape[-2:]))).to(x0)
 
 
+def with_room(found: Heat, config: EditConfig) -> Heat:
+    """A found mask with the room around it that is redrawn too; an inverted one gets none."""
+    return found if config.mask.invert else widen(found, config.room)
+
+
 def encode_source(
     denoiser: Denoiser,
     x0: Latents,
@@ -195,7 +200,7 @@ class DiffEdit:
         if areas.mask is None:
             heat = self.find(config, texts, seeds, report)
             found = binarise(heat, config.mask)
-            area = found if config.mask.invert else widen(found, config.room)
+            area = with_room(found, config)
         else:
             found = area = areas.mask
         steps = make_steps(denoiser.schedule, config.steps, config.ratio, config.solver)
