@@ -199,7 +199,7 @@ class Worker:
         try:
             result = job.work(model, self.report)
             store.add_result(job.id, result)
-            job.facts, job.fraction, state = result.facts, 1.0, "done"
+            job.facts, job.fraction, state = {**result.facts, "files": [*result.files]}, 1.0, "done"
         except Cancelled:
             state = "stopped"
         except Exception as error:

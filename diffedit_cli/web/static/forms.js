@@ -60,7 +60,7 @@ function control(one, form) {
   if (["integer", "number"].includes(one.type) && !one.is_list) {
     Object.assign(input, { type: "number", step: one.type === "integer" ? "1" : "any" });
     if (one.low !== null) Object.assign(input, { min: one.low, max: one.high });
-    if (one.may_be_empty) input.placeholder = "automatic";
+    if (one.may_be_empty) input.placeholder = "default";
   }
   input.value = shown(one.default);
   const help = Object.assign(document.createElement("small"), { id: `${id}-help`, textContent: words(one.help) });

@@ -80,7 +80,10 @@ function showPicture() {
     button.setAttribute("aria-label", each.name);
     button.setAttribute("aria-pressed", each === one);
     button.append(Object.assign(new Image(), { src: each.url, alt: "" }));
-    button.addEventListener("click", () => pictures.select(each));
+    button.addEventListener("click", () => {
+      if (mode === "compare") alone = null;
+      pictures.select(each);
+    });
     const item = document.createElement("li");
     item.append(button);
     return item;
@@ -105,13 +108,15 @@ function showPicture() {
   $("own").hidden = !one.isOwn;
   stage.setMask(one.mask?.bitmap ?? null);
   $("heat").src = one.found?.url ?? "";
-  if (one.result) showResult(one.result);
+  if (mode === "compare" && alone?.job.kind === "compare") return showAlone();
+  if (one.result && mode === "edit") showResult(one.result);
   else setView(one.mask ? "mask" : "picture");
 }
 
 // Views that there is nothing for cannot be chosen.
 function setView(view) {
   const one = pictures.current;
+  $("zoom").hidden = $("stage").hidden;
   const has = { picture: true, heat: Boolean(one?.found && !one.isOwn), mask: Boolean(one), result: Boolean(one?.result) || Boolean(alone) };
   for (const button of all("[data-view]")) {
     button.setAttribute("aria-pressed", button.dataset.view === view);
@@ -288,7 +293,7 @@ async function onFound(job) {
 const openJob = attempt(async (job) => {
   if (job.state !== "done") return;
   const picture = await api.resultFile(job.id, "picture.png");
-  const view = await api.resultFile(job.id, "view.png").catch(() => picture);
+  const view = job.facts.files.includes("view.png") ? await api.resultFile(job.id, "view.png") : picture;
   const result = { job, picture, url: URL.createObjectURL(view) };
   jobs.setCurrent(job.id);
   const one = job.kind === "edit" ? pictures.byId(job.about.picture) : null;
@@ -307,6 +312,7 @@ const openJob = attempt(async (job) => {
 // A result with no picture before it.
 async function showAlone() {
   stage.empty();
+  $("zoom").hidden = true;
   $("drop").hidden = true;
   $("blank").hidden = false;
   $("blank").textContent = BLANK[mode] ?? "";
@@ -335,8 +341,9 @@ function showFacts({ job, picture }) {
   const facts = job.facts, parts = [];
   if (facts.changed_outside !== undefined) parts.push(`${facts.changed_outside} pixels changed outside the area`, `which covers ${percent(facts.coverage)}`);
   if (facts.frames) parts.push(`${facts.frames} frames`);
-  if (facts.settings.seed !== undefined) parts.push(`seed ${[facts.settings.seed].flat().join(", ")}`);
-  say(`${parts.join(", ")}. It took ${job.seconds.toFixed(1)} s.`, facts.changed_outside === 0 || job.kind !== "edit");
+  if (facts.settings.seed !== undefined) parts.push(`seed ${[...new Set([facts.settings.seed].flat())].join(", ")}`);
+  const text = parts.join(", ");
+  say(`${text[0].toUpperCase()}${text.slice(1)}. It took ${job.seconds.toFixed(1)} s.`, facts.changed_outside === 0 || job.kind !== "edit");
   showNotices(facts.notices);
   $("saves").replaceChildren();
   const name = fileName(facts.suggestion), film = job.about.format;
