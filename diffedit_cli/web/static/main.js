@@ -130,7 +130,7 @@ function showState(view) {
   const one = pictures.current;
   $("saves").replaceChildren();
   if (!one || !["edit", "compare"].includes(mode)) return;
-  if (view === "result") return showFacts(one.result);
+  if (view === "result") return one.result && showFacts(one.result);
   if (one.mask) {
     say(`The area covers ${percent(one.mask.facts.coverage)} of the picture. Paint to mend it, or press Edit.`);
     showNotices(one.mask.facts.notices);
@@ -173,9 +173,9 @@ const find = attempt(async () => {
   await jobs.add({ kind: "find", ...requestFor(one) });
 });
 
-let isAsking = false, isAskedAgain = false;
+let isAsking = false, isAskedAgain = false, isPainted = false;
 
-// The mask under the present settings; of many wishes at once only the last one counts.
+// The mask under the present settings and painting; of many wishes at once only the last one counts.
 async function refreshMask() {
   if (isAsking) {
     isAskedAgain = true;
@@ -185,7 +185,12 @@ async function refreshMask() {
   try {
     do {
       isAskedAgain = false;
-      await askMask(pictures.current);
+      const one = pictures.current;
+      if (isPainted && one) {
+        isPainted = false;
+        await sendAreas(one);
+      }
+      await askMask(one);
     } while (isAskedAgain);
   } catch (problem) {
     if (problem.status !== 409) complain(problem);
@@ -206,17 +211,16 @@ async function askMask(one) {
 }
 
 async function takeMask(one, { blob, facts }) {
-  one.mask?.bitmap.close();
+  const old = one.mask;
   one.mask = { blob, facts, bitmap: await createImageBitmap(blob) };
+  if (one === pictures.current) stage.setMask(one.mask.bitmap);
+  old?.bitmap.close(); // which the stage no longer draws
 }
 
 async function onStroke() {
-  const one = pictures.current;
   if (stage.view !== "mask") setView("mask");
-  await attempt(async () => {
-    await sendAreas(one);
-    await refreshMask();
-  })();
+  isPainted = true;
+  await refreshMask();
   stage.isStroking = stage.pointer !== null;
   stage.draw();
 }
@@ -285,7 +289,6 @@ async function onFound(job) {
   await takeMask(one, { blob: await api.resultFile(job.id, "mask.png"), facts: job.facts });
   if (one !== pictures.current || mode !== "edit") return;
   $("heat").src = one.found.url;
-  stage.setMask(one.mask.bitmap);
   setView("mask");
   refreshMask(); // a slider may have moved meanwhile
 }
@@ -333,7 +336,7 @@ function showResult(result) {
   $("after").src = result.url;
   $("after").alt = titleOf(result.job);
   $("after").className = "";
-  stage.setShare(50);
+  stage.setLine(50);
   setView("result");
 }
 
@@ -356,13 +359,13 @@ function showFacts({ job, picture }) {
   if (job.kind === "edit") {
     saveButton("Save mask", attempt(file("mask.png")));
     const one = pictures.byId(job.about.picture);
-    if (one && !paintingOf(one).isEmpty) saveButton("Save painting", attempt(() => savePainting(one)));
+    if (one && !paintingOf(one).isEmpty) saveButton("Save painting", () => savePainting(one));
   }
   if (["edit", "generate"].includes(job.kind)) saveButton("Edit this further", attempt(() => openFiles([new File([picture], `${name}.png`)])));
 }
 
-async function savePainting(one) {
-  for (const [name, blob] of Object.entries(await paintingOf(one).areas(one.isOwn)))
+function savePainting(one) {
+  for (const [name, blob] of Object.entries(paintingOf(one).areas(one.isOwn)))
     if (blob) api.save(blob, `${stem(one.name)}-${{ use: "mask", add: "added", subtract: "taken-away" }[name]}.png`);
 }
 

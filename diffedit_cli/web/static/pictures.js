@@ -55,7 +55,7 @@ export const paintingOf = (one) => one.paintings[one.isOwn ? "own" : "found"];
 
 // Sends what is painted, once it has changed; the names that the server knows it by.
 export async function sendAreas(one) {
-  const which = one.isOwn ? "own" : "found", areas = await paintingOf(one).areas(one.isOwn);
+  const which = one.isOwn ? "own" : "found", areas = paintingOf(one).areas(one.isOwn);
   const ids = {};
   for (const [name, blob] of Object.entries(areas)) if (blob) ids[name] = await api.sendArea(one.id, blob);
   one.areas[which] = ids;

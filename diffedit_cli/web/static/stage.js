@@ -145,7 +145,7 @@ export class Stage {
     canvas.addEventListener("blur", () => { $("ring").hidden = true; });
     canvas.addEventListener("focus", () => { if (canvas.matches(":focus-visible")) this.placeRing(true); });
     canvas.addEventListener("keydown", (event) => this.onKey(event));
-    $("wipe").addEventListener("input", () => this.setShare($("wipe").value));
+    $("wipe").addEventListener("input", () => this.setLine($("wipe").valueAsNumber));
     $("viewport").addEventListener("wheel", (event) => {
       if (!event.ctrlKey || !this.width) return;
       event.preventDefault();
@@ -155,10 +155,11 @@ export class Stage {
     }, { passive: false });
   }
 
-  setShare(percent) {
+  // Left of the line is the picture before, right of it the result.
+  setLine(percent) {
     $("wipe").value = percent;
-    $("wipe").setAttribute("aria-valuetext", `${percent} % result`);
-    $("stage").style.setProperty("--share", `${percent}%`);
+    $("wipe").setAttribute("aria-valuetext", `${percent} % before, ${100 - percent} % after`);
+    $("stage").style.setProperty("--line-at", `${percent}%`);
   }
 
   at(event) {
@@ -174,6 +175,7 @@ export class Stage {
 
   end() {
     this.pointer = null;
+    this.painting.redraw(); // as undo and redo draw it: a line in pieces has other soft edges
     this.on.stroke();
   }
 
