@@ -45,7 +45,7 @@ def main() -> None:
         link = server.stdout.readline().strip()
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=[*FLAGS, *QUIET])
-            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+            page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="light")
             page.set_default_timeout(90_000)
             page.goto(link)
             page.locator("body[data-state=ready]").wait_for()

@@ -3,7 +3,9 @@
 import * as api from "./api.js";
 import * as forms from "./forms.js";
 import { Jobs, titleOf } from "./jobs.js";
+import { readLink, share, theme } from "./link.js";
 import { Pictures, areasOf, loadMask, paintingOf, sendAreas, thumbOf } from "./pictures.js";
+import { attempt, complain, fileName, percent, say, saveButton, showNotices, stem } from "./messages.js";
 import { Stage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,6 +21,7 @@ const VARIANTS = {
 const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
 const tab = (kept.tab ??= crypto.randomUUID());
 let mode = "edit", alone = null, isReady = false;
+let opening = Promise.resolve(); // the pictures that are on their way
 const waitingFiles = [];
 
 const stage = new Stage({ stroke: onStroke });
@@ -32,30 +35,6 @@ const jobs = new Jobs(tab, {
   lost: complain,
 });
 
-// messages
-
-function complain(problem) {
-  console.debug(problem);
-  $("alert-text").textContent = forms.words(problem.message);
-  $("alert-hint").textContent = forms.words(problem.hint ?? "");
-  $("alert").hidden = false;
-  if (problem.status === 0) $("model").className = "lost";
-}
-
-function say(text, isGood = false) {
-  $("state").textContent = text;
-  $("state").className = isGood ? "good" : "";
-}
-
-const attempt = (act) => async (...given) => {
-  $("alert").hidden = true;
-  try {
-    await act(...given);
-  } catch (problem) {
-    complain(problem);
-  }
-};
-
 // pictures
 
 async function openFiles(files) {
@@ -65,6 +44,11 @@ async function openFiles(files) {
     return;
   }
   if (mode !== "compare") setMode("edit");
+  opening = openEach(files);
+  await opening;
+}
+
+async function openEach(files) {
   for (const file of files) {
     say(`Opening ${file.name}`);
     const one = await pictures.open(file, file.name);
@@ -139,19 +123,6 @@ function showState(view) {
   } else say(one.isOwn ? "Paint what is to change, then press Edit." : "Say what is there and what it becomes, then press Find or Edit.");
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const stem = (name) => name.replace(/\.[^.]*$/, "");
-const fileName = (text) => text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 80) || "result";
-
-function saveButton(text, act, isMain = false) {
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text, className: isMain ? "main" : "" });
-  button.addEventListener("click", act);
-  $("saves").append(button);
-}
-
-const showNotices = (notices) =>
-  $("notices").replaceChildren(...(notices ?? []).map((text) => Object.assign(document.createElement("li"), { textContent: forms.words(text) })));
-
 // the area
 
 function settingsFor(one) {
@@ -162,13 +133,14 @@ function settingsFor(one) {
 
 const requestFor = (one) => ({ picture: one.id, settings: settingsFor(one), masks: areasOf(one) });
 
-function needPicture() {
+async function needPicture() {
+  await opening.catch(() => {}); // what went wrong was said then
   if (!pictures.current) throw new api.Problem(400, "There is no picture.", "Drop one on the page, paste one, or choose a file.");
   return pictures.current;
 }
 
 const find = attempt(async () => {
-  const one = needPicture();
+  const one = await needPicture();
   await sendAreas(one);
   await jobs.add({ kind: "find", ...requestFor(one) });
 });
@@ -241,7 +213,7 @@ async function saveFound() {
 // jobs
 
 const go = attempt(async () => {
-  if (mode === "edit") return edit(needPicture());
+  if (mode === "edit") return edit(await needPicture());
   const format = $("format").value || ".mp4";
   if (mode === "generate") await jobs.add({ kind: "generate", settings: forms.collect("generate") });
   if (mode === "interpolate") await jobs.add({ kind: "interpolate", settings: forms.collect("interpolate"), format });
@@ -437,19 +409,6 @@ function applyChanges({ mode: which = "edit", values = {}, fast, vary, list, for
   showFormat();
 }
 
-const share = attempt(async () => {
-  const text = JSON.stringify(forms.changes(mode));
-  const bytes = String.fromCharCode(...new TextEncoder().encode(text));
-  const link = `${location.origin}/#settings=${btoa(bytes).replaceAll("+", "-").replaceAll("/", "_")}`;
-  await navigator.clipboard.writeText(link).catch(() => prompt("Settings link", link));
-  say("The link holds these settings, not the picture. It opens in anyone's own diffedit serve.");
-});
-
-function readLink(text) {
-  const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (letter) => letter.charCodeAt(0));
-  return JSON.parse(new TextDecoder().decode(bytes));
-}
-
 const isText = (node) => node.matches("input:not([type=range], [type=checkbox]), textarea, select");
 
 document.addEventListener("keydown", (event) => {
@@ -469,16 +428,8 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
-function theme(next) {
-  const names = { "": "Auto", light: "Light", dark: "Dark" };
-  document.documentElement.style.colorScheme = next || "light dark";
-  $("theme").textContent = names[next];
-  $("theme").setAttribute("aria-label", `Colour theme: ${next || "automatic"}`);
-  localStorage.setItem("diffedit-theme", next);
-}
-
 function listen() {
-  const click = { choose: () => $("file").click(), drop: () => $("file").click(), find, all: editAll, undo: undo("undo"), redo: undo("redo"), clear: undo("clear"), stop: () => jobs.stop(), share };
+  const click = { choose: () => $("file").click(), drop: () => $("file").click(), find, all: editAll, undo: undo("undo"), redo: undo("redo"), clear: undo("clear"), stop: () => jobs.stop(), share: () => share(forms.changes(mode)) };
   for (const [id, act] of Object.entries(click)) $(id).addEventListener("click", () => act());
   $("mask-file").addEventListener("click", () => $("mask-input").click());
   $("alert-close").addEventListener("click", () => { $("alert").hidden = true; });
@@ -495,7 +446,7 @@ function listen() {
   for (const button of all("[data-tool]")) button.addEventListener("click", () => stage.setTool(button.dataset.tool));
   for (const button of all("[data-view]")) button.addEventListener("click", () => { if (button.getAttribute("aria-disabled") !== "true") setView(button.dataset.view); });
   for (const button of all("[data-own]")) button.addEventListener("click", attempt(async () => {
-    const one = needPicture();
+    const one = await needPicture();
     one.isOwn = button.dataset.own === "yes";
     one.mask = null;
     one.result = null;
