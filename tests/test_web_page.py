@@ -538,6 +538,15 @@ def test_a_reload_keeps_the_pictures_the_settings_and_the_history(browser: Any, 
     shows(page, "result")
 
 
+def test_settings_stay_where_another_tab_is_looked_at(chromium: Any, visit: Open) -> None:
+    page = visit(chromium)
+    fill_in(page)
+    for mode in ("compare", "generate", "interpolate", "edit"):
+        page.click(f"[data-mode={mode}]")
+    assert page.locator("#set-steps").input_value() == "4"
+    expect(page.locator("summary", has_text="Sampling")).to_contain_text("1 changed")
+
+
 def test_settings_are_restored_from_the_history(chromium: Any, visit: Open) -> None:
     page = visit(chromium)
     add_picture(page)

@@ -4,7 +4,9 @@ const FIRST = { edit: ["ref", "query", "seed", "mask_threshold", "room"], genera
 const PANELS = { Text: "More text", Sampling: "Sampling", Guidance: "Guidance", Mask: "Mask", Files: "Film" };
 const $ = (id) => document.getElementById(id);
 
-let schema;
+const typed = {}; // the fields of each form, as they were left
+
+let schema, formShown;
 
 export function start(fields, fast) {
   schema = { fields, fast };
@@ -15,12 +17,22 @@ export function start(fields, fast) {
 
 const field = (form, key) => schema.fields[form].find((one) => one.key === key);
 
+// The fields of a form; those of another one keep what was typed.
 export function showPanels(mode) {
   const form = mode === "compare" ? "edit" : mode;
-  const rest = schema.fields[form].filter((one) => !FIRST[form].includes(one.key));
+  if (form === formShown) return;
+  const inputs = () => [...$("panels").querySelectorAll("input, select")];
+  typed[formShown] = Object.fromEntries(inputs().map((input) => [input.id, input.value]));
+  formShown = form;
+  const film = form === "edit" ? schema.fields.film.filter((one) => one.key !== "frames") : [];
+  const rest = [...schema.fields[form].filter((one) => !FIRST[form].includes(one.key)), ...film];
   const groups = Map.groupBy ? Map.groupBy(rest, (one) => one.panel) : groupBy(rest);
   $("panels").replaceChildren(...[...groups].map(([name, fields]) => panel(name, fields, form)));
+  for (const input of inputs()) input.value = typed[form]?.[input.id] ?? input.value;
+  recount();
 }
+
+const recount = () => [...$("panels").children].forEach((details) => details.dispatchEvent(new Event("input")));
 
 function groupBy(fields) {
   const groups = new Map();
@@ -36,13 +48,13 @@ function panel(name, fields, form) {
   const body = Object.assign(document.createElement("div"), { className: "fields" });
   body.append(...fields.map((one) => control(one, form)));
   details.append(summary, body);
-  const recount = () => {
+  const showCount = () => {
     const changed = fields.filter((one) => isChanged(one, $(`set-${one.key}`)));
     for (const one of fields) $(`set-${one.key}`).parentElement.classList.toggle("changed", changed.includes(one));
     count.textContent = changed.length ? `${changed.length} changed` : "";
   };
-  details.addEventListener("input", recount);
-  details.addEventListener("change", recount);
+  details.addEventListener("input", showCount);
+  details.addEventListener("change", showCount);
   return details;
 }
 
@@ -118,6 +130,12 @@ export function collect(mode) {
   return values;
 }
 
+// Of the film of an edit.
+export const collectFilm = () => ({
+  frames: $("frames").valueAsNumber,
+  ...Object.fromEntries(["fps", "loop"].map((key) => [key, read(field("film", key), $(`set-${key}`).value)])),
+});
+
 // Of a comparison: comma lists, as on the command line.
 export function collectLists() {
   const values = collect("compare");
@@ -157,5 +175,5 @@ export function restore(mode, values) {
   if (form === "generate") put("prompt", values.prompt ?? "");
   if (form === "interpolate") $("prompts").value = (values.prompts ?? []).join("\n");
   if (form !== "interpolate") put("seed", values.seed ?? "");
-  for (const details of $("panels").children) details.dispatchEvent(new Event("input"));
+  recount();
 }

@@ -5,7 +5,8 @@ import * as forms from "./forms.js";
 import { Jobs, titleOf } from "./jobs.js";
 import { readLink, share, theme } from "./link.js";
 import { Pictures, areasOf, loadMask, paintingOf, sendAreas, thumbOf } from "./pictures.js";
-import { attempt, complain, fileName, percent, say, saveButton, showNotices, stem } from "./messages.js";
+import { attempt, complain, percent, say, saveButton, showNotices, stem } from "./messages.js";
+import * as results from "./results.js";
 import { Stage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -225,7 +226,7 @@ const go = attempt(async () => {
 
 async function edit(one) {
   await sendAreas(one);
-  const format = $("format").value, film = { frames: $("frames").valueAsNumber };
+  const format = $("format").value, film = forms.collectFilm();
   const request = { kind: "edit", ...requestFor(one), ...(format && { format, film }) };
   if ($("variants").value === "one") return jobs.add(request);
   if ($("variants").value === "noise" || one.isOwn) {
@@ -312,47 +313,16 @@ function showResult(result) {
   setView("result");
 }
 
-function showFacts({ job, picture }) {
-  const facts = job.facts, parts = [];
-  if (facts.changed_outside !== undefined) parts.push(`${facts.changed_outside} pixels changed outside the area`, `which covers ${percent(facts.coverage)}`);
-  if (facts.frames) parts.push(`${facts.frames} frames`);
-  if (facts.settings.seed !== undefined) parts.push(`seed ${[...new Set([facts.settings.seed].flat())].join(", ")}`);
-  const text = parts.join(", ");
-  say(`${text[0].toUpperCase()}${text.slice(1)}. It took ${job.seconds.toFixed(1)} s.`, facts.changed_outside === 0 || job.kind !== "edit");
-  showNotices(facts.notices);
-  $("saves").replaceChildren();
-  const name = fileName(facts.suggestion), film = job.about.format;
-  const file = (which) => async () => api.save(await api.resultFile(job.id, which), `${name}-${which}`);
-  if (job.kind !== "interpolate") saveButton("Save picture", () => api.save(picture, `${name}.png`), true);
-  if (film || job.kind === "interpolate") {
-    saveButton("Play film", attempt(() => playFilm({ job })));
-    saveButton("Save film", attempt(file(`film${film ?? ".mp4"}`)));
-  }
-  if (job.kind === "edit") {
-    saveButton("Save mask", attempt(file("mask.png")));
-    const one = pictures.byId(job.about.picture);
-    if (one && !paintingOf(one).isEmpty) saveButton("Save painting", () => savePainting(one));
-  }
-  if (["edit", "generate"].includes(job.kind)) saveButton("Edit this further", attempt(() => openFiles([new File([picture], `${name}.png`)])));
-}
+const showFacts = (result) =>
+  results.showFacts(result, {
+    one: result.job.kind === "edit" ? pictures.byId(result.job.about.picture) : null,
+    play: attempt(() => playFilm(result)),
+    further: attempt((file) => openFiles([file])),
+  });
 
-function savePainting(one) {
-  for (const [name, blob] of Object.entries(paintingOf(one).areas(one.isOwn)))
-    if (blob) api.save(blob, `${stem(one.name)}-${{ use: "mask", add: "added", subtract: "taken-away" }[name]}.png`);
-}
-
-async function playFilm({ job }) {
-  const format = job.about.format ?? ".mp4", url = URL.createObjectURL(await api.resultFile(job.id, `film${format}`));
-  if (format === ".mp4") {
-    $("film").src = url;
-    $("film").dataset.has = "yes";
-    stage.setView("result");
-    await $("film").play().catch(() => {}); // the controls are there
-  } else {
-    $("after").src = url;
-    $("after").className = "whole";
-    stage.setView("result");
-  }
+async function playFilm(result) {
+  await results.playFilm(result);
+  stage.setView("result");
 }
 
 function restoreJob(job) {
