@@ -1,6 +1,6 @@
 """Write docs/pictures/page.png, the README's picture of the page: python docs/make_page_picture.py
 
-Needs Debian's chromium and the extra `dev`. The page is served as by `diffedit serve`, and used as by a person.
+Needs Debian's chromium and the extra `dev`. The page is served by `diffedit serve`, and used as by a person.
 """
 
 import shutil

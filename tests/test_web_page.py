@@ -538,6 +538,17 @@ def test_a_reload_keeps_the_pictures_the_settings_and_the_history(browser: Any, 
     shows(page, "result")
 
 
+def test_a_reload_stays_in_its_tab(chromium: Any, visit: Open) -> None:
+    page = visit(chromium)
+    page.click("[data-mode=generate]")
+    page.fill("#prompt", "a horse")
+    page.locator("#prompt").blur()
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-state", "ready")
+    expect(page.locator("[data-mode=generate]")).to_have_attribute("aria-pressed", "true")
+    assert page.locator("#prompt").input_value() == "a horse"
+
+
 def test_settings_stay_where_another_tab_is_looked_at(chromium: Any, visit: Open) -> None:
     page = visit(chromium)
     fill_in(page)

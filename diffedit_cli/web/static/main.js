@@ -468,10 +468,10 @@ const start = attempt(async () => {
   const words = Object.values(model.words).flat();
   $("words").append(...words.map((word) => new Option(word, word)));
   isReady = true;
-  document.body.dataset.state = "ready";
   await pictures.reopen(kept.pictures ?? []);
   await jobs.ask();
-  await openFiles(waitingFiles.splice(0));
+  if (waitingFiles.length) await openFiles(waitingFiles.splice(0));
+  document.body.dataset.state = "ready";
 });
 
 start();
