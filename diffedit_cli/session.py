@@ -65,8 +65,13 @@ class Session:
         run = meter.stop(len(results))
         return [replace(result, run=run, given=given) for _, result in sorted(results.items())]
 
-    def mask(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> MaskResult:
-        """Find where `config.ref` is, in one picture. See `make_mask`."""
+    def mask(
+        self, config: EditConfig, mask: Mask = None, report: Report = silent, *, room: bool = False
+    ) -> MaskResult:
+        """Find where `config.ref` is, in one picture. See `make_mask`.
+
+        room: with the room around it that an edit redraws too; then it is the mask of `edit`, byte for byte.
+        """
         (picture,), model, masks = self.pictures, self.model, Masks.of(mask, self.pictures[0])
         if masks.use is not None:
             raise SettingError("A search for the mask takes no mask.", "Give areas to add or to subtract.")
@@ -75,7 +80,8 @@ class Session:
         shown, heat = self._look({0: fit}, config, report)
         found = finding.binarise(heat, config.mask)
         recognised = float(diffedit.recognition(shown, found)) if config.ref else None
-        where = masks.mend(found_mask(found, config.mask, fit, model.factor))
+        area = diffedit.with_room(found, config) if room else found
+        where = masks.mend(found_mask(area, config.mask, fit, model.factor))
         coverage = covered(where)
         notices = (
             *word_notices(model, config.ref, config.query),

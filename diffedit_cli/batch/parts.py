@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..errors import DiffeditError, ImageError
-from ..images.masks import Masks
-from ..images.read import Picture, load_image, load_mask
+from ..images.masks import Masks, load_mask
+from ..images.read import Picture, load_image
 from ..images.write import save_image
 from ..settings import EditConfig, ModelConfig, flatten
 from .formats import LAYOUTS, Files, names_of
@@ -166,9 +166,10 @@ class Editor:
         return self.latest[1]
 
     def masks(self, row: Row, picture: Picture) -> Masks:
-        return Masks(
-            *(self.mask(row.masks.get(name), picture) for name in ("mask", "mask_add", "mask_subtract"))
+        use, add, subtract = (
+            self.mask(row.masks.get(name), picture) for name in ("mask", "mask_add", "mask_subtract")
         )
+        return Masks(use, add, subtract)
 
     def mask(self, path: str | None, picture: Picture) -> Image.Image | None:
         if path is None:

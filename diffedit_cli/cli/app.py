@@ -21,6 +21,7 @@ from .mask import mask
 from .merge import merge
 from .models import models
 from .rerun import rerun
+from .serve import serve
 
 app = typer.Typer(
     name="diffedit",
@@ -50,7 +51,7 @@ def root(
         context.default_map = for_commands(context.command, context.obj.values)
 
 
-for command in (edit, batch, mask, compare, merge, generate, interpolate, doctor, info):
+for command in (edit, batch, mask, compare, merge, generate, interpolate, serve, doctor, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
 for name, group in {"models": models, "config": config}.items():

@@ -21,6 +21,10 @@ EXAMPLES = {
         "diffedit edit photo.jpg --ref horse --query zebra",
         "diffedit edit *.jpg --ref horse --query zebra --query cow -o results/",
     ),
+    "batch": (
+        "diffedit batch photos/ --ref horse --query zebra -o dataset",
+        "diffedit batch manifest.jsonl -o dataset --workers 2 --format parquet",
+    ),
     "mask": (
         "diffedit mask photo.jpg --ref horse --query zebra",
         "diffedit mask photo.jpg --ref horse --query zebra --cutout horse.png",
@@ -41,6 +45,7 @@ EXAMPLES = {
         'diffedit interpolate "a horse" "a zebra" -o film.mp4',
         'diffedit interpolate "a horse" "a zebra" "a cow" --loop --seed 7 -o film.gif',
     ),
+    "serve": ("diffedit serve --open", "diffedit serve --port 8000 --model sd15"),
     "doctor": ("diffedit doctor", "diffedit doctor --json"),
     "info": ("diffedit info photo-zebra.png", "diffedit info film.mp4 --json"),
     "rerun": (

@@ -136,6 +136,11 @@ def recognition(shown: Float[Tensor, "b 3 h w"], mask: Heat) -> Float[Tensor, " 
     return gain / reach.clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def with_room(found: Heat, config: EditConfig) -> Heat:
+    """A found mask with the room around it that is redrawn too; an inverted one gets none."""
+    return found if config.mask.invert else widen(found, config.room)
+
+
 def encode_source(
     denoiser: Denoiser,
     x0: Latents,
@@ -241,7 +246,7 @@ class DiffEdit:
             found = binarise(heat, config.mask)
             if config.ref and not config.mask.invert:
                 recognised = recognition(shown, found)
-            area = found if config.mask.invert else widen(found, config.room)
+            area = with_room(found, config)
         else:
             found = area = areas.mask
         steps = make_steps(denoiser.schedule, config.steps, config.ratio, config.solver)
