@@ -372,7 +372,7 @@ def test_a_picture_says_where_it_is_and_what_changed(edit: Run) -> None:
     done = good(edit("-o", "out.png"))
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Wrote out.png (seed 3). The mask covers ")
-    assert "; 0 pixels changed outside it, which says nothing about the edit itself." in last
+    assert "of the picture; outside it 0 pixels changed." in last
     assert done.stdout == ""
 
 
@@ -699,7 +699,6 @@ def test_values_that_make_no_sense_are_refused_before_the_model_is_loaded(
         (["edit", "photo.png", *WORDS, "--model", "nothing-here"], ["nothing-here", "embedded"]),
         (["edit", "photo.png", *WORDS, "--model", "no/such", "--offline"], ["no/such", "--offline"]),
         (["edit", "photo.png", *WORDS, "--device", "abacus"], ["abacus", "--device"]),
-        (["edit", "photo.png", *WORDS, "--dtype", "int8"], ["int8", "float16"]),
     ],
     ids=lambda part: " ".join(part),
 )

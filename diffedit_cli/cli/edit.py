@@ -68,14 +68,21 @@ def edit(
     recursive: Annotated[
         bool,
         typer.Option(
-            "-r", "--recursive", help="Look in the folders within a folder too.", rich_help_panel="Files"
+            "-r",
+            "--recursive/--no-recursive",
+            help="Look in the folders within a folder too.",
+            rich_help_panel="Files",
         ),
     ] = False,
     output: Output = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Skip results that exist already.", rich_help_panel="Files"),
+        typer.Option(
+            "--skip-existing/--no-skip-existing",
+            help="Skip results that exist already.",
+            rich_help_panel="Files",
+        ),
     ] = False,
     grid: Annotated[
         Path | None,

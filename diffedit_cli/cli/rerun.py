@@ -25,7 +25,7 @@ def rerun(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What an earlier run made.")],
     yes: Annotated[
-        bool, typer.Option("--yes", help="Run it even if it is far larger than the picture needs.")
+        bool, typer.Option("--yes/--no-yes", help="Run it even if it is far larger than the picture needs.")
     ] = False,
 ) -> None:
     """Make FILE again with the settings that are stored in it: diffedit rerun FILE [PICTURE] [FLAGS].

@@ -26,7 +26,7 @@ def serve(
         ),
     ] = PORT,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel="Server")
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.", rich_help_panel="Server")
     ] = False,
     *,
     model_config: Callable[..., ModelConfig],
