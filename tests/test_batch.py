@@ -25,8 +25,8 @@ from diffedit_cli.batch.manifest import KINDS, Row, config_of, read_rows, seed_o
 from diffedit_cli.batch.parts import Done, Job, Task, run_part
 from diffedit_cli.cli.app import app
 from diffedit_cli.errors import DiffeditError, SettingError
-from diffedit_cli.images.masks import Masks
-from diffedit_cli.images.read import load_image, load_mask, read_settings
+from diffedit_cli.images.masks import Masks, load_mask
+from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.session import edit_image
 from diffedit_cli.settings import EditConfig, MaskConfig, ModelConfig

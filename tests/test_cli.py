@@ -766,12 +766,12 @@ def test_quiet_says_nothing(run: Run, photo: Path, command: str) -> None:
 def test_json_of_an_edit_and_a_mask(edit: Run, run: Run, photo: Path) -> None:
     facts = answer(good(edit("-o", "out.png", "--json")))
     usual = {"output", "coverage", "seconds", "network_seconds", "forwards", "notices", "settings"}
-    assert set(facts) == usual | {"changed_outside"}
+    assert set(facts) == usual | {"recognised", "changed_outside"}
     assert facts["output"] == "out.png"
     assert facts["settings"] == read_settings("out.png")
     assert 0 < facts["network_seconds"] <= facts["seconds"]
     facts = answer(good(run("mask", photo, *WORDS, *QUICK, "-o", "m.png", "--json")))
-    assert set(facts) == usual
+    assert set(facts) == usual | {"recognised"}
     assert facts["settings"] == read_settings("m.png")
     assert facts["forwards"] == 6
 

@@ -205,6 +205,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("target", ["film", "film.mp4"])
 def test_a_film_that_is_ended_keeps_its_frames(folder: Path, name: str, target: str) -> None:
@@ -233,6 +234,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_a_film_that_keeps_its_frames(folder: Path) -> None:
     words = [
         "interpolate",
@@ -255,6 +257,7 @@ def test_a_terminal_that_is_closed_ends_a_film_that_keeps_its_frames(folder: Pat
     assert {path.name for path in folder.iterdir()} == {"photo.png", "film"}
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_ended_leaves_nothing(folder: Path) -> None:
     script = STRUCK.format(name="SIGTERM", at="(3,)")
     words = [*EDIT, "-o", "out.png", "--animate", "film.mp4"]
@@ -264,6 +267,7 @@ def test_an_edit_that_is_ended_leaves_nothing(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"photo.png"}
 
 
+@pytest.mark.slow
 def test_a_run_under_nohup_outlives_its_terminal(folder: Path) -> None:
     ignore = "signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", f"import os, signal, sys; {ignore}", sys.executable, "-c"]
@@ -300,6 +304,7 @@ def test_two_runs_on_one_output(folder: Path) -> None:
     assert len([*folder.iterdir()]) == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_one_sentence(folder: Path) -> None:
     noise(900, 700).save("photo.png")
     inlet, outlet = os.pipe()

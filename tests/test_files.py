@@ -322,7 +322,6 @@ def test_bad_files_give_one_sentence_with_the_name(tmp_path, name, data, words):
     assert caught.value.message.startswith(str(tmp_path / name))
     assert caught.value.message.count(". ") == 0
     assert words in str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
 
 
 def test_missing_files_and_folders(tmp_path):

@@ -294,6 +294,7 @@ def test_another_model_brings_its_own_settings(run: Run, checkpoint: Path) -> No
     assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_result_of_a_batch_is_made_again_to_the_byte(run: Run) -> None:
     """Rounding depends on the batch, so the row and the number of its pictures are stored."""
     for number in range(3):

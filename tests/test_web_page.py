@@ -18,6 +18,8 @@ from diffedit_cli import load_model
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
 
@@ -253,7 +255,6 @@ def newest(server: Server, page: Any) -> dict[str, Any]:
     return server.client.get("/api/jobs", params={"tab": tab}).json()["jobs"][-1]
 
 
-@pytest.mark.slow
 def test_the_whole_way_with_the_embedded_model(chromium: Any, visit: Open, embedded: Server) -> None:
     page = visit(chromium, embedded)
     assert "zebra" in page.locator("#words option").evaluate_all("all => all.map(one => one.value)")
