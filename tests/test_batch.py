@@ -350,7 +350,8 @@ def test_failures_are_rows_and_can_be_tried_again(batch: Run, tmp_path: Path, fo
     first = facts(batch("rows.jsonl", *flags, code=3))
     assert first["failed"] == 2
     before, out = hashes(tmp_path / "out"), tmp_path / "out"
-    assert [(f["id"], f["error"].split(" ")[0]) for f in failures(out)] == [("r1", "p01.png"), ("r4", "The")]
+    told = [(f["id"], Path(f["error"].split(" ")[0]).name) for f in failures(out)]
+    assert told == [("r1", "p01.png"), ("r4", "The")]
     assert all(failure["hint"] for failure in failures(out))
     assert [record["id"] for record in records(out)] == [row["id"] for row in rows]
     second = facts(batch("rows.jsonl", *flags, code=3))
@@ -390,7 +391,7 @@ def test_what_is_wrong_with_a_row_stops_no_other(
     draw_mask(tmp_path / "m.png", (20, 80))
     manifest(tmp_path / "rows.jsonl", [{"id": 1, "image": "a.png", **values}, {"id": 2, "image": "a.png"}])
     batch("rows.jsonl", code=0 if error is None else 3)
-    assert error is None or failures(tmp_path / "out")[0]["error"].startswith(error)
+    assert error is None or error in failures(tmp_path / "out")[0]["error"]
     assert "2" in {record["id"] for record in results(tmp_path / "out")}
 
 
