@@ -1,4 +1,4 @@
-"""Change one thing in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
+"""Change one object in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
 
     from diffedit_cli import EditConfig, edit_image, load_image, load_model
 

@@ -25,15 +25,25 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.strip()]
 
 
+def commands_for(page: Path, wanted: set[str]) -> list[list[str]]:
+    """The page's commands that make a wanted file, and those that make what they read."""
+    files, chosen = set(wanted), []
+    for words in reversed(commands(page)):
+        named = {word for word in words if Path(word).suffix and not word.startswith("examples/")}
+        if files & named:
+            files |= named
+            chosen.insert(0, words)
+    return chosen
+
+
 def main() -> None:
     wanted = {path.name for path in PICTURES.iterdir()}
     for page in PAGES:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "examples").symlink_to(ROOT / "examples")
-            for words in commands(page):
-                if wanted & {Path(word).name for word in words}:
-                    print(shlex.join(words))
-                    subprocess.run(words, cwd=folder, check=True)
+            for words in commands_for(page, wanted):
+                print(shlex.join(words), flush=True)
+                subprocess.run(words, cwd=folder, check=True)
             for name in sorted(wanted):
                 if (made := Path(folder) / name).exists():
                     shutil.copy(made, PICTURES)

@@ -45,7 +45,7 @@ def root(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Change one thing in a picture by naming it, and leave every other pixel as it was."""
+    """Change one object in a picture by naming it, and leave every other pixel as it was."""
     if context.invoked_subcommand != "config":  # which is there to mend it
         context.obj = read_leniently()
         context.default_map = for_commands(context.command, context.obj.values)

@@ -41,56 +41,58 @@ def batch(
         str,
         typer.Argument(
             metavar="MANIFEST|FOLDER",
-            help="A .jsonl, .csv or .parquet file with one edit a row, or a folder.",
+            help="A .jsonl, .csv or .parquet file with one edit per row, or a folder of pictures.",
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "-o", "--output", help="Folder of the results; a path or a URL.", rich_help_panel="Files"
+            "-o", "--output", help="Folder for the results; a path or a URL.", rich_help_panel="Files"
         ),
     ],
     format: Annotated[
         Literal["folder", "parquet", "webdataset"],
-        option("--format", "Files in folders; or one Parquet file or tar a part, above 100,000 pictures."),
+        option(
+            "--format", "Files in folders, or one Parquet file or tar per part, for over 100,000 pictures."
+        ),
     ] = "folder",
     engine: Annotated[
-        Literal["local", "ray"], option("--engine", "Processes of this machine, or actors of a Ray cluster.")
+        Literal["local", "ray"], option("--engine", "Processes on this machine, or actors on a Ray cluster.")
     ] = "local",
     workers: Annotated[
         int | None,
-        option("--workers", "How many. Default: one a GPU; without a GPU one, or on Ray one a node.", min=1),
+        option("--workers", "How many. Default: one per GPU; without GPUs one, or one per Ray node.", min=1),
     ] = None,
     address: Annotated[
         str | None, option("--address", "With --engine ray: an existing cluster, e.g. auto or host:6379.")
     ] = None,
     rows_per_part: Annotated[
         int | None,
-        option("--rows-per-part", "Rows done together or not at all. Default: a 64th, at most 1000.", min=1),
+        option("--rows-per-part", "Rows saved together. Default: a 64th of all rows, at most 1000.", min=1),
     ] = None,
     retry_failed: Annotated[
-        bool, option("--retry-failed/--no-retry-failed", "Do the rows that failed again.")
+        bool, option("--retry-failed/--no-retry-failed", "Edit the failed rows again.")
     ] = False,
     seed: Annotated[
         int,
         option(
             "--seed",
-            "Base seed: a row's own is a hash of it and the row's id.",
+            "Base seed: a row without a seed takes a hash of it and of the row's id.",
             panel="Sampling",
             max=MAX_SEED,
             min=0,
         ),
     ] = 0,
     mask: Annotated[
-        str | None, option("--mask", "For a folder: the folder with a mask for each picture.", panel="Mask")
+        str | None, option("--mask", "With a folder of pictures: the folder with their masks.", panel="Mask")
     ] = None,
     mask_add: Annotated[
         str | None,
-        option("--mask-add", "For a folder: the folder with areas to add to each mask.", panel="Mask"),
+        option("--mask-add", "With a folder of pictures: the folder with areas to add.", panel="Mask"),
     ] = None,
     mask_subtract: Annotated[
         str | None,
-        option("--mask-subtract", "For a folder: the folder with areas to keep as they are.", panel="Mask"),
+        option("--mask-subtract", "With a folder of pictures: the folder with areas to keep.", panel="Mask"),
     ] = None,
     fast: Annotated[bool, fast_option()] = False,
     dry_run: DryRun = False,
@@ -99,10 +101,10 @@ def batch(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Edit every row of a manifest, or every picture of a folder, into a dataset.
+    """Edit every row of a manifest, or every picture in a folder, and write a dataset.
 
-    Give the same command again to go on with a run that was stopped. A row that fails stops no other:
-    it is listed in failures.jsonl, and the exit code is 3.
+    Run the same command again to continue a run that was stopped. A row that fails does not stop the
+    others: it is listed in failures.jsonl, and the exit code is 3.
     """
     talk = talk_config()
     with plain_errors(talk):

@@ -10,12 +10,12 @@ from . import defaults
 from .options import with_flags
 from .terminal import Terminal, plain_errors
 
-config = typer.Typer(help="Show, find and change the settings that are kept.", no_args_is_help=True)
+config = typer.Typer(help="Show, find and change the stored settings.", no_args_is_help=True)
 
 
 @config.callback()
 def group() -> None:
-    """Show, find and change the settings that are kept."""
+    """Show, find and change the stored settings."""
 
 
 @config.command()

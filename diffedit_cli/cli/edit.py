@@ -70,7 +70,7 @@ def edit(
         typer.Option(
             "-r",
             "--recursive/--no-recursive",
-            help="Look in the folders within a folder too.",
+            help="Take the pictures in subfolders too.",
             rich_help_panel="Files",
         ),
     ] = False,
@@ -80,7 +80,7 @@ def edit(
         bool,
         typer.Option(
             "--skip-existing/--no-skip-existing",
-            help="Skip results that exist already.",
+            help="Skip results that already exist.",
             rich_help_panel="Files",
         ),
     ] = False,
@@ -117,7 +117,7 @@ def edit(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Change one thing in a picture by naming it, and leave every other pixel as it was."""
+    """Change one object in a picture by naming it, and leave every other pixel as it was."""
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()

@@ -82,7 +82,10 @@ HELP_ALL = inspect.Parameter(
     annotation=Annotated[
         bool,
         typer.Option(
-            "--help-all", callback=show_all, is_eager=True, help="Show every flag, also those for experts."
+            "--help-all",
+            callback=show_all,
+            is_eager=True,
+            help="Show every flag, including those for experts.",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def interpolate(
         bool,
         typer.Option(
             "--resume/--no-resume",
-            help="Go on with a folder of frames.",
+            help="Continue a folder of frames.",
             rich_help_panel="Files",
             show_default=False,
         ),

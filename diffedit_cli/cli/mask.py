@@ -44,6 +44,7 @@ UNUSED = (
     "strength",
     "inversion",
     "room",
+    "keep_detail",
     *(key for key, *_ in keys(GuidanceConfig, "guidance_")),
 )
 
@@ -64,7 +65,7 @@ def mask(
     cutout: Annotated[
         Path | None,
         typer.Option(
-            help="Also write what the mask covers, the rest transparent.",
+            help="Also write what the mask covers, on a transparent background.",
             rich_help_panel="Files",
         ),
     ] = None,
@@ -77,7 +78,7 @@ def mask(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Find where an object is in a picture, by naming it and what it is not: white is the mask."""
+    """Find an object in a picture, by naming it and something else that it is not: white is the mask."""
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, config, checkpoint = Terminal(talk, output), edit_config(), model_config()

@@ -8,7 +8,7 @@ import typer
 
 from ..settings import MergeConfig, TalkConfig
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
-from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
+from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, with_flags
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def merge(
         Path | None, typer.Option(help="Also write the mask.", rich_help_panel="Files")
     ] = None,
     no_metadata: NoMetadata = False,
-    mask: UseMask = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Paste the white part of this picture instead of searching.", rich_help_panel="Mask"
+        ),
+    ] = None,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
     dry_run: DryRun = False,
@@ -38,11 +43,11 @@ def merge(
     config: Callable[..., MergeConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Keep only what was really changed in EDITED; every other pixel is the original's.
+    """Keep only what really changed in EDITED; every other pixel is the original's.
 
-    For pictures of instruction editors, which return the whole picture shifted, zoomed, recoloured or
-    softened. EDITED is laid over ORIGINAL, its colours are matched, and what still differs is pasted. No
-    model is used.
+    For the results of instruction editors, which return the whole picture shifted, zoomed, recoloured or
+    softened. EDITED is aligned with ORIGINAL, its colours are matched, and what still differs is pasted
+    into ORIGINAL. No model is used.
     """
     talk = talk_config()
     with plain_errors(talk, output):

@@ -10,7 +10,9 @@ from . import defaults
 from .options import with_flags
 from .terminal import Terminal, plain_errors
 
-models = typer.Typer(help="Which checkpoints there are; fetch one; choose one.", no_args_is_help=True)
+models = typer.Typer(
+    help="List, describe and fetch checkpoints, and choose the default.", no_args_is_help=True
+)
 
 MODEL_HELP = "embedded, sd15, ..., a hub id, a folder or a .safetensors file."
 Name = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
@@ -20,7 +22,7 @@ Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the w
 
 @models.callback()
 def group() -> None:
-    """Which checkpoints there are; fetch one; choose one."""
+    """List, describe and fetch checkpoints, and choose the default."""
 
 
 @models.command("list")
@@ -104,7 +106,7 @@ def default_model(
     *,
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Say which checkpoint is used without --model, or choose it, in the user's file of settings."""
+    """Show the default checkpoint, or choose it in the user's file of settings."""
     talk = talk_config()
     with plain_errors(talk):
         if model is not None:

@@ -60,18 +60,22 @@ UseMask = Annotated[
     Path | None,
     typer.Option(
         "--mask",
-        help="Edit the white part of this picture instead of searching. A folder: one mask for each picture, "
-        "by name.",
+        help="Edit the white part of this picture instead of searching. A folder holds one mask for each "
+        "picture, under the picture's name.",
         rich_help_panel="Mask",
     ),
 ]
 AddMask = Annotated[
     Path | None,
-    typer.Option("--mask-add", help="Picture whose white part is added to the mask.", rich_help_panel="Mask"),
+    typer.Option(
+        "--mask-add", help="Add the white part of this picture to the mask.", rich_help_panel="Mask"
+    ),
 ]
 SubtractMask = Annotated[
     Path | None,
-    typer.Option("--mask-subtract", help="Picture whose white part stays as it is.", rich_help_panel="Mask"),
+    typer.Option(
+        "--mask-subtract", help="Take the white part of this picture out of the mask.", rich_help_panel="Mask"
+    ),
 ]
 
 

@@ -23,17 +23,19 @@ LARGE_SIDE = 1024  # pixels: the native side of the largest model
 
 def rerun(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What an earlier run made.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The result of an earlier run.")],
     yes: Annotated[
-        bool, typer.Option("--yes/--no-yes", help="Run it even if it is far larger than the picture needs.")
+        bool,
+        typer.Option("--yes/--no-yes", help="Run it even if it takes far more work than the picture needs."),
     ] = False,
 ) -> None:
     """Make FILE again with the settings that are stored in it: diffedit rerun FILE [PICTURE] [FLAGS].
 
-    FLAGS are those of the command that made it and change what they name: diffedit rerun a.png --query dog.
-    The input is looked for in the folder of FILE and here; name it as PICTURE if it is elsewhere. The result
-    goes into the folder of FILE, under its name with -rerun, or where -o says. Where a text was the input,
-    PICTURE is that. A model that is not here is used only if --model names it.
+    FLAGS are flags of the command that made FILE; each overrides a stored setting, as in diffedit rerun
+    a.png --query dog. The input is looked for in the folder of FILE and in the current one; give it as
+    PICTURE if it is elsewhere. If the input was a text, give a text in its place. The result goes to the
+    folder of FILE, under its name with -rerun, or where -o says. A model that has never been downloaded is
+    used only if --model names it.
     """
     words = [word for word in context.args if word != "--yes"]
     talk = TalkConfig(

@@ -22,7 +22,7 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, help="Port on this machine; 0 is any free one.", rich_help_panel="Server"
+            min=0, max=65535, help="Port on this machine; 0 takes any free one.", rich_help_panel="Server"
         ),
     ] = PORT,
     open_page: Annotated[
@@ -32,7 +32,7 @@ def serve(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Edit pictures on a page in the browser. Only this machine can reach it; Ctrl-C ends it."""
+    """Edit pictures on a page in the browser. Only this machine can reach the page; Ctrl-C stops it."""
     talk = talk_config()
     with plain_errors(talk):
         terminal, checkpoint = Terminal(talk), model_config()

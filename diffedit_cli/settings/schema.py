@@ -28,7 +28,7 @@ NEGATIVE_PROMPT = setting("", "What must not appear in the result.", panel="Text
 STEPS = setting(25, "Number of steps from pure noise to a picture.", low=1, high=1000)
 SOLVER: Solver = setting(
     "ddim",
-    "How each step is taken: DDIM, or the second-order DPM-Solver++ (dpm++), for runs of few steps.",
+    "How each step is taken: DDIM (ddim), or the second-order DPM-Solver++ (dpm++), for runs with few steps.",
     expert=True,
 )
 SEED: int | None = setting(
@@ -85,12 +85,12 @@ class EditConfig:
     )
     zoom: bool | None = setting(
         None,
-        "Search for a small object at closer and closer range, and edit only the region around it. By "
-        "default this happens where it shows the object at least twice as large.",
+        "Search for a small object at closer and closer range, and edit only the region around it. Default: "
+        "only where this shows the object at least twice as large.",
     )
     keep_detail: bool = setting(
         True,
-        "Bring the picture's own detail and tone back inside the mask, wherever nothing changed there.",
+        "Restore the picture's own detail and tone inside the mask, wherever nothing changed.",
     )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -262,15 +262,15 @@ class MergeConfig:
 
     threshold: float = setting(
         0.02,
-        "Difference in colour from which on a place counts as changed, above that of the whole picture; "
-        "1 is black to white.",
+        "How much more a pixel's colour must differ than the picture's in general, to count as changed; 1 is "
+        "black to white.",
         low=0.001,
         high=1,
         panel="Mask",
     )
     grow: int = setting(
         1,
-        "Grow the mask by this many cells (4 pixels); negative shrinks it.",
+        "Grow the mask by this many cells of 4x4 pixels; a negative number shrinks it.",
         low=-64,
         high=64,
         panel="Mask",
@@ -296,17 +296,17 @@ class ModelConfig:
     revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model", expert=True)
     variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model", expert=True)
     lora: tuple[str, ...] = setting(
-        (), "LoRA file to lay over the model, as FILE[:SCALE]; repeat it for several.", panel="Model"
+        (), "LoRA file to apply to the model, as FILE[:SCALE]; repeat the flag for several.", panel="Model"
     )
     embedding: tuple[str, ...] = setting(
         (),
-        "Textual inversion to teach the model a word, as FILE[:WORD]; repeat it for several.",
+        "Textual inversion that teaches the model a word, as FILE[:WORD]; repeat the flag for several.",
         panel="Model",
         expert=True,
     )
-    offline: bool = setting(False, "Never ask the hub.", panel="Model")
+    offline: bool = setting(False, "Never contact the hub.", panel="Model")
     device: str = setting(
-        "auto", "cpu, cuda, cuda:1, mps or auto: the fastest kind of device there is.", panel="Model"
+        "auto", "cpu, cuda, cuda:1, mps, or auto for the fastest device found.", panel="Model"
     )
     dtype: Dtype = setting(
         "auto",
@@ -317,7 +317,7 @@ class ModelConfig:
     )
     low_memory: bool = setting(
         False,
-        "Work in small pieces: slower. Chosen automatically when memory is short.",
+        "Work in small pieces: slower, with less memory. Chosen automatically when memory is short.",
         panel="Model",
         expert=True,
     )
