@@ -68,3 +68,9 @@ def test_the_reconstruction_is_decoded_once(model: DiffusersDenoiser, pixels: Te
     assert first is not None
     assert second is not None
     assert first.base is second.base
+
+
+def test_an_inverted_mask_keeps_no_detail(model: DiffusersDenoiser, pixels: Tensor) -> None:
+    """The whole rest is redrawn there, and outlines of the old background would show in the new one."""
+    rest = replace(QUICK, mask=replace(QUICK.mask, invert=True))
+    assert DiffEdit(model, pixels[:1]).edit(rest, [3]).detail is None

@@ -262,7 +262,7 @@ class DiffEdit:
         """Change `ref` into `query` in all b pictures, one seed each."""
         plan = self.plan(config, seeds, areas, report)
         drawn = redraw(self.denoiser, plan, report)
-        if not config.keep_detail:
+        if not config.keep_detail or config.mask.invert:  # the rest of a picture is redrawn as a whole
             return Edited(plan, drawn)
         if self.base is None:
             self.base = self.denoiser.decode(self.x0)

@@ -90,7 +90,8 @@ class EditConfig:
     )
     keep_detail: bool = setting(
         True,
-        "Restore the picture's own detail and tone inside the mask, wherever nothing changed.",
+        "Restore the picture's own detail and tone inside the mask, wherever nothing changed. Never with "
+        "--mask-invert.",
     )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
