@@ -425,6 +425,10 @@ def test_one_bad_file_does_not_end_a_batch(run: Run, tmp_path: Path) -> None:
     assert "5 of 6 results failed" in done.stderr
     assert (tmp_path / "out/good-fox.png").read_bytes() == b"mine"
     assert len(list((tmp_path / "out").iterdir())) == 2
+    assert "the others were written" in done.stderr
+    done = run("edit", "bad.png", "none.png", *WORDS, *QUICK, "--steps", "2", "-o", "out")
+    assert done.exit_code == 3
+    assert "2 of 2 results failed." in done.stderr
 
 
 @pytest.mark.parametrize(

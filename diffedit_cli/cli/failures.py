@@ -34,5 +34,6 @@ class Failures:
     def end(self) -> None:
         """Exit code 3 where something failed."""
         if self.count:
-            self.terminal.say(f"{self.count} of {self.results} results failed; the others were written.")
+            rest = "; the others were written" if self.count < self.results else ""
+            self.terminal.say(f"{self.count} of {self.results} results failed{rest}.")
             raise typer.Exit(3)
