@@ -103,6 +103,7 @@ def check_nothing_is_left(out: Path) -> None:
     assert stored == {row[key] for row in rows for key in ("file_name", "mask_file_name")}
 
 
+@pytest.mark.cluster
 def test_two_workers_give_what_one_process_gives(start: Start, whole: dict[str, str], tmp_path: Path) -> None:
     end(start(tmp_path / "out", "--rows-per-part", 5, "--workers", 2))
     assert hashes(tmp_path / "out") == whole
@@ -123,6 +124,7 @@ def test_a_killed_worker_costs_its_part(
     check_nothing_is_left(out)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_driver_takes_its_workers_along_and_another_run_goes_on(
     start: Start, whole: dict[str, str], tmp_path: Path, engine: str
@@ -146,6 +148,7 @@ def test_a_killed_driver_takes_its_workers_along_and_another_run_goes_on(
     assert end(start(out, *ENGINES[engine]))["forwards"] == 0
 
 
+@pytest.mark.cluster
 def test_ctrl_c_leaves_nothing_half_written(start: Start, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = start(out, "--rows-per-part", 2, "--workers", 2)
@@ -161,6 +164,7 @@ def test_ctrl_c_leaves_nothing_half_written(start: Start, whole: dict[str, str],
     assert hashes(out) == whole
 
 
+@pytest.mark.cluster
 def test_a_model_that_no_worker_can_load_ends_the_run(start: Start, tmp_path: Path, checkpoint: Path) -> None:
     broken = tmp_path / "broken"
     subprocess.run(["cp", "-r", checkpoint, broken], check=True)
@@ -236,6 +240,7 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
         process.wait(60)
 
 
+@pytest.mark.cluster
 def test_a_cluster_of_two_nodes_that_loses_one(
     start: Start, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
