@@ -101,6 +101,6 @@ def recognition_notices(recognised: float | None, config: EditConfig) -> tuple[s
     if recognised is None or recognised >= HARDLY:
         return ()
     return (
-        f"The model hardly recognises {config.ref} in the picture ({max(recognised, 0):.2f}; 1 is certain): expect "
-        "a poor result. Use other words, a larger model (--model), or a mask of your own (--mask).",
+        f"The model hardly recognises {config.ref} in the picture ({max(recognised, 0):.2f}; 1 is certain): "
+        "expect a poor result. Use other words, a larger model (--model), or a mask of your own (--mask).",
     )
