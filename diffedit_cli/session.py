@@ -38,7 +38,7 @@ from .settings import (
     without_idle,
 )
 
-ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows the object so many times larger
+ZOOM_FROM = 2.0  # an edit zooms in by itself where that shows the object this many times larger
 LOOK_SAMPLES = 4  # noise maps of a look, at most
 
 Mask = Given  # a mask alone stands for Masks(use=mask)

@@ -17,7 +17,7 @@ class Failures:
 
     @contextmanager
     def of(self, source: str, results: int = 1) -> Generator[None, None, None]:
-        """Report what fails in the block as the failure of so many results of an input.
+        """Report what fails in the block as the failure of this many results of an input.
 
         Where only one result was asked for, the error goes on.
         """

@@ -48,7 +48,7 @@ def name_for(stem: str, words: str, suffix: str) -> str:
 
 
 def cut(text: str, size: int) -> str:
-    """The text, or as much of it as fits so many bytes of a file name."""
+    """The text, or as much of it as fits this many bytes of a file name."""
     data = os.fsencode(text)
     return text if len(data) <= size else data[:size].decode("utf-8", "ignore")
 

@@ -125,7 +125,7 @@ class Group(WithExamples, TyperGroup):
 
 
 class Root(Group):
-    """The whole program: what is wrong with a command line is told without control characters."""
+    """The whole program: errors of the command line are printed without control characters."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         with printable_errors():

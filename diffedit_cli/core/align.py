@@ -22,7 +22,7 @@ LEVELS = 4  # of the pyramid; each halves the sides
 LEAST_SIDE = 24  # pixels of the smallest level, at least
 ROUNDS = 20  # Gauss-Newton steps on a level, at most
 STILL = 0.01  # pixels: a step below it ends a level
-TUKEY = 4.685  # residuals beyond so many deviations count nothing
+TUKEY = 4.685  # residuals beyond this many deviations have no weight
 
 
 def place(

@@ -62,7 +62,7 @@ def texts_compared(config: EditConfig) -> int:
 
 
 def pictures_together(height: int, width: int) -> int:
-    """How many pictures of so many latent rows and columns are worked on at once.
+    """How many pictures of this many latent rows and columns are worked on at once.
 
     Small ones leave most of a processor idle when they come alone; from 64x64 cells on, more at once only
     take more memory.
@@ -220,10 +220,6 @@ class DiffEdit:
         self.searches: dict[object, tuple[Float[Tensor, "b 3 h w"], Heat]] = {}
         self.sources: dict[object, Trajectory] = {}
         self.base: Pixels | None = None
-
-    def find(self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent) -> Heat:
-        """Step 1 for all b pictures, one seed each: (b 1 h w) in [0, 1] (see find_heat)."""
-        return self.look(config, texts, seeds, report)[1]
 
     def look(
         self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent

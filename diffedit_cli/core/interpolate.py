@@ -89,7 +89,7 @@ def spread_evenly(
 
 
 def share_out(gaps: Sequence[float], cuts: int) -> list[int]:
-    """Into how many parts to cut each gap, with so many cuts, for the widest part to be the smallest."""
+    """Into how many parts to cut each gap, with this many cuts, for the widest part to be the smallest."""
     parts = [1] * len(gaps)
     for _ in range(cuts):
         widest = max(range(len(gaps)), key=lambda i: gaps[i] / parts[i])

@@ -61,7 +61,7 @@ def difference_maps(
 def weigh(gap: Heat, gain: Heat, reach: Heat) -> Heat:
     """The gap times a weight in [0, 1]: how far the reference is the truth there (see difference_maps).
 
-    Two texts differ where the thing is, and also where another thing stands that neither of them means.
+    Two texts differ where the object is, and also at other objects that neither of them means.
     There gain / reach, whose mean is 1 on what the reference names, is about 0, and below 0 on what another
     text tells better. The weight is (1 + gain / reach) / 2, over the cell and its neighbours. On a picture
     that the model knows so poorly that gain is negative as a whole, that is taken off first. Which text tells

@@ -84,7 +84,7 @@ class Schedule:
 class Steps:
     """The steps of one run, noisiest first.
 
-    timesteps: (s,) int64, what the UNet is told at each step.
+    timesteps: (s,) int64, the timestep that the UNet gets at each step.
     alphas: (s + 1,) float64, abar at each noise level. Step i leads from alphas[i] to alphas[i + 1].
     solver: how a step down is taken.
     """

@@ -2,7 +2,7 @@
 
 headers   what a file says before anything is decoded, within bounds
 colour    colour profiles: read, made, applied
-metadata  what is stored beside the pixels: settings, EXIF, XMP, IPTC, texts, resolution
+metadata  what is stored besides the pixels: settings, EXIF, XMP, IPTC, texts, resolution
 pixels    any mode as RGB of 8 bits, upright; loops over big pictures by strips
 read      a file, a PIL image or an array becomes a `Picture`
 write     a picture becomes a file, all or nothing

@@ -18,7 +18,7 @@ from .colour import to_srgb
 from .pixels import Box
 from .read import Picture
 
-MAX_STRETCH = 4  # the long side of the working picture is at most so many times `side`
+MAX_STRETCH = 4  # the long side of the working picture is at most this many times `side`
 GREY = (128, 128, 128)
 
 

@@ -19,7 +19,7 @@ FAINT = 8  # levels below it are dust, unless they lie at the edge of something 
 RIM = 32  # pixels that such an edge may be wide
 DIM = 128  # a mask that is nowhere brighter gets a notice
 LABELS = 32  # brightest level of a mask that holds numbers of labels
-FLAT = 16  # a mask of at most so many colours holds colours of labels
+FLAT = 16  # a mask of at most this many colours holds colours of labels
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is stored beside the pixels: settings as text, and what a picture's own file says of it."""
+"""What is stored besides the pixels: settings as text, and what a picture's own file says of it."""
 
 import json
 import math
@@ -218,7 +218,7 @@ def _iptc(image: Image.Image) -> bytes | None:
 def options_for(
     kind: str, exif: bytes | None, extras: Extras, settings: Mapping[str, Any] | None, parameters: str
 ) -> dict[str, Any]:
-    """What Pillow is told to store beside the pixels in a file of this kind."""
+    """What Pillow stores besides the pixels in a file of this kind."""
     options: dict[str, Any] = {"dpi": extras.dpi} if extras.dpi and kind != "WEBP" else {}
     if kind == "BMP":
         return options

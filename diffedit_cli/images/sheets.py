@@ -64,7 +64,7 @@ def grid(
     *more: Sequence[tuple[str, Image.Image]],
     side: int = 384,
 ) -> Image.Image:
-    """Pictures beside each other on white, each under its label; each further argument is one more row.
+    """Pictures next to each other on white, each under its label; each further argument is one more row.
 
     Every picture is scaled to fit `side` x `side` pixels; all cells have the size of the largest.
     """

@@ -1,4 +1,4 @@
-"""Small things in large pictures: the part of a picture that an edit works on, to see the thing large."""
+"""Small objects in large pictures: the part of a picture that an edit works on, so that they appear large."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from . import canvas
 from .canvas import Fit
 from .pixels import Box
 
-FIRST = 2.0  # the first look is at the whole picture, so many times larger than an edit sees it
-ROOM = 2.0  # a part is so many times as long and as wide as what it is made round
+FIRST = 2.0  # the first look is at the whole picture, this many times larger than an edit sees it
+ROOM = 2.0  # a part is this many times as long and as wide as what lies in it
 STILL = 0.1  # a part is the same as before, if no edge has moved by more than this share of its longer side
 LOOKS = 4  # at parts, at most
 
@@ -51,7 +51,7 @@ def close_in(
     """Where to work on a thing that may be small: the part round it, or `whole`.
 
     First at the whole picture, large: what is hottest there is it, since round a small thing the whole
-    neighbourhood is warm. Then at the part round that: there the mask tells how large the thing is, and
+    neighbourhood is warm. Then at the part around that: there the mask shows how large the object is, and
     the part is drawn round it anew, smaller or larger. hottest, look: the hottest places and the mask of a
     view, mode L at the picture's size.
     """

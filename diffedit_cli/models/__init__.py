@@ -9,7 +9,7 @@ from .catalogue import catalogue, describe, own_defaults, own_words
 from .denoiser import DiffusersDenoiser, words_not_in
 from .load import load_model, pull
 from .parts import known_words
-from .sources import EMBEDDED, check_name, lasting_name
+from .sources import EMBEDDED, check_name
 
 __all__ = [
     "EMBEDDED",
@@ -18,7 +18,6 @@ __all__ = [
     "check_name",
     "describe",
     "known_words",
-    "lasting_name",
     "load_model",
     "own_defaults",
     "own_words",

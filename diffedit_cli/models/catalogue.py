@@ -68,7 +68,7 @@ def cached_models() -> list[tuple[str, int]]:
 def describe(name: str, *, revision: str | None = None, variant: str | None = None) -> dict[str, Any]:
     """What a checkpoint is, in plain values, from its small files and the heads of its weight files.
 
-    A preset that is not fetched yet is told from its table. Raises ModelError as `load_model` does.
+    A preset that is not fetched yet is described by its table. Raises ModelError as `load_model` does.
     """
     preset = PRESETS.get(name)
     if preset and find_in_cache(find_hub_id(name, revision, variant)) is None:

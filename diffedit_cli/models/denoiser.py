@@ -171,7 +171,7 @@ class DiffusersDenoiser:
     def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The UNet's prediction of the noise, float32, whatever it was trained to predict.
 
-        v becomes eps at the level of the timestep that the UNet is told.
+        v becomes eps at the level of the timestep that the UNet gets.
         """
         with self._network():
             out = self._in_parts(latents, timesteps, embeds)
@@ -216,7 +216,7 @@ class DiffusersDenoiser:
             self.notices.append(notice)
 
     def _added(self, latents: Latents, embeds: PromptEmbeds) -> dict[str, torch.Tensor] | None:
-        """What XL is told beside the text: the pooled text, and height and width of the picture, the corner
+        """What XL gets besides the text: the pooled text, and height and width of the picture, the corner
         that it was cropped from, and height and width again (Podell et al. 2023, arXiv 2307.01952)."""
         if embeds.pooled is None:
             return None

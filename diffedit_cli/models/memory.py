@@ -51,7 +51,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_short(networks: Sequence[Any], device: torch.device) -> bool:
-    """Whether these networks, with what a run needs beside them, would not fit on a device.
+    """Whether these networks, with what a run needs besides them, would not fit on a device.
 
     The rest is taken for half the size of the weights and 256 MB, a rule of thumb. On a CPU the weights are
     there already.
@@ -90,7 +90,7 @@ def shrink_tiles(vae: Any, cells: int, factor: int) -> bool:
 
 
 def set_tiles(vae: Any, cells: int, factor: int) -> None:
-    """Make the VAE work on one picture at a time, in tiles of so many latent cells a side."""
+    """Make the VAE work on one picture at a time, in tiles of this many latent cells a side."""
     vae.enable_slicing()
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor

@@ -1,4 +1,4 @@
-"""A model over the networks of a loaded diffusers pipeline, which stays usable beside it."""
+"""A model over the networks of a loaded diffusers pipeline, which stays usable."""
 
 from dataclasses import fields
 from typing import Any

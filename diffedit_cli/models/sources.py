@@ -70,12 +70,6 @@ def local_path(name: str) -> Path | None:
     return Path(path) if is_file or os.path.isdir(path) else None
 
 
-def lasting_name(name: str) -> str:
-    """A name that means the same checkpoint from every working folder."""
-    path = local_path(name)
-    return name if path is None else str(path.absolute())
-
-
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE is set."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "ON", "YES")

@@ -12,7 +12,7 @@ MOST_ATTEMPTS = 20
 
 
 def threads_for(cores: int) -> int:
-    """The threads of a worker that has so many cores: OMP_NUM_THREADS, if that is set for the driver."""
+    """The threads of a worker with this many cores: OMP_NUM_THREADS, if that is set for the driver."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() else max(1, cores)
 

@@ -81,7 +81,7 @@ def run(
 
 
 def share_of(nodes: Sequence[Mapping[str, float]], workers: int, *, gpu: bool) -> Share:
-    """The most whole CPUs that each of so many actors can have; with a GPU one CPU. SettingError: no room."""
+    """The most whole CPUs that each of `workers` actors can have; one with a GPU. SettingError: no room."""
 
     def room(cpus: int) -> int:
         return sum(
