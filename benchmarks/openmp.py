@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-c", "from diffedit_cli.cli import main; main()", "e
 BUSY_PROCESSES = 2
 POLICIES: dict[str, dict[str, str]] = {
     "default": {},
-    **{f"spin {count}": {"GOMP_SPINCOUNT": count} for count in ("100", "1000", "10000", "30000", "100000")},
+    **{f"spin {count}": {"GOMP_SPINCOUNT": str(count)} for count in (100, 1000, 3000, 10000, 30000)},
     "PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 

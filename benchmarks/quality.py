@@ -61,9 +61,9 @@ class Attempt:
 
 @dataclass
 class JudgedCase(Case):
-    """A case, and the same scene with a photo of the query in place of the thing (1 3 s s)."""
+    """A case, and the same scene with a photo of the query in place of the thing."""
 
-    perfect: Tensor
+    perfect: Scenes
 
 
 Contender = Callable[[JudgedCase], Attempt]
@@ -74,10 +74,12 @@ PHOTO = "a photo in its place"
 # ---------------------------------------------------------------- scenes
 
 
-def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[JudgedCase]:
-    """`count` cases over PAIRS. Each four of a pair: one in a known place, one on a wallpaper, one in a known
-    place beside another thing, and one with a panorama that no training saw, and such a photo where there is
-    one of the thing."""
+def cases_of(data: Path, words: dict[str, list[str]], count: int, first: int = SEED) -> list[JudgedCase]:
+    """`count` cases over PAIRS, of the seeds from `first` on.
+
+    Each four of a pair: one in a known place, one on a wallpaper, one in a known place beside another thing,
+    and one with a panorama that no training saw, and such a photo where there is one of the thing.
+    """
     world, held_out = load_world(data), load_world(data, held_out=True)
     known = [index for index, place in enumerate(PLACES) if place.word in words["places"]]
     world = world.at(known)
@@ -95,9 +97,9 @@ def cases_of(data: Path, words: dict[str, list[str]], count: int) -> list[Judged
         beside = (
             next(word for word in NEIGHBOURS if word not in (ref, query)) if kind == "two things" else None
         )
-        seed, known_photos = SEED + index, world.before(source)
+        seed, known_photos = first + index, world.before(source)
         draw = partial(draw_scenes, batch=1, seed=seed, beside=beside, backgrounds=backgrounds)
-        scene, perfect = draw(source, things=[ref]), draw(known_photos, things=[query]).pixels
+        scene, perfect = draw(source, things=[ref]), draw(known_photos, things=[query])
         cases.append(JudgedCase(scene, ref, query, kind, seed, perfect))
     return cases
 
@@ -153,7 +155,7 @@ def photo_in_place(model: DiffusersDenoiser) -> Contender:
     """No edit: a photo of what was asked for stands there, seen through the VAE. A good judge passes it."""
 
     def run(case: JudgedCase) -> Attempt:
-        return Attempt(model.decode(model.encode(case.perfect)).clamp(0, 1), None, None)
+        return Attempt(model.decode(model.encode(case.perfect.pixels)).clamp(0, 1), None, None)
 
     return run
 

@@ -8,7 +8,7 @@ from . import interrupt, streams
 # How often an OpenMP thread looks for new work before it sleeps. By default GNU OpenMP looks 300,000 times,
 # which slows every other process down; to sleep at once slows a run on a quiet machine down.
 # benchmarks/openmp.py measures both.
-SPIN_COUNT = "10000"
+SPIN_COUNT = "1000"
 
 
 def main() -> None:

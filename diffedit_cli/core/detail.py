@@ -15,7 +15,10 @@ from torch import Tensor
 from .mask import enlarge
 from .types import Heat, Pixels
 
-KEPT = 0.12  # mean difference in colour around which detail fades out; at 0.2 old outlines show as ghosts
+# The mean difference in colour around which detail fades out. Where the old object was, a larger one would
+# let its outline show; the room around it holds background, and more of that comes back.
+KEPT = 0.08
+KEPT_IN_ROOM = 0.2
 LEAST_SIDE = 4  # pixels of the coarsest level of a membrane
 SWEEPS = 16  # of a membrane on each level
 
@@ -33,7 +36,14 @@ class Detail:
     tone: Float[Tensor, "b 3 H W"]
 
 
-def unchanged(edited: Pixels, base: Pixels, factor: int, kept: float) -> Float[Tensor, "b 1 H W"]:
+def kept_at(found: Heat, area: Heat, factor: int) -> Float[Tensor, "b 1 H W"]:
+    """KEPT_IN_ROOM in the room of a mask, where the area (b 1 h w) exceeds what was found, else KEPT."""
+    return torch.where(enlarge(area - found, factor) > 0, KEPT_IN_ROOM, KEPT)
+
+
+def unchanged(
+    edited: Pixels, base: Pixels, factor: int, kept: float | Float[Tensor, "b 1 H W"]
+) -> Float[Tensor, "b 1 H W"]:
     """Where an edit still looks like the source's reconstruction `base`: exp(-(gap / kept)^2), gap the mean
     difference over about one latent cell of `factor` pixels."""
     side = factor // 2 * 2 + 1
@@ -63,15 +73,18 @@ def membrane(values: Float[Tensor, "b c H W"], known: Float[Tensor, "b 1 H W"]) 
     return surface
 
 
-def recover(edited: Pixels, source: Pixels, base: Pixels, area: Heat, factor: int) -> Detail:
-    """What an edit lost without meaning to, inside the area (b 1 h w) that was redrawn.
+def recover(
+    edited: Pixels, source: Pixels, base: Pixels, mask: Heat, kept: Float[Tensor, "b 1 H W"], factor: int
+) -> Detail:
+    """What an edit lost without meaning to, inside the mask (b 1 h w) that was redrawn.
 
-    edited, source, base: the edit, the picture and its reconstruction, (b 3 H W) in [0, 1]. The detail is
+    edited, source, base: the edit, the picture and its reconstruction, (b 3 H W) in [0, 1]. kept: see
+    kept_at. The detail is
     source - base where the edit is as good as unchanged. What is still off around the area is carried into
     it as a membrane (Perez et al. 2003, "Poisson image editing", equation 2 with a guide of zero), and counts
     where the edit is unchanged.
     """
-    keep = unchanged(edited, base, factor, KEPT)
+    keep = unchanged(edited, base, factor, kept)
     rest = source - (edited + keep * (source - base))
-    outside = (enlarge(area, factor) == 0).to(keep)
+    outside = (enlarge(mask, factor) == 0).to(keep)
     return Detail(base, keep, keep * membrane(rest, outside))

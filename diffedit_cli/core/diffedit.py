@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import DiffeditError
 from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
-from .detail import Detail, recover
+from .detail import Detail, kept_at, recover
 from .guidance import Guidance
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
 from .schedules import draw_noise, make_steps, round_half_up
@@ -263,7 +263,8 @@ class DiffEdit:
         if self.base is None:
             self.base = self.denoiser.decode(self.x0)
         factor = drawn.shape[-1] // plan.mask.shape[-1]
-        return Edited(plan, drawn, recover(drawn, self.pixels, self.base, plan.mask, factor))
+        kept = kept_at(plan.found, plan.area, factor)
+        return Edited(plan, drawn, recover(drawn, self.pixels, self.base, plan.mask, kept, factor))
 
 
 def heat_key(config: EditConfig) -> EditConfig:

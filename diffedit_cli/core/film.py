@@ -6,15 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from .ddim import decode, finish
-from .detail import KEPT, unchanged
+from .detail import KEPT, kept_at, unchanged
 from .diffedit import Edited, Plan
 from .guidance import Guidance
 from .interpolate import FRAMES_AT_ONCE, lerp, spread_evenly
 from .mask import enlarge
 from .schedules import append_dims
 from .types import Denoiser, Heat, Latents, Pixels, Report, Trajectory, silent
-
-KEPT_IN_FILM = 0.08  # as detail.KEPT, where the edit itself keeps no detail
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,11 @@ def morph(
             return [MorphFrame(pixels, torch.ones_like(seen)), last]
         fresh = draw(weights)
         if plan.config.keep_detail:
-            keep = unchanged(fresh, base.expand_as(fresh), factor, KEPT)
+            kept = kept_at(plan.found, plan.area, factor).expand_as(fresh[:, :1])
+            keep = unchanged(fresh, base.expand_as(fresh), factor, kept)
         else:  # the edit has no detail of the source, so it fades out on the way
             fade = append_dims(1 - torch.tensor(weights) ** 2, fresh)
-            keep = fade * unchanged(fresh, base.expand_as(fresh), factor, KEPT_IN_FILM)
+            keep = fade * unchanged(fresh, base.expand_as(fresh), factor, KEPT)
         fresh = (fresh + keep * (pixels - base)).clamp(0, 1)
         return [MorphFrame(*pair) for pair in zip(fresh.split(1), keep.split(1), strict=True)]
 
