@@ -39,6 +39,7 @@ from .options import (
     SubtractMask,
     UseMask,
     fast_option,
+    paper_option,
     with_flags,
 )
 from .session import open_model, own_defaults, unknown_words
@@ -109,6 +110,7 @@ def edit(
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
     fast: Annotated[bool, fast_option()] = False,
+    paper: Annotated[bool, paper_option()] = False,
     dry_run: DryRun = False,
     together: Together = (0, 1),
     *,

@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..settings import FAST, build, keys, option_name, read_lists
+from ..errors import SettingError
+from ..settings import PRESETS, EditConfig, TalkConfig, build, keys, option_name, read_lists
+from .defaults import as_text, for_commands
 from .help import HELP_ALL
+from .terminal import plain_errors
 
 Command = Callable[..., None]
 
@@ -79,23 +82,53 @@ SubtractMask = Annotated[
 ]
 
 
-def use_fast(context: typer.Context, wanted: bool) -> None:
-    """Put the settings of --fast in place of the defaults; flags override them."""
-    if wanted:
-        context.default_map = {**(context.default_map or {}), **FAST}
+def preset_option(name: str, what: str, without: tuple[str, ...] = ()) -> Any:
+    """--fast or --paper; its help names the settings that it changes. without: those the command lacks."""
+    usual = {key: default for key, _, _, default in keys(EditConfig)}
+    changed = [
+        as_flag(key, value)
+        for key, value in PRESETS[name].items()
+        if value != usual[key] and key not in without
+    ]
 
+    def use(context: typer.Context, wanted: bool) -> bool:
+        """Put the settings in place of the defaults and of what is configured; flags override them."""
+        if not wanted:
+            return False
+        with plain_errors(TalkConfig()):
+            for other in PRESETS:
+                if other != name and context.params.get(other):
+                    raise SettingError(
+                        f"--{name} cannot be used with --{other}.",
+                        "Each chooses the number of steps and more; leave one of the two out.",
+                    )
+        settings = for_commands(context.command, PRESETS[name])
+        context.default_map = {**(context.default_map or {}), **settings}
+        return True
 
-def fast_option(without: tuple[str, ...] = ()) -> Any:
-    """--fast; its help names the settings that the command has."""
-    settings = ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items() if key not in without)
     return typer.Option(
-        "--fast/--no-fast",
-        help=f"Trade some quality for time: {settings}, unless given.",
+        f"--{name}/--no-{name}",
+        help=f"{what}: {', '.join(changed)}, unless given.",
         show_default=False,
         rich_help_panel="Sampling",
         is_eager=True,
-        callback=use_fast,
+        callback=use,
     )
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A setting as it is typed."""
+    if isinstance(value, bool):
+        return option_name(key if value else f"no_{key}")
+    return f"{option_name(key)} {as_text(value)}"
+
+
+def fast_option(without: tuple[str, ...] = ()) -> Any:
+    return preset_option("fast", "Trade some quality for time", without)
+
+
+def paper_option(without: tuple[str, ...] = ()) -> Any:
+    return preset_option("paper", "DiffEdit as it was published", without)
 
 
 DryRun = Annotated[
