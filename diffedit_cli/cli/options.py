@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from ..errors import SettingError
-from ..settings import PRESETS, EditConfig, TalkConfig, build, keys, option_name, read_lists
+from ..settings import MAX_SEED, PRESETS, EditConfig, TalkConfig, build, keys, option_name, read_lists
 from .defaults import as_text, for_commands
 from .help import HELP_ALL
 from .terminal import plain_errors
@@ -26,6 +27,27 @@ Queries = Annotated[
         help="What to put there instead, for example zebra. Repeat the flag for several results.",
         rich_help_panel="Text",
         show_default=False,
+    ),
+]
+Seeds = Annotated[
+    list[int],
+    typer.Option(
+        "--seed",
+        help="Seed of all noise; repeat the flag for several results. Without one a random seed is chosen, "
+        "printed and stored in the result.",
+        rich_help_panel="Sampling",
+        show_default=False,
+    ),
+]
+SeedCount = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        help="Number of results, each with a seed of its own: --seed, or a random one, and those after it.",
+        rich_help_panel="Sampling",
+        show_default=False,
+        min=1,
+        max=1000,
     ),
 ]
 PictureFiles = Annotated[
@@ -80,6 +102,18 @@ SubtractMask = Annotated[
         "--mask-subtract", help="Take the white part of this picture out of the mask.", rich_help_panel="Mask"
     ),
 ]
+
+
+def each_seed(seeds: Sequence[int], count: int) -> list[int]:
+    """The seed of each result, from --seed and --seeds."""
+    given = list(dict.fromkeys(seeds))
+    if count > 1 and len(given) > 1:
+        raise SettingError(
+            "--seeds cannot be used with several seeds.",
+            "Give one --seed to count on from, or repeat --seed.",
+        )
+    first = given[0] if given else secrets.randbelow(MAX_SEED + 2 - count)
+    return given if len(given) > 1 else [*range(first, first + count)]
 
 
 def preset_option(name: str, what: str, without: tuple[str, ...] = ()) -> Any:
