@@ -284,20 +284,32 @@ def edit_images(
     picture share its inversion; up to the rounding of float32 a result is that of `edit_image`. mask: for a
     single picture. report: starts anew with each group and query.
     """
+    config = replace(config, seed=random_seed() if config.seed is None else config.seed)
+    configs = [replace(config, query=query) for query in queries or [config.query]]
+    yield from edit_each(model, pictures, configs, mask=mask, report=report)
+
+
+def edit_each(
+    model: DiffusersDenoiser,
+    pictures: Sequence[Picture],
+    configs: Sequence[EditConfig],
+    *,
+    mask: Mask = None,
+    report: Report = silent,
+) -> Iterator[EditResult | DiffeditError]:
+    """As `edit_images`, under each of several settings with seeds that may differ, but not in size."""
     if len(pictures) > 1 and not Masks.of(mask).is_empty:
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
-    config = replace(config, seed=random_seed() if config.seed is None else config.seed)
-    for group in groups_of_one_shape(model, pictures, config):
+    for group in groups_of_one_shape(model, pictures, configs[0]):
         session, columns = Session(model, *group), list[Sequence[EditResult | DiffeditError]]()
-        for query in queries or [config.query]:
-            wanted = replace(config, query=query)
+        for config in configs:
             try:
-                columns.append(session.edit(wanted, mask, report))
+                columns.append(session.edit(config, mask, report))
             except DiffeditError as error:
                 if len(group) == 1:
                     columns.append([error])
                 else:  # each is tried alone
-                    alone = (edit_images(model, [picture], wanted) for picture in group)
+                    alone = (edit_each(model, [picture], [config]) for picture in group)
                     columns.append([one for outcomes in alone for one in outcomes])
         for row in zip(*columns, strict=True):
             yield from row

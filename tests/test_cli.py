@@ -347,9 +347,10 @@ def test_without_metadata_no_trace(run: Run, photo: Path, command: str) -> None:
         assert not {"parameters", "diffedit"} & set(image.info)
 
 
-def test_the_same_seed_gives_the_same_file(edit: Run) -> None:
+def test_the_same_seed_gives_the_same_file(run: Run, photo: Path) -> None:
     for name, seed in (("a.png", "8"), ("b.png", "8"), ("c.png", "9")):
-        good(edit("-o", name, "--seed", seed, "--inversion", "noise"))
+        words = ["edit", photo, *WORDS, "--mask-samples", "2", "--steps", "4", "--seed", seed]
+        good(run(*words, "-o", name, "--inversion", "noise"))
     a, b, c = (Path(name).read_bytes() for name in ("a.png", "b.png", "c.png"))
     assert a == b
     assert (array("a.png") != array("c.png")).any()
@@ -462,6 +463,44 @@ def test_fast_goes_before_the_defaults_and_the_environment_and_after_flags(
     assert forwards("--fast", "--steps", "30")["invert"] == 24
     assert forwards("--fast", "--steps", "30")["mask"] == quick["mask"]
     assert forwards("--no-mask-evidence")["mask"] == forwards()["mask"] / 3 * 2
+
+
+PAPER = (
+    "--steps 50 --strength 0.8 --guidance-scale 7.5 --mask-samples 10 --mask-strength 0.5 "
+    "--mask-threshold 0.5 --no-mask-evidence --mask-refine 0 --no-mask-fill-holes --room 0 "
+    "--no-keep-detail --no-zoom"
+)
+
+
+def test_paper_stands_for_the_published_settings(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["edit", photo, *WORDS, "--seed", "3"]
+    good(run(*words, *PAPER.split(), "-o", "flags.png"))
+    monkeypatch.setenv("DIFFEDIT_GUIDANCE_NORM", "pred")
+    monkeypatch.setenv("DIFFEDIT_SOLVER", "dpm++")
+    good(run(*words, "--paper", "-o", "paper.png"))
+    assert photo.with_name("paper.png").read_bytes() == photo.with_name("flags.png").read_bytes()
+    facts = answer(good(run(*words, "--paper", "--room", "0.2", "--dry-run", "--json")))
+    assert facts["forwards"] == {"mask": 20, "invert": 40, "decode": 80}
+
+
+def test_paper_in_mask_and_compare(run: Run, photo: Path) -> None:
+    found = answer(good(run("mask", photo, *WORDS, "--seed", "3", "--paper", "-o", "mask.png", "--json")))
+    assert {"mask_samples": 10, "mask_refine": 0.0, "zoom": False}.items() <= found["settings"].items()
+    tiles = ["--strength", "0.2,0.4", "--steps", "5", "--seed", "3"]
+    facts = answer(good(run("compare", photo, *WORDS, *tiles, "--paper", "-o", "grid.png", "--json")))
+    assert {"strength": 0.2, "steps": 5, "mask_strength": [0.5], "room": 0.0}.items() <= facts[
+        "settings"
+    ].items()
+    check_refusal(run("compare", "--prompt", "a,b", "--paper"), 2, "--paper needs a picture")
+
+
+@pytest.mark.parametrize("command", ["edit", "mask"])
+def test_paper_and_fast_exclude_each_other(run: Run, photo: Path, command: str) -> None:
+    for flags in (["--paper", "--fast"], ["--fast", "--paper"]):
+        check_refusal(run(command, photo, *WORDS, *flags), 2, "--paper", "--fast")
+    good(run(command, photo, *WORDS, *QUICK, "--fast", "--no-paper", "--no-zoom"))
 
 
 # -------------------------------------------------------------------------------- where results come and go

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.help import EXAMPLES
 from diffedit_cli.settings import (
-    FAST,
+    PRESETS,
     EditConfig,
     FilmConfig,
     GenerateConfig,
@@ -75,7 +76,7 @@ def test_flags_for_experts_are_shown_on_demand(command: str, schema: type) -> No
         flag = "--" + key.replace("_", "-")
         if key not in ("prompt", "prompts"):
             assert any(word.startswith(flag) for word in full), flag
-        if key not in ("prompt", "prompts", *FAST):  # --fast names its settings
+        if key not in ("prompt", "prompts", *chain(*PRESETS.values())):  # --fast and --paper name theirs
             assert any(word.startswith(flag) for word in brief) is not about["expert"], flag
     assert "--help-all" in brief
     assert len(brief) < len(full)
@@ -89,7 +90,7 @@ SWITCHES = [
     (path, param)
     for path, command in COMMANDS.items()
     for param in command.params
-    if path and getattr(param, "is_flag", False) and (not param.is_eager or param.name == "fast")
+    if path and getattr(param, "is_flag", False) and (not param.is_eager or param.name in PRESETS)
 ]
 
 

@@ -111,6 +111,68 @@ def test_a_single_result_is_skipped_too(run: Run, forwards: list[int]) -> None:
     refused(run("edit", "photo.png", *QUICK, "--skip-existing", "-o", "-"), 2, "--skip-existing")
 
 
+# ---------------------------------------------------------------------------------------- several seeds
+
+UNSEEDED = ["--ref", "horse", "--query", "zebra", "--mask-samples", "1", "--steps", "2"]
+
+
+def told(result: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in good(result).stdout.splitlines()]
+
+
+def test_each_seed_has_a_file_of_its_own(run: Run, forwards: list[int]) -> None:
+    seeds = ["--seed", "1", "--seed", "2", "--seed", "1"]
+    facts = told(run("edit", "photo.png", *UNSEEDED, *seeds, "--query", "cow", "-o", "out", "--json"))
+    stems = [f"photo-{query}-seed-{seed}.png" for query in ("zebra", "cow") for seed in (1, 2)]
+    assert [Path(fact["output"]).name for fact in facts] == stems
+    assert [fact["settings"]["seed"] for fact in facts] == [1, 2, 1, 2]
+    assert sum(forwards) == 4 * (3 + 2 * 2) + 2  # one inversion for all four
+    dry = run("edit", "photo.png", *UNSEEDED, *seeds, "--query", "cow", "-o", "new", "--json", "--dry-run")
+    assert sum(told(dry)[0]["forwards"].values()) == sum(forwards)
+    for fact in facts:  # each is what it would be alone
+        again = told(run("rerun", fact["output"], "photo.png", "-o", "again.png", "--json", "--overwrite"))
+        assert again[0]["settings"] == fact["settings"]
+        assert Path("again.png").read_bytes() == Path(fact["output"]).read_bytes()
+
+
+def test_a_number_of_seeds_counts_on(run: Run) -> None:
+    many = ["--seeds", "3", "--json", "--grid", "grids"]
+    facts = told(run("edit", "photo.png", *UNSEEDED, "--seed", "7", *many, "-o", "out"))
+    assert [fact["settings"]["seed"] for fact in facts] == [7, 8, 9]
+    assert names("grids") == names("out") == {f"photo-zebra-seed-{seed}.png" for seed in (7, 8, 9)}
+    chosen = [one["settings"]["seed"] for one in told(run("edit", "photo.png", *UNSEEDED, *many, "-o", "b"))]
+    assert chosen == [*range(chosen[0], chosen[0] + 3)]
+    drawn = told(run("generate", "a horse", "--steps", "1", "--seed", "7", "--seeds", "2", "--json"))
+    assert [one["output"] for one in drawn] == [f"a-horse-seed-{seed}.png" for seed in (7, 8)]
+    again = told(run("rerun", "a-horse-seed-8.png", "-o", "again.png", "--json"))
+    assert again[0]["settings"] == drawn[1]["settings"]
+    assert Path("again.png").read_bytes() == Path("a-horse-seed-8.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--seed", "1", "--seed", "2", "--seeds", "2"], ["--seeds cannot be used"]),
+        (["--seed", str(2**32 - 1), "--seeds", "2"], ["--seed 4294967296 is out of range"]),
+        (["--seeds", "2", "-o", "out.png"], ["out.png is one file"]),
+        (["--seeds", "2", "-o", "-"], ["stdout"]),
+        (["--seeds", "2", "--animate", "film.gif"], ["one edit"]),
+        (["--seeds", "2", "--mask", "photo.png"], ["every seed gives the same picture", "--inversion noise"]),
+    ],
+)
+def test_seeds_that_do_not_fit_are_refused(run: Run, flags: list[str], words: list[str]) -> None:
+    refused(run("edit", "photo.png", *UNSEEDED, *flags, model="no/such"), 2, *words)
+    refused(run("generate", "a horse", "--seeds", "2", "-o", "-", model="no/such"), 2, "stdout")
+
+
+def test_seeds_differ_with_a_mask_where_they_start_from_noise(run: Run) -> None:
+    box_mask((40, 30), (0, 0, 20, 30)).save("own.png")
+    many = ["--mask", "own.png", "--seed", "1", "--seeds", "2", "--inversion", "noise", "-o", "out"]
+    good(run("edit", "photo.png", *UNSEEDED, *many))
+    one, other = (np.asarray(Image.open(f"out/photo-zebra-seed-{seed}.png")) for seed in (1, 2))
+    assert (one != other).any()
+
+
 def test_a_folder_without_pictures_is_refused(run: Run) -> None:
     Path("in/deep").mkdir(parents=True)
     noise(9, 9).save("in/deep/a.png")
@@ -148,6 +210,9 @@ def test_names_fit_a_file_system() -> None:
     assert len(wide.encode()) <= 255
     assert wide.encode().decode() == wide
     assert name_for("photo", "zebra", ".png") == "photo-zebra.png"
+    seeded = name_for(stem, words, ".png", "seed-4294967295")
+    assert len(seeded.encode()) <= 255 - len("-100")
+    assert seeded.endswith("-seed-4294967295.png")
 
 
 def test_a_long_name_is_no_failure_and_a_name_too_long_is_one_jobs(run: Run) -> None:

@@ -11,7 +11,7 @@ import typer
 from ..errors import SettingError
 from ..settings import MAX_SEED, EditConfig, ModelConfig, TalkConfig
 from .interrupt import begin_work
-from .options import DryRun, fast_option, with_flags
+from .options import DryRun, fast_option, paper_option, with_flags
 from .session import own_defaults
 from .terminal import Terminal, plain_errors
 
@@ -95,6 +95,7 @@ def batch(
         option("--mask-subtract", "With a folder of pictures: the folder with areas to keep.", panel="Mask"),
     ] = None,
     fast: Annotated[bool, fast_option()] = False,
+    paper: Annotated[bool, paper_option()] = False,
     dry_run: DryRun = False,
     *,
     edit_config: Callable[..., EditConfig],

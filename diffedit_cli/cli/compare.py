@@ -10,7 +10,17 @@ from ..errors import SettingError
 from ..settings import EditConfig, ModelConfig, TalkConfig, idle_of_model
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
 from .idle import note_idle
-from .options import AddMask, DryRun, NoMetadata, Output, Overwrite, SubtractMask, UseMask, with_flags
+from .options import (
+    AddMask,
+    DryRun,
+    NoMetadata,
+    Output,
+    Overwrite,
+    SubtractMask,
+    UseMask,
+    paper_option,
+    with_flags,
+)
 from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
@@ -38,6 +48,7 @@ def compare(
     mask: UseMask = None,
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
+    paper: Annotated[bool, paper_option()] = False,
     dry_run: DryRun = False,
     *,
     lists: Callable[..., dict[str, list[Any]]],
@@ -53,8 +64,10 @@ def compare(
     with plain_errors(talk, output):
         terminal, checkpoint, values = Terminal(talk, output), model_config(), lists()
         files = mask, mask_add, mask_subtract
-        if picture is None and any([*files, animate]):
-            raise SettingError("A mask or --animate needs a picture.", "Name one: diffedit compare FILE.")
+        if picture is None and any([*files, animate, paper]):
+            raise SettingError(
+                "A mask, --animate or --paper needs a picture.", "Name one: diffedit compare FILE."
+            )
 
         from .. import compare as comparison
         from ..images.video import check_film

@@ -36,9 +36,13 @@ from .options import (
     Overwrite,
     PictureFiles,
     Queries,
+    SeedCount,
+    Seeds,
     SubtractMask,
     UseMask,
+    each_seed,
     fast_option,
+    paper_option,
     with_flags,
 )
 from .session import open_model, own_defaults, unknown_words
@@ -55,7 +59,7 @@ Together = Annotated[  # what `rerun` passes on: row and number of the pictures 
 
 
 @with_flags(
-    without=("query",),
+    without=("query", "seed"),
     edit_config=EditConfig,
     film_config=FilmConfig,
     model_config=ModelConfig,
@@ -65,6 +69,8 @@ def edit(
     context: typer.Context,
     pictures: PictureFiles,
     query: Queries = [],  # noqa: B006 Typer makes a new one
+    seed: Seeds = [],  # noqa: B006
+    seeds: SeedCount = 1,
     recursive: Annotated[
         bool,
         typer.Option(
@@ -109,6 +115,7 @@ def edit(
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
     fast: Annotated[bool, fast_option()] = False,
+    paper: Annotated[bool, paper_option()] = False,
     dry_run: DryRun = False,
     together: Together = (0, 1),
     *,
@@ -121,11 +128,13 @@ def edit(
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()
-        configs = [edit_config({"query": one}) for one in dict.fromkeys(query)] or [edit_config()]
+        usual, chosen = edit_config(), each_seed(seed, seeds)
+        texts = dict.fromkeys(query or [""])
+        configs = [replace(usual, query=text, seed=one) for text in texts for one in chosen]
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
         check_words(pictures, configs, order)
-        jobs = find_jobs(pictures, [one.query for one in configs], order, recursive=recursive)
+        jobs = find_jobs(pictures, configs, order, recursive=recursive)
         check_film(order, configs[0])
         config = filled_in(configs[0], own_defaults(checkpoint))
         note_idle(context, terminal, what_does_nothing(config, order, checkpoint, jobs))
@@ -133,9 +142,8 @@ def edit(
         if dry_run:
             return preview(jobs, order, config, checkpoint, failures, terminal)
 
-        from ..session import animate_edit, edit_images, random_seed
+        from ..session import animate_edit, edit_each
 
-        config = replace(configs[0], seed=random_seed() if config.seed is None else config.seed)
         model, (row, rows) = functools.cache(lambda: open_model(checkpoint, terminal)), together
         for group in ready(jobs, order, failures):
             loaded, wanted = model(), group.pictures * rows
@@ -143,10 +151,10 @@ def edit(
             with terminal.progress(units) as report:
                 given: dict[str, Any] = {"mask": group.masks, "report": report}
                 if order.animate is None:
-                    edited = edit_images(loaded, wanted, config, group.queries, **given)
+                    edited = edit_each(loaded, wanted, group.configs, **given)
                     outcomes = ((one, None) for one in islice(edited, row, None))
                 else:
-                    outcomes = [animate_edit(loaded, wanted[0], config, order.film.frames, **given)]
+                    outcomes = [animate_edit(loaded, wanted[0], configs[0], order.film.frames, **given)]
                 for job, (outcome, frames) in zip(group.jobs, outcomes, strict=False):
                     with failures.of(job.picture):
                         finish(job, outcome, frames, order, units, terminal)
@@ -185,7 +193,7 @@ def forwards(config: EditConfig, group: Group, order: Order) -> dict[str, int]:
     return batch_forwards(
         config,
         len(group.pictures),
-        len(group.queries),
+        len(group.configs),
         search=order.masks[0] is None,
         frames=0 if order.animate is None else order.film.frames,
     )
@@ -205,7 +213,7 @@ def preview(
     for group in ready(jobs, order, failures):
         units.update(forwards(config, group, order))
         outputs += [str(job.target or "-") for job in group.jobs]
-    if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.query for job in jobs)):
+    if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.config.query for job in jobs)):
         terminal.warn(notice)
     stages = ", ".join(f"{stage} {count}" for stage, count in units.items())
     cost = f"{units.total()} UNet sample-forwards: {stages}." if units else "There is nothing to do."
@@ -213,7 +221,7 @@ def preview(
     if failures.results == 1:
         facts["output"] = "".join(outputs)
         lines = [
-            f"Would change {config.ref or 'whatever differs'} to {config.query or 'whatever comes'} in "
+            f"Would change {config.ref or 'whatever differs'} to {job.config.query or 'whatever comes'} in "
             f"{job.picture} with {checkpoint.model}. The result would go to {job.target or 'stdout'}."
             for job in jobs
         ]

@@ -41,10 +41,14 @@ def picture_suffixes() -> set[str]:
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in READ_FORMATS}
 
 
-def name_for(stem: str, words: str, suffix: str) -> str:
-    """A file name from an input's stem and what was asked for; never the stem alone, which is the input."""
-    said = cut(re.sub(r"\W+", "-", words.lower()).strip("-"), MOST_BYTES) or ("edited" if stem else "")
-    return ("-".join(filter(None, (cut(stem, STEM_BYTES), said))) or "diffedit") + suffix
+def name_for(stem: str, words: str, suffix: str, end: str = "") -> str:
+    """A file name from an input's stem and what was asked for; never the stem alone, which is the input.
+
+    end: words that are never cut.
+    """
+    said = cut(re.sub(r"\W+", "-", words.lower()).strip("-"), MOST_BYTES - len(end))
+    said = said or ("edited" if stem else "")
+    return ("-".join(filter(None, (cut(stem, STEM_BYTES), said, end))) or "diffedit") + suffix
 
 
 def cut(text: str, size: int) -> str:
@@ -58,15 +62,16 @@ def is_folder(place: str) -> bool:
     return place.endswith(("/", os.sep)) or not Path(place).suffix or os.path.isdir(place)
 
 
-def target_for(output: str | None, stem: str, words: str) -> Path | None:
+def target_for(output: str | None, stem: str, words: str, end: str = "") -> Path | None:
     """The file that a result goes to; None is stdout.
 
     Without --output, and in a folder, it is called after the input and what was asked for:
-    horse.jpg and zebra give horse-zebra.png. A folder that does not exist is made with the result.
+    horse.jpg and zebra give horse-zebra.png. A folder that does not exist is made with the result. end: as in
+    `name_for`.
     """
     if output == "-":
         return None
-    name = name_for(stem, words, ".png")
+    name = name_for(stem, words, ".png", end)
     if output is None:
         return Path(name)
     return Path(output) / name if is_folder(output) else Path(output)

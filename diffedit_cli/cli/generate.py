@@ -5,18 +5,23 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SettingError
 from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_of_model, idle_settings
 from .files import check_targets, target_for, write_picture
 from .idle import note_idle
-from .options import NoMetadata, Output, Overwrite, with_flags
+from .options import NoMetadata, Output, Overwrite, SeedCount, Seeds, each_seed, with_flags
 from .session import open_model, own_defaults
 from .terminal import Terminal, plain_errors
 
 
-@with_flags(without=("prompt",), config=GenerateConfig, model_config=ModelConfig, talk_config=TalkConfig)
+@with_flags(
+    without=("prompt", "seed"), config=GenerateConfig, model_config=ModelConfig, talk_config=TalkConfig
+)
 def generate(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    seed: Seeds = [],  # noqa: B006 Typer makes a new one
+    seeds: SeedCount = 1,
     output: Output = None,
     overwrite: Overwrite = False,
     no_metadata: NoMetadata = False,
@@ -28,17 +33,22 @@ def generate(
     """Make a picture from a text prompt."""
     talk = talk_config()
     with plain_errors(talk, output):
-        terminal, settings = Terminal(talk, output), config({"prompt": prompt})
-        target = target_for(output, "", prompt)
-        check_targets([target], overwrite=overwrite, places=[output])
-        checkpoint = model_config()
-        known = filled_in(settings, own_defaults(checkpoint))
+        terminal, checkpoint = Terminal(talk, output), model_config()
+        chosen = each_seed(seed, seeds)
+        if len(chosen) > 1 and output == "-":
+            raise SettingError("Several results cannot go to stdout.", "Name a folder with -o.")
+        ends = [f"seed-{one}" if len(chosen) > 1 else "" for one in chosen]
+        targets = [target_for(output, "", prompt, end) for end in ends]
+        check_targets(targets, overwrite=overwrite, places=[output])
+        configs = [config({"prompt": prompt, "seed": one}) for one in chosen]
+        known = filled_in(configs[0], own_defaults(checkpoint))
         note_idle(context, terminal, {**idle_settings(known), **idle_of_model(checkpoint)})
         model = open_model(checkpoint, terminal)
 
         from ..generation import generate_image
 
-        with terminal.progress({"generate": 1}) as report:
-            result = generate_image(model, settings, report=report)
-        write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
-        terminal.finish(result, target, f" (seed {result.config.seed}).")
+        for one, target in zip(configs, targets, strict=True):
+            with terminal.progress({"generate": 1}) as report:
+                result = generate_image(model, one, report=report)
+            write_picture(target, result.save, overwrite=overwrite, metadata=not no_metadata)
+            terminal.finish(result, target, f" (seed {one.seed}).")

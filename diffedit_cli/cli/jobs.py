@@ -40,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """One result: a picture, a query, and the files that the result, the grid and the mask go to.
+    """One result: a picture, its settings, and the files that the result, the grid and the mask go to.
 
     folder: where in the folder that was named the picture lies; None: it was named itself. target: None is
     stdout.
@@ -48,7 +48,7 @@ class Job:
 
     picture: str
     folder: Path | None
-    query: str
+    config: EditConfig
     target: Path | None
     grid: Path | None
     mask: Path | None
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that are edited together, and the jobs of each, all with the same queries.
+    """Pictures that are edited together, and the jobs of each, all with the same settings.
 
     masks: those of a single picture.
     """
@@ -66,12 +66,13 @@ class Group:
     masks: "Masks"
 
     @property
-    def queries(self) -> list[str]:
-        return [job.query for job in self.jobs[: len(self.jobs) // len(self.pictures)]]
+    def configs(self) -> list[EditConfig]:
+        return [job.config for job in self.jobs[: len(self.jobs) // len(self.pictures)]]
 
 
 def check_words(places: Sequence[str], configs: Sequence[EditConfig], order: Order) -> None:
-    """SettingError for a picture that is a word meant for a flag, and for texts that make no mask."""
+    """SettingError for a picture that is a word meant for a flag, for texts that make no mask, and for seeds
+    that make no difference."""
     for place in places:
         is_word = Path(place).name == place != "-" and not Path(place).suffix
         if is_word and not os.path.exists(place):
@@ -81,13 +82,21 @@ def check_words(places: Sequence[str], configs: Sequence[EditConfig], order: Ord
     if order.masks[0] is None:
         for config in configs:
             require_query(config)
+    elif len({one.seed for one in configs}) > 1 and configs[0].inversion != "noise":
+        raise SettingError(
+            "With --mask every seed gives the same picture: the drawing starts from the picture itself.",
+            "Add --inversion noise, or leave out --mask, so that each seed finds a mask of its own.",
+        )
     if order.skip_existing and (order.overwrite or order.output == "-"):
         other = "--overwrite" if order.overwrite else "-o -"
         raise SettingError(f"--skip-existing cannot be used with {other}.", "Leave one of the two out.")
 
 
-def find_jobs(places: Sequence[str], queries: Sequence[str], order: Order, *, recursive: bool) -> list[Job]:
-    """The jobs of each picture and query, each with files of its own; of a folder its pictures.
+def find_jobs(
+    places: Sequence[str], configs: Sequence[EditConfig], order: Order, *, recursive: bool
+) -> list[Job]:
+    """The jobs of each picture under each of the settings, each with files of its own; of a folder its
+    pictures.
 
     What an earlier run made in such a folder is no input. SettingError where the order does not fit several
     results, ImageError for a folder without pictures.
@@ -95,17 +104,20 @@ def find_jobs(places: Sequence[str], queries: Sequence[str], order: Order, *, re
     found: dict[str, Path | None] = {}
     for place in places:
         found |= in_folder(Path(place), order, recursive) if os.path.isdir(place) else {place: None}
-    if several := len(found) * len(queries) > 1:
+    if several := len(found) * len(configs) > 1:
         check_several(len(found), order)
+    has_seeds = len({config.seed for config in configs}) > 1
     jobs: list[Job] = []
     taken: set[Path] = set()
     for picture, folder in found.items():
-        for query in queries:
-            name = free_name(folder or Path(), name_for(Path(picture).stem.strip("-"), query, ""), taken)
+        for config in configs:
+            end = f"seed-{config.seed}" if has_seeds else ""
+            stem = name_for(Path(picture).stem.strip("-"), config.query, "", end)
+            name = free_name(folder or Path(), stem, taken)
             target, grid, mask = (
                 file_in(place, name, several) for place in (order.output or ".", order.grid, order.save_mask)
             )
-            jobs.append(Job(picture, folder, query, target if order.output != "-" else None, grid, mask))
+            jobs.append(Job(picture, folder, config, target if order.output != "-" else None, grid, mask))
     results = {job.target.resolve() for job in jobs if job.target}
     return [
         job
@@ -155,7 +167,7 @@ def check_several(pictures: int, order: Order) -> None:
             "Results, grids and masks would go to one folder.", "Give each a folder of its own."
         )
     if order.animate is not None:
-        raise SettingError("A film shows one edit.", "Give one picture and one query with --animate.")
+        raise SettingError("A film shows one edit.", "Give one picture, query and seed with --animate.")
     if pictures > 1 and any(mask and not mask.is_dir() for mask in order.masks):
         raise SettingError(
             "A mask belongs to one picture.", "Give a folder of masks that are called after the pictures."
@@ -185,7 +197,7 @@ def ready(jobs: Sequence[Job], order: Order, failures: Failures) -> Iterator[Gro
         if any(order.masks):  # each is edited alone
             yield from checked
             continue
-        for _, groups in groupby(checked, lambda group: group.queries):
+        for _, groups in groupby(checked, lambda group: group.configs):
             first, *rest = groups
             for group in rest:
                 first.pictures.extend(group.pictures)

@@ -27,6 +27,7 @@ from .options import (
     PictureFile,
     SubtractMask,
     fast_option,
+    paper_option,
     with_flags,
 )
 from .session import open_model
@@ -73,6 +74,7 @@ def mask(
     mask_add: AddMask = None,
     mask_subtract: SubtractMask = None,
     fast: Annotated[bool, fast_option(UNUSED)] = False,
+    paper: Annotated[bool, paper_option(UNUSED)] = False,
     *,
     edit_config: Callable[..., EditConfig],
     model_config: Callable[..., ModelConfig],

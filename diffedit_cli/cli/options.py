@@ -2,15 +2,19 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..settings import FAST, build, keys, option_name, read_lists
+from ..errors import SettingError
+from ..settings import MAX_SEED, PRESETS, EditConfig, TalkConfig, build, keys, option_name, read_lists
+from .defaults import as_text, for_commands
 from .help import HELP_ALL
+from .terminal import plain_errors
 
 Command = Callable[..., None]
 
@@ -23,6 +27,27 @@ Queries = Annotated[
         help="What to put there instead, for example zebra. Repeat the flag for several results.",
         rich_help_panel="Text",
         show_default=False,
+    ),
+]
+Seeds = Annotated[
+    list[int],
+    typer.Option(
+        "--seed",
+        help="Seed of all noise; repeat the flag for several results. Without one a random seed is chosen, "
+        "printed and stored in the result.",
+        rich_help_panel="Sampling",
+        show_default=False,
+    ),
+]
+SeedCount = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        help="Number of results, each with a seed of its own: --seed, or a random one, and those after it.",
+        rich_help_panel="Sampling",
+        show_default=False,
+        min=1,
+        max=1000,
     ),
 ]
 PictureFiles = Annotated[
@@ -79,23 +104,65 @@ SubtractMask = Annotated[
 ]
 
 
-def use_fast(context: typer.Context, wanted: bool) -> None:
-    """Put the settings of --fast in place of the defaults; flags override them."""
-    if wanted:
-        context.default_map = {**(context.default_map or {}), **FAST}
+def each_seed(seeds: Sequence[int], count: int) -> list[int]:
+    """The seed of each result, from --seed and --seeds."""
+    given = list(dict.fromkeys(seeds))
+    if count > 1 and len(given) > 1:
+        raise SettingError(
+            "--seeds cannot be used with several seeds.",
+            "Give one --seed to count on from, or repeat --seed.",
+        )
+    first = given[0] if given else secrets.randbelow(MAX_SEED + 2 - count)
+    return given if len(given) > 1 else [*range(first, first + count)]
 
 
-def fast_option(without: tuple[str, ...] = ()) -> Any:
-    """--fast; its help names the settings that the command has."""
-    settings = ", ".join(f"{option_name(key)} {value}" for key, value in FAST.items() if key not in without)
+def preset_option(name: str, what: str, without: tuple[str, ...] = ()) -> Any:
+    """--fast or --paper; its help names the settings that it changes. without: those the command lacks."""
+    usual = {key: default for key, _, _, default in keys(EditConfig)}
+    changed = [
+        as_flag(key, value)
+        for key, value in PRESETS[name].items()
+        if value != usual[key] and key not in without
+    ]
+
+    def use(context: typer.Context, wanted: bool) -> bool:
+        """Put the settings in place of the defaults and of what is configured; flags override them."""
+        if not wanted:
+            return False
+        with plain_errors(TalkConfig()):
+            for other in PRESETS:
+                if other != name and context.params.get(other):
+                    raise SettingError(
+                        f"--{name} cannot be used with --{other}.",
+                        "Each chooses the number of steps and more; leave one of the two out.",
+                    )
+        settings = for_commands(context.command, PRESETS[name])
+        context.default_map = {**(context.default_map or {}), **settings}
+        return True
+
     return typer.Option(
-        "--fast/--no-fast",
-        help=f"Trade some quality for time: {settings}, unless given.",
+        f"--{name}/--no-{name}",
+        help=f"{what}: {', '.join(changed)}, unless given.",
         show_default=False,
         rich_help_panel="Sampling",
         is_eager=True,
-        callback=use_fast,
+        callback=use,
     )
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A setting as it is typed."""
+    if isinstance(value, bool):
+        return option_name(key if value else f"no_{key}")
+    return f"{option_name(key)} {as_text(value)}"
+
+
+def fast_option(without: tuple[str, ...] = ()) -> Any:
+    return preset_option("fast", "Trade some quality for time", without)
+
+
+def paper_option(without: tuple[str, ...] = ()) -> Any:
+    return preset_option("paper", "DiffEdit as it was published", without)
 
 
 DryRun = Annotated[

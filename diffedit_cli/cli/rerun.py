@@ -174,8 +174,9 @@ def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, sour
     schema = SCHEMAS[stored["command"]]
     known = {key for key, *_ in keys(schema)}
     given = {key: value for key, value in asked.params.items() if is_given(asked, key) and key in known}
-    if isinstance(given.get("query"), (list, tuple)):
-        given["query"] = given["query"][0]
+    for key in ("query", "seed"):  # a flag that may be repeated where its setting has one value
+        if stored["command"] in ("edit", "generate") and key in given:
+            given[key] = given[key][0]
     config = build(schema, {key: value for key, value in stored.items() if key in known}, given)
     side = max(getattr(config, name, None) or 0 for name in ("size", "width", "height"))
     texts = {"prompts": ("a", "b")} if stored["command"] == "interpolate" else {}

@@ -37,13 +37,11 @@ def shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> in
 
 
 def batch_forwards(
-    config: EditConfig, pictures: int, queries: int, *, search: bool = True, frames: int = 0
+    config: EditConfig, pictures: int, edits: int, *, search: bool = True, frames: int = 0
 ) -> dict[str, int]:
-    """The forwards of each stage of every picture with every query; queries share a picture's inversion."""
+    """The forwards of each stage of so many edits of every picture, which share its inversion."""
     counts = edit_forwards(config, search=search, frames=frames)
-    return {
-        stage: pictures * (1 if stage == "invert" else queries) * count for stage, count in counts.items()
-    }
+    return {stage: pictures * (1 if stage == "invert" else edits) * count for stage, count in counts.items()}
 
 
 def generate_forwards(config: GenerateConfig) -> int:

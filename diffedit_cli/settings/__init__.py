@@ -4,8 +4,8 @@
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
 from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
+from .presets import FAST, PAPER, PRESETS
 from .schema import (
-    FAST,
     MAX_SEED,
     SCHEMAS,
     Easing,

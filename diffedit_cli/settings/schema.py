@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from ..errors import SettingError
 from .fields import setting, validate
@@ -148,10 +148,6 @@ def require_way_back(config: EditConfig) -> None:
             "A film cannot be made with --inversion noise.",
             "Plain noise does not lead back to the picture; use ddim or negative-prompt.",
         )
-
-
-# --fast; docs/speed.md says what it costs
-FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 3, "guidance_interval": "0:0.5"}
 
 
 @dataclass(frozen=True)
