@@ -244,7 +244,7 @@ def flops(model: DiffusersDenoiser, side: int) -> float:
     cells = side // model.factor
     latents = torch.randn(1, model.latent_channels, cells, cells, device=model.device)
     with FlopCounterMode(display=False) as counter:
-        model.predict_eps(latents, torch.tensor([500], device=model.device), model.embed([QUERY]))
+        model.predict(latents, torch.tensor([500], device=model.device), model.embed([QUERY]))
     return counter.get_total_flops()
 
 
@@ -288,7 +288,7 @@ def forward_seconds(model: DiffusersDenoiser, side: int, samples: int, repeats: 
             model.unet = network
             layout = torch.channels_last if network is last else torch.contiguous_format
             start = time.perf_counter()
-            model.predict_eps(latents.contiguous(memory_format=layout), *inputs)
+            model.predict(latents.contiguous(memory_format=layout), *inputs)
             times[name].append(time.perf_counter() - start)
     model.unet = packed
     return {name: round(statistics.median(some[2:]), 4) for name, some in times.items()}  # 2: to warm up

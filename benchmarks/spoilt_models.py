@@ -113,7 +113,7 @@ def outcome(folder: Path) -> str:
         describe(str(folder))
         model = load_model(folder, device="cpu")
         latents = torch.zeros(1, model.latent_channels, 8, 8)
-        model.predict_eps(latents, torch.tensor([500]), model.embed(["a horse"]))
+        model.predict(latents, torch.tensor([500]), model.embed(["a horse"]))
         model.decode(model.encode(torch.zeros(1, 3, 16, 16)))
         model.unknown_words(["a horse"])
     except (ModelError, SettingError, MemoryShort) as error:

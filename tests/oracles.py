@@ -41,7 +41,7 @@ class Oracle:
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         return text(*(float(prompt or 0) for prompt in prompts))
 
-    def predict_eps(self, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, embeds: PromptEmbeds) -> Tensor:
         self.asked.append(timesteps.tolist())
         alphas = self.schedule.alphas_cumprod[timesteps][:, None, None, None]
         return self.formula(latents, alphas, embeds.tokens[:, :1, :1, None].double()).to(latents)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffedit_cli.core.ddim import ddim_step, decode, finish, invert, renoise, require_finite
 from diffedit_cli.core.guidance import Guidance
-from diffedit_cli.core.schedules import add_noise, draw_noise, make_steps, v_to_eps
+from diffedit_cli.core.schedules import add_noise, draw_noise, make_steps, v_to_eps, vp_level
 from diffedit_cli.core.types import Latents, Schedule, Steps, Trajectory
 from diffedit_cli.errors import NumericError
 from diffedit_cli.models import DiffusersDenoiser
@@ -36,7 +36,9 @@ def decoded(
 
 def test_step_by_hand() -> None:
     # x0 = (1 - sqrt(.75) .5) / .5 = 1.133975; .8 x0 + .6 .5
-    assert ddim_step(row(1), row(0.5), 0.25, 0.64).item() == pytest.approx(1.207180, abs=1e-6)
+    assert ddim_step(row(1), row(0.5), vp_level(0.25), vp_level(0.64)).item() == pytest.approx(
+        1.207180, abs=1e-6
+    )
 
 
 def test_two_steps_by_hand() -> None:
@@ -55,8 +57,8 @@ def test_two_steps_by_hand() -> None:
 def test_the_exact_eps_leads_to_x0(spacing: str, to_one: bool, count: int) -> None:
     x0, schedule = noise(), sd_schedule(spacing, to_one=to_one)
     oracle, steps = Oracle(towards(x0), schedule), make_steps(schedule, count)
-    start = add_noise(x0, noise(index=1), float(steps.alphas[0]))
-    wanted = add_noise(x0, noise(index=1), schedule.final_alpha)  # x0 where that is 1
+    start = add_noise(x0, noise(index=1), steps.level(0))
+    wanted = add_noise(x0, noise(index=1), vp_level(schedule.final_alpha))  # x0 where that is 1
     assert (decoded(oracle, start, steps)[-1] - wanted).abs().max() < 1e-12
     if to_one:  # and then from any noise whatever
         assert (decoded(oracle, 3 * noise(index=2), steps)[-1] - x0).abs().max() < 1e-12
@@ -79,8 +81,8 @@ def test_renoise_keeps_the_source_and_reaches_every_level() -> None:
     x0, eps, steps = noise(), noise(index=1), make_steps(sd_schedule(), 10, 0.5)
     levels = renoise(x0, eps, steps).latents
     assert torch.equal(levels[-1], x0)
-    for level, alpha in zip(levels[:-1], steps.alphas.tolist(), strict=False):
-        assert torch.equal(level, add_noise(x0, eps, alpha))
+    for latents, level in zip(levels[:-1], steps.levels, strict=False):
+        assert torch.equal(latents, add_noise(x0, eps, level))
 
 
 def test_inversion_asks_at_the_timestep_it_leads_to_and_without_guidance() -> None:
@@ -105,7 +107,7 @@ def test_outside_the_mask_each_step_ends_at_the_source_of_its_level(
     for i, after in enumerate(run):
         assert torch.equal(after[..., :2, :], source.latents[i + 1][..., :2, :])
         eps = before.tanh() * (1 + 5.0)  # u = tanh x, t = 2 tanh x
-        free = ddim_step(before, eps, *steps.alphas[i : i + 2].tolist())
+        free = ddim_step(before, eps, *steps.levels[i : i + 2])
         assert torch.allclose(after[..., 3, :], free[..., 3, :])
         blend = soft * free[..., 2, :] + (1 - soft) * source.latents[i + 1][..., 2, :]
         assert torch.allclose(after[..., 2, :], blend)
@@ -249,7 +251,7 @@ def test_the_second_solver_is_closer_to_the_exact_flow() -> None:
     schedule, errors = sd_schedule(), {}
     for solver in ("ddim", "dpm++"):
         steps = make_steps(schedule, 12, solver=solver)
-        first, last = float(steps.alphas[0]), float(steps.alphas[-1])
+        first, last = float(steps.alphas[0]) ** 2, float(steps.alphas[-1]) ** 2
         exact = noise() * ((1 + 3 * last) / (1 + 3 * first)) ** 0.5
         errors[solver] = (decoded(Oracle(exact_eps, schedule), noise(), steps)[-1] - exact).abs().mean()
     assert errors["dpm++"] < errors["ddim"] / 2
@@ -279,7 +281,7 @@ def test_a_v_network_comes_back_closer_than_in_diffusers(std: float) -> None:
     """v becomes eps at the timestep that is asked. diffusers takes the level that its step starts from."""
     x0, schedule, errors = std * noise(4), sd_schedule(), {}
     steps = make_steps(schedule, 25, 0.8)
-    oracle = Oracle(lambda x, alpha, _: v_to_eps(x, exact_v(x, alpha, std), alpha), schedule)
+    oracle = Oracle(lambda x, alpha, _: v_to_eps(x, exact_v(x, alpha, std), vp_level(alpha)), schedule)
     *_, top = invert(oracle, x0, steps, text(0))
     errors["ours"] = (decoded(oracle, top, steps)[-1] - x0).square().mean()
     scheduler = theirs(DDIMInverseScheduler, "leading", "v_prediction", False)

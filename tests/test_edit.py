@@ -231,8 +231,8 @@ def test_the_source_has_a_level_for_each_step_and_ends_clean(
     assert source.latents.shape == (4, 2, 4, 16, 16)
     assert torch.equal(source.latents[-1], x0)
     if inversion == "noise":
-        alpha = float(steps.alphas[0])
-        wanted = alpha**0.5 * x0 + (1 - alpha) ** 0.5 * draw_noise((4, 16, 16), [3, 4])
+        alpha, sigma = steps.level(0)
+        wanted = alpha * x0 + sigma * draw_noise((4, 16, 16), [3, 4])
         assert torch.allclose(source.latents[0], wanted)
 
 

@@ -29,7 +29,7 @@ from diffedit_cli.core.guidance import (
     norm,
     rescale,
 )
-from diffedit_cli.core.schedules import draw_noise, make_steps
+from diffedit_cli.core.schedules import draw_noise, make_steps, vp_level
 from diffedit_cli.core.types import Schedule, Steps
 from diffedit_cli.settings import GuidanceConfig
 
@@ -106,11 +106,11 @@ def test_apg_momentum_by_hand() -> None:
 
 
 def test_case_g_cfg_plus_plus() -> None:
-    u, t, x = row(0.2), row(0.7), row(1)
-    scale = cfg_plus_plus_scale(0.6, 0.25, 0.64)
+    u, t, x, levels = row(0.2), row(0.7), row(1), (vp_level(0.25), vp_level(0.64))
+    scale = cfg_plus_plus_scale(0.6, *levels)
     assert scale == pytest.approx(1.058225, abs=1e-6)
-    near(ddim_step(x, cfg(u, t, scale), 0.25, 0.64), 1.027180, within=1e-6)
-    near(ddim_step(x, cfg(u, t, 0.6), 0.25, 0.64), 1.207180, within=1e-6)
+    near(ddim_step(x, cfg(u, t, scale), *levels), 1.027180, within=1e-6)
+    near(ddim_step(x, cfg(u, t, 0.6), *levels), 1.207180, within=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["linear-down", "cosine-down", "linear-up"])
@@ -286,11 +286,10 @@ def test_half_precision_at_the_size_of_sdxl(name: str) -> None:
 def test_cfg_plus_plus_step_is_the_papers(strength: float) -> None:
     found, _ = run_of(GuidanceConfig(method="cfg++", scale=strength))
     u, t = (x.double() for x in noises(1))
-    alphas = STEPS.alphas.tolist()
     for step, eps in enumerate(found):
-        a, b = alphas[step], alphas[step + 1]
-        x0 = (u - math.sqrt(1 - a) * (u + strength * (t - u))) / math.sqrt(a)
-        wanted = math.sqrt(b) * x0 + math.sqrt(1 - b) * u
+        a, b = STEPS.level(step), STEPS.level(step + 1)
+        x0 = (u - a.sigma * (u + strength * (t - u))) / a.alpha
+        wanted = b.alpha * x0 + b.sigma * u
         assert torch.allclose(ddim_step(u, eps.double(), a, b), wanted, atol=1e-4)
 
 
@@ -306,10 +305,10 @@ def test_apg_carries_its_momentum_from_step_to_step() -> None:
     found, _ = run_of(GuidanceConfig(method="apg", scale=3))
     u, t = (x.double() for x in noises(1))
     momentum = None
-    for alpha, eps in zip(STEPS.alphas.tolist(), found, strict=False):
-        x0_u, x0_t = ((u - math.sqrt(1 - alpha) * e) / math.sqrt(alpha) for e in (u, t))
+    for (alpha, sigma), eps in zip(STEPS.levels, found, strict=False):
+        x0_u, x0_t = ((u - sigma * e) / alpha for e in (u, t))
         x0, momentum = apg(x0_u, x0_t, 3, momentum, r=apg_length(u))
-        wanted = (u - math.sqrt(alpha) * x0) / math.sqrt(1 - alpha)
+        wanted = (u - alpha * x0) / sigma
         assert torch.allclose(eps.double(), wanted, atol=1e-3, rtol=1e-3)
 
 
@@ -337,7 +336,8 @@ def test_adaptive_goes_on_with_one_forward_when_all_have_settled() -> None:
     turns = [(close, far), (far, far), (far, close), (close, close), (close, close)]
     conds = [torch.stack(pair) for pair in turns]
     levels = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    steps = Steps(torch.arange(4, -1, -1), torch.cat([levels, levels.new_ones(1)]))
+    alphas = torch.cat([levels, levels.new_ones(1)])
+    steps = Steps(torch.arange(4, -1, -1), alphas, 1 - alphas)
 
     def formula(latents: Tensor, alphas: Tensor, text: Tensor) -> Tensor:
         t = conds[len(oracle.asked) - 1]

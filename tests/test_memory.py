@@ -61,12 +61,12 @@ def test_the_unet_takes_fewer_samples_where_memory_runs_out(
 ) -> None:
     x, t = draw_noise((4, 8, 8), list(range(20))), torch.arange(0, 1000, 50)
     text = own.embed([f"a {word}" for word in ["horse", "zebra"] * 10])
-    whole = own.predict_eps(x, t, text)
+    whole = own.predict(x, t, text)
     seen = limit(own.unet, len, 5, error)
-    assert torch.allclose(own.predict_eps(x, t, text), whole, atol=1e-5)
+    assert torch.allclose(own.predict(x, t, text), whole, atol=1e-5)
     assert seen == [20, 10, 5, 5, 5, 5]
     seen.clear()
-    assert torch.allclose(own.predict_eps(x, t, text), whole, atol=1e-5)
+    assert torch.allclose(own.predict(x, t, text), whole, atol=1e-5)
     assert seen == [5, 5, 5, 5]  # it is not tried again
     assert [notice.split(",")[0] for notice in own.notices] == 2 * ["Memory ran out"]
     assert own.forwards == 60
@@ -79,7 +79,7 @@ def test_one_sample_too_many_is_an_error_that_names_the_next_flag(
     model = load_model(checkpoint, device="cpu", low_memory=low_memory)
     seen = limit(model.unet, len, 0, SHORTAGES[0])
     with pytest.raises(MemoryShort, match="too small for one sample") as caught:
-        model.predict_eps(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), model.embed(["a", "b"]))
+        model.predict(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), model.embed(["a", "b"]))
     assert flag in caught.value.hint
     assert seen == ([1] if low_memory else [2, 1])
 
@@ -101,7 +101,7 @@ def test_other_errors_are_not_taken_for_little_memory(
 ) -> None:
     seen = limit(own.unet, len, 0, RuntimeError("the size of tensor a must match"))
     with pytest.raises(RuntimeError, match="must match"):
-        own.predict_eps(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), own.embed(["a", "b"]))
+        own.predict(draw_noise((4, 8, 8), [1, 2]), torch.tensor([1, 2]), own.embed(["a", "b"]))
     assert seen == [2]
 
 
@@ -149,7 +149,7 @@ def test_low_memory_gives_the_same_in_smaller_pieces(own: DiffusersDenoiser, che
     rows: list[int] = []
     low.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     x, t, text = draw_noise((4, 16, 16), [1, 2, 3]), torch.tensor([1, 500, 900]), own.embed(["a", "b", "c"])
-    assert torch.allclose(low.predict_eps(x, t, text), own.predict_eps(x, t, text), atol=1e-5)
+    assert torch.allclose(low.predict(x, t, text), own.predict(x, t, text), atol=1e-5)
     assert rows == [1, 1, 1]
     assert low.vae.use_slicing
     assert low.vae.tile_latent_min_size == 16
@@ -204,10 +204,10 @@ def test_what_a_failed_run_held_is_released() -> None:
 
 def test_hooks_of_offloading_change_nothing(own: DiffusersDenoiser) -> None:
     x, t, text = draw_noise((4, 8, 8), [1]), torch.tensor([500]), own.embed(["a horse"])
-    eps, pixels = own.predict_eps(x, t, text), own.decode(x)
+    eps, pixels = own.predict(x, t, text), own.decode(x)
     own.offload = Offload([own.unet, own.vae, *own.text_encoders], CPU)
     assert torch.equal(own.embed(["a horse"]).tokens, text.tokens)
-    assert torch.equal(own.predict_eps(x, t, text), eps)
+    assert torch.equal(own.predict(x, t, text), eps)
     assert torch.equal(own.decode(x), pixels)
 
 
@@ -225,6 +225,6 @@ def test_one_network_at_a_time_is_on_the_gpu(checkpoint: Path) -> None:
     assert on_gpu() == [False, True, False]
     text = low.embed(["a horse"])
     assert on_gpu() == [False, False, True]
-    eps = low.predict_eps(x0, torch.tensor([500], device="cuda"), text)
+    eps = low.predict(x0, torch.tensor([500], device="cuda"), text)
     assert on_gpu() == [True, False, False]
-    assert torch.allclose(eps, plain.predict_eps(x0, torch.tensor([500], device="cuda"), text), atol=1e-4)
+    assert torch.allclose(eps, plain.predict(x0, torch.tensor([500], device="cuda"), text), atol=1e-4)

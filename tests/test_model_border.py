@@ -328,7 +328,7 @@ def test_refused_checkpoints_leave_models_usable(copy: Path) -> None:
     refuse(copy, "out of bounds")
     model = load_model("embedded", device="cpu")
     x, t = draw_noise((4, 8, 8), [1]), torch.tensor([500])
-    assert torch.isfinite(model.predict_eps(x, t, model.embed(["horse"]))).all()
+    assert torch.isfinite(model.predict(x, t, model.embed(["horse"]))).all()
 
 
 def test_mutations_of_a_folder_run_or_are_refused(tmp_path: Path) -> None:

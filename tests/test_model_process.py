@@ -108,7 +108,7 @@ def test_levels_come_back_when_loading_fails(tmp_path: Path) -> None:
 
 def eps_of(model: DiffusersDenoiser, sides: int = 8) -> torch.Tensor:
     x = draw_noise((4, sides, sides), [1, 2])
-    return model.predict_eps(x, torch.tensor([10, 900]), model.embed(["a horse", "a zebra"]))
+    return model.predict(x, torch.tensor([10, 900]), model.embed(["a horse", "a zebra"]))
 
 
 def test_weights_are_whole_after_a_run(checkpoint: Path) -> None:

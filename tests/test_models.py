@@ -130,7 +130,7 @@ def test_a_model_can_declare_defaults_of_its_own(copy: Path) -> None:
 def test_eps_is_the_networks_own(model: DiffusersDenoiser) -> None:
     x, t, text = draw_noise((4, 8, 8), [1, 2]), torch.tensor([10, 900]), model.embed(["horse", "zebra"])
     before = model.forwards, model.network_seconds
-    eps = model.predict_eps(x, t, text)
+    eps = model.predict(x, t, text)
     with torch.inference_mode():
         assert torch.equal(eps, model.unet(x, t, text.tokens).sample)
     assert model.forwards == before[0] + 2
@@ -142,7 +142,7 @@ def test_v_is_converted_at_each_pictures_own_level(build: Callable[..., Path]) -
     model, scheduler = load(folder), DDIMScheduler.from_pretrained(folder / "scheduler")
     scheduler.set_timesteps(1000)
     x, t, text = draw_noise((4, 8, 8), [1, 2]), torch.tensor([10, 900]), model.embed(["horse", "zebra"])
-    eps = model.predict_eps(x, t, text)
+    eps = model.predict(x, t, text)
     with torch.inference_mode():
         v = model.unet(x, t, text.tokens).sample
     for i in range(2):
@@ -156,7 +156,7 @@ def test_half_precision_stays_near(model: DiffusersDenoiser, checkpoint: Path, d
     half = load(checkpoint, dtype=dtype)
     assert half.unet.dtype == getattr(torch, dtype)
     x, t = draw_noise((4, 16, 16), [1]), torch.tensor([500])
-    eps, exact = (m.predict_eps(x, t, m.embed(["horse"])) for m in (half, model))
+    eps, exact = (m.predict(x, t, m.embed(["horse"])) for m in (half, model))
     assert eps.dtype == torch.float32
     assert torch.allclose(eps, exact, atol=0.1)
     latents = half.encode(torch.rand(1, 3, 32, 32))
@@ -436,7 +436,7 @@ def test_a_compiled_unet_predicts_the_same(checkpoint: Path, model: DiffusersDen
     compiled = load(checkpoint, compile=True)
     assert (compiled.forwards, compiled.origin["compile"]) == (0, True)
     x, t = torch.randn(3, 4, 16, 16), torch.full((3,), 500)
-    eps = [one.predict_eps(x, t, one.embed(["zebra"] * 3)) for one in (model, compiled)]
+    eps = [one.predict(x, t, one.embed(["zebra"] * 3)) for one in (model, compiled)]
     assert torch.allclose(*eps, atol=1e-4)
 
 

@@ -81,7 +81,7 @@ def test_eps_of_xl_is_the_pipelines(xl: DiffusersDenoiser) -> None:
         theirs = xl.unet(x, t, text.tokens, added_cond_kwargs=added).sample
         other = {"text_embeds": text.pooled.flip(0), "time_ids": ids.repeat(2, 1)}
         mixed = xl.unet(x, t, text.tokens, added_cond_kwargs=other).sample
-    assert torch.allclose(xl.predict_eps(x, t, text), theirs, atol=1e-6)
+    assert torch.allclose(xl.predict(x, t, text), theirs, atol=1e-6)
     assert not torch.allclose(mixed, theirs, atol=1e-4)  # the pooled text counts
 
 

@@ -120,9 +120,9 @@ def test_a_model_with_an_euler_scheduler_ends_clean(build: Callable[..., Path]) 
     assert steps.timesteps.tolist() == theirs.timesteps.int().tolist()
     noise = draw_noise((4, 16, 16), [3])
     *_, ours = decode(model, noise, steps, text, text, Guidance(GuidanceConfig(scale=1.0), steps))
-    x = noise / float(steps.alphas[0]) ** 0.5
+    x = noise / float(steps.alphas[0])
     for t in theirs.timesteps:
-        eps = model.predict_eps(theirs.scale_model_input(x, t), t[None].long(), text)
+        eps = model.predict(theirs.scale_model_input(x, t), t[None].long(), text)
         x = theirs.step(eps, t, x).prev_sample
     assert torch.allclose(ours, x, atol=1e-4)
     assert "ends clean" in describe(str(folder))["scheduler"]

@@ -13,12 +13,13 @@ from diffedit_cli.core.schedules import (
     add_noise,
     append_dims,
     draw_noise,
+    from_x0,
     guidance_scales,
     inside_interval,
     make_steps,
     round_half_up,
-    to_eps,
     to_x0,
+    vp_level,
 )
 from diffedit_cli.core.types import Schedule
 from diffedit_cli.errors import SettingError
@@ -67,16 +68,17 @@ def test_inside_interval(interval: tuple[float, float], count: int, guided: list
 def test_make_steps_by_hand() -> None:
     whole = make_steps(TEN, 5)
     assert whole.timesteps.tolist() == [9, 7, 5, 3, 1]
-    assert whole.alphas.tolist() == pytest.approx(
+    assert (whole.alphas**2).tolist() == pytest.approx(
         [0.1, 0.9 - 0.8 * 7 / 9, 0.9 - 4 / 9, 0.9 - 2.4 / 9, 0.9 - 0.8 / 9, 1]
     )
+    assert (whole.alphas**2 + whole.sigmas**2).tolist() == pytest.approx([1] * 6)
     assert make_steps(TEN, 5, 0.4).timesteps.tolist() == [3, 1]
     assert make_steps(TEN, 5, 0.5).timesteps.tolist() == [5, 3, 1]  # 2.5 is rounded up
     assert make_steps(TEN, 5, 0.01).timesteps.tolist() == [1]
 
 
 def test_add_noise_by_hand() -> None:
-    noised = add_noise(row(2), row(4), 0.25)
+    noised = add_noise(row(2), row(4), vp_level(0.25))
     assert noised.item() == pytest.approx(0.5 * 2 + math.sqrt(0.75) * 4)
 
 
@@ -96,13 +98,14 @@ def test_noise_of_a_picture_depends_on_its_own_seed(seeds: list[int], index: int
 
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=4))
 def test_each_picture_has_its_own_level(alphas: list[float]) -> None:
-    levels = torch.tensor(alphas, dtype=torch.float64)
     x0, noise = (draw_noise((2, 3, 3), list(range(len(alphas))), index).double() for index in (0, 1))
-    noised = add_noise(x0, noise, append_dims(levels, x0))
-    for i, alpha in enumerate(alphas):
-        assert torch.allclose(noised[i], add_noise(x0[i : i + 1], noise[i : i + 1], alpha)[0], atol=1e-12)
-    assert torch.allclose(to_x0(noised, noise, append_dims(levels, x0)), x0, atol=1e-10)
-    assert torch.allclose(to_eps(noised, x0, append_dims(levels, x0)), noise, atol=1e-10)
+    level = vp_level(append_dims(torch.tensor(alphas, dtype=torch.float64), x0))
+    noised = add_noise(x0, noise, level)
+    for i, abar in enumerate(alphas):
+        alone = add_noise(x0[i : i + 1], noise[i : i + 1], vp_level(abar))
+        assert torch.allclose(noised[i], alone[0], atol=1e-12)
+    assert torch.allclose(to_x0(noised, noise, level), x0, atol=1e-10)
+    assert torch.allclose(from_x0(noised, x0, level), noise, atol=1e-10)
 
 
 def test_append_dims_takes_the_type_of_the_latents() -> None:
@@ -126,8 +129,8 @@ def test_steps_go_from_noise_to_picture(
     assert bool((steps.timesteps.diff() <= 0).all())
     assert bool((steps.alphas.diff() >= 0).all())
     assert steps.alphas.dtype == torch.float64
-    assert steps.alphas[-1] == (1 if to_one else sd_alphas()[0])
-    assert torch.equal(steps.alphas[:-1], sd_alphas()[steps.timesteps])
+    levels = [*sd_alphas()[steps.timesteps].tolist(), 1.0 if to_one else float(sd_alphas()[0])]
+    assert steps.levels == [(abar**0.5, (1 - abar) ** 0.5) for abar in levels]  # to the bit
     whole = make_steps(sd_schedule(spacing, offset, to_one), count)
     assert torch.equal(steps.timesteps, whole.timesteps[-len(steps) :])
 

@@ -114,7 +114,7 @@ def test_one_file_is_the_same_model_as_its_folder(
     ours, theirs = one.embed(prompts), many.embed(prompts)
     assert torch.equal(ours.tokens, theirs.tokens)
     assert (ours.pooled is not None) == (kind == "sdxl")
-    assert torch.equal(one.predict_eps(x, t, ours), many.predict_eps(x, t, theirs))
+    assert torch.equal(one.predict(x, t, ours), many.predict(x, t, theirs))
     pixels = torch.rand(1, 3, 32, 32)
     assert torch.equal(one.encode(pixels), many.encode(pixels))
     assert torch.equal(one.decode(x), many.decode(x))

@@ -689,9 +689,10 @@ def test_things_become_things_of_their_kind() -> None:
 
 def test_a_thinned_run_stops_at_some_levels() -> None:
     alphas = torch.linspace(0.1, 1, 6)
-    few = thinned(Steps(torch.tensor([9, 7, 5, 3, 1]), alphas, "dpm++"), [1, 2, 5])
+    few = thinned(Steps(torch.tensor([9, 7, 5, 3, 1]), alphas, 1 - alphas, "dpm++"), [1, 2, 5])
     assert few.timesteps.tolist() == [7, 5]
     assert torch.equal(few.alphas, alphas[[1, 2, 5]])
+    assert torch.equal(few.sigmas, 1 - few.alphas)
     assert few.solver == "dpm++"
     assert len(thinned(few, [0])) == 0
 

@@ -13,6 +13,7 @@ The loss of stage `unet` goes on in both, so that the UNet forgets nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +109,7 @@ class Student:
         with autocast(self.model.unet.device):
             return PromptEmbeds(self.model.embed(list(prompts)))
 
-    def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+    def predict(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         noisy = latents.contiguous(memory_format=torch.channels_last)
         with autocast(latents.device):
             return self.model.unet(noisy, timesteps, embeds.tokens).sample.float()
@@ -182,7 +183,8 @@ def heat_loss(
 
 def thinned(steps: Steps, levels: list[int]) -> Steps:
     """The run that stops at these of the levels 0 to len(steps) alone, noisiest first."""
-    return Steps(steps.timesteps[levels[:-1]], steps.alphas[levels], steps.solver)
+    few = steps.timesteps[levels[:-1]]
+    return replace(steps, timesteps=few, alphas=steps.alphas[levels], sigmas=steps.sigmas[levels])
 
 
 def draw_pair(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:

@@ -10,29 +10,45 @@ import torch
 
 from ..errors import NumericError
 from .guidance import Guidance, GuidanceState
-from .schedules import add_noise, to_eps, to_x0
-from .types import Denoiser, Heat, Latents, PerSample, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
+from .schedules import add_noise, from_x0, to_eps, to_x0
+from .types import (
+    Denoiser,
+    Heat,
+    Latents,
+    Level,
+    PerSample,
+    Pixels,
+    PromptEmbeds,
+    Report,
+    Steps,
+    Target,
+    Trajectory,
+    silent,
+)
 
 
-def ddim_step(latents: Latents, eps: Latents, alpha: float, alpha_next: float) -> Latents:
-    """From noise level alpha to alpha_next, equation 12 of arXiv 2010.02502 with sigma = 0.
+def ddim_step(
+    latents: Latents, predicted: Latents, here: Level, after: Level, target: Target = "eps"
+) -> Latents:
+    """From one noise level to another: x' = alpha' x0 + sigma' eps, with what the prediction says of both.
 
-    x0 = (x - sqrt(1 - alpha) eps) / sqrt(alpha);  x' = sqrt(alpha_next) x0 + sqrt(1 - alpha_next) eps.
+    Equation 12 of arXiv 2010.02502 with its sigma = 0; on a flow it is Euler's step x + (sigma' - sigma) v.
     The same line goes up (inversion) and down (decoding).
     """
-    return add_noise(to_x0(latents, eps, alpha), eps, alpha_next)
+    x0 = to_x0(latents, predicted, here, target)
+    return add_noise(x0, to_eps(latents, predicted, here, target), after)
 
 
-def second_order(x0: Latents, before: Latents, alphas: list[float], i: int) -> Latents:
+def second_order(x0: Latents, before: Latents, levels: list[Level], i: int) -> Latents:
     """What DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) takes for x0 in step i.
 
     D = x0 + h_i / (2 h_(i-1)) (x0 - before), where `before` is x0 of step i - 1, and h_i the step's length in
-    log(abar / (1 - abar)) / 2. The solver's step is DDIM's with D for x0, so it ends at the same noise level.
-    The first and the last step are of first order: D = x0.
+    log(alpha / sigma). The solver's step is DDIM's with D for x0, so it ends at the same noise level. The
+    first and the last step, and one after pure noise, are of first order: D = x0.
     """
-    if i == 0 or i == len(alphas) - 2:
+    if i == 0 or i == len(levels) - 2 or levels[i - 1].alpha == 0:
         return x0
-    last, here, after = (math.log(a / (1 - a)) for a in alphas[i - 1 : i + 2])
+    last, here, after = (math.log(alpha / sigma) for alpha, sigma in levels[i - 1 : i + 2])
     return x0 if here == last else x0 + (after - here) / (here - last) / 2 * (x0 - before)
 
 
@@ -42,18 +58,18 @@ def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) 
     One forward a step, without guidance. The UNet is asked at the timestep that the step leads to, as in
     diffusers' DDIMInverseScheduler: decoding asks it there too.
     """
-    latents, batch, alphas = x0, len(x0), steps.alphas.tolist()
+    latents, batch, levels = x0, len(x0), steps.levels
     for i in reversed(range(len(steps))):
         timesteps = steps.timesteps[i : i + 1].to(x0.device).expand(batch)
-        eps = denoiser.predict_eps(latents, timesteps, embeds.expand(batch))
-        latents = ddim_step(latents, eps, alphas[i + 1], alphas[i])
+        predicted = denoiser.predict(latents, timesteps, embeds.expand(batch))
+        latents = ddim_step(latents, predicted, levels[i + 1], levels[i], steps.target)
         yield latents
 
 
 def renoise(x0: Latents, noise: Latents, steps: Steps) -> Trajectory:
     """The trajectory of a source that is merely noised, not inverted (fast.ai lesson 11; SDEdit's start)."""
-    levels = [add_noise(x0, noise, alpha) for alpha in steps.alphas[:-1].tolist()]
-    return Trajectory(torch.stack([*levels, x0]))
+    noised = [add_noise(x0, noise, level) for level in steps.levels[:-1]]
+    return Trajectory(torch.stack([*noised, x0]))
 
 
 def decode(
@@ -73,14 +89,14 @@ def decode(
     reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
     `share`: how much of the guidance each picture gets.
     """
-    state, alphas, before = GuidanceState(), steps.alphas.tolist(), latents
+    state, levels, target, before = GuidanceState(), steps.levels, steps.target, latents
     for i in range(len(steps)):
-        eps, state = guidance.predict(denoiser, latents, i, cond, uncond, state, share)
+        predicted, state = guidance.predict(denoiser, latents, i, cond, uncond, state, share)
         if steps.solver == "dpm++":
-            x0 = to_x0(latents, eps, alphas[i])
-            eps = to_eps(latents, second_order(x0, before, alphas, i), alphas[i])
+            x0 = to_x0(latents, predicted, levels[i], target)
+            predicted = from_x0(latents, second_order(x0, before, levels, i), levels[i], target)
             before = x0
-        latents = ddim_step(latents, eps, alphas[i], alphas[i + 1])
+        latents = ddim_step(latents, predicted, levels[i], levels[i + 1], target)
         if mask is not None and source is not None:
             latents = torch.lerp(source.latents[i + 1], latents, mask)
         yield latents

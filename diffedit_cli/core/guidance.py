@@ -15,8 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..settings import GuidanceConfig
-from .schedules import guidance_scales, inside_interval, to_eps, to_x0
-from .types import Denoiser, Latents, PerSample, PromptEmbeds, Steps
+from .schedules import from_x0, guidance_scales, inside_interval, to_x0
+from .types import Denoiser, Latents, Level, PerSample, PromptEmbeds, Steps
 
 AXES = (1, 2, 3)
 TINY = 1e-6
@@ -115,15 +115,15 @@ def apg_length(latents: Latents) -> float:
     return 15.0 * (latents[0].numel() / (4 * 64 * 64)) ** 0.5
 
 
-def cfg_plus_plus_scale(strength: float, alpha: float, alpha_next: float) -> float:
+def cfg_plus_plus_scale(strength: float, here: Level, after: Level) -> float:
     """CFG++ (Chung et al. 2024, arXiv 2406.08070) as the scale that makes plain CFG the same DDIM step.
 
     x0 is taken from u + strength * d and noised again with u. That equals CFG at
-    strength * s / (s - s_next), where s = sqrt((1 - abar) / abar). A step between equal levels
-    leads nowhere at any scale: 1.
+    strength * s / (s - s_next), where s = sigma / alpha, here without that division: alpha can be 0.
+    A step between equal levels leads nowhere at any scale: 1.
     """
-    s, s_next = (((1 - a) / a) ** 0.5 for a in (alpha, alpha_next))
-    return strength * s / (s - s_next) if s != s_next else 1.0
+    span = here.sigma * after.alpha - after.sigma * here.alpha
+    return float(strength * here.sigma * after.alpha / span) if span else 1.0
 
 
 def cosine(u: Latents, t: Latents) -> PerSample:
@@ -172,8 +172,7 @@ class Guidance:
         self.config = config
         self.steps = steps
         if config.method == "cfg++":
-            alphas = steps.alphas.tolist()
-            scales = [cfg_plus_plus_scale(config.base_scale, a, b) for a, b in pairwise(alphas)]
+            scales = [cfg_plus_plus_scale(config.base_scale, *pair) for pair in pairwise(steps.levels)]
         else:
             scales = guidance_scales(config.schedule, config.base_scale, config.end, len(steps))
         inside = inside_interval(config.bounds(), len(steps))
@@ -189,7 +188,7 @@ class Guidance:
         state: GuidanceState = GuidanceState(),
         share: PerSample | None = None,
     ) -> tuple[Latents, GuidanceState]:
-        """The guided eps (b c h w) of one step, and the state for the next.
+        """The guided prediction (b c h w) of one step, and the state for the next.
 
         share: how much of the guidance each picture gets, 0 (u) to 1.
         """
@@ -197,9 +196,9 @@ class Guidance:
         timestep = self.steps.timesteps[step : step + 1].to(latents.device)
         settled = state.settled is not None and bool(state.settled.all())
         if self.scales[step] == 1 or settled:
-            return denoiser.predict_eps(latents, timestep.expand(batch), cond.expand(batch)), state
+            return denoiser.predict(latents, timestep.expand(batch), cond.expand(batch)), state
         embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
-        both = denoiser.predict_eps(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
+        both = denoiser.predict(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
         u, t = both.chunk(2)
         p, state = self.combine(u, t, latents, step, state)
         return (p if share is None else torch.lerp(u, p, share)), state
@@ -212,13 +211,13 @@ class Guidance:
         step: int,
         state: GuidanceState,
     ) -> tuple[Latents, GuidanceState]:
-        """Two predictions of eps (b c h w) as one, by the configured method."""
+        """Two predictions (b c h w) as one, by the configured method."""
         g, config = self.scales[step], self.config
         if config.method == "apg":
-            alpha = float(self.steps.alphas[step])
-            x0_u, x0_t = (to_x0(latents, eps, alpha) for eps in (u, t))
+            where = self.steps.level(step), self.steps.target
+            x0_u, x0_t = (to_x0(latents, predicted, *where) for predicted in (u, t))
             x0, momentum = apg(x0_u, x0_t, g, state.momentum, r=apg_length(latents))
-            return to_eps(latents, x0, alpha), GuidanceState(momentum=momentum)
+            return from_x0(latents, x0, *where), GuidanceState(momentum=momentum)
         p = NORMS[config.norm](u, t, g)
         if config.rescale:
             p = rescale(p, t, config.rescale)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..settings import MaskConfig
-from .schedules import add_noise, append_dims, draw_noise, round_half_up
+from .schedules import add_noise, append_dims, draw_noise, round_half_up, vp_level
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds
 
 MICRO_BATCH = 8  # samples in one forward, if a map of all pictures takes no more: more is hardly faster
@@ -45,9 +45,10 @@ def difference_maps(
         timesteps = torch.tensor([round_half_up(s * len(alphas)) - 1 for s in levels]).clamp_min(0)
         timesteps = timesteps.repeat_interleave(batch).to(x0.device)
         noise = torch.cat([draw_noise((channels, rows, columns), seeds, 1 + k) for k in maps]).to(x0)
-        noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, append_dims(alphas.to(x0)[timesteps], noise))
+        level = vp_level(append_dims(alphas.to(x0)[timesteps], noise))
+        noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, level)
         embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in texts])
-        eps = denoiser.predict_eps(
+        eps = denoiser.predict(
             noised.repeat(len(texts), 1, 1, 1), timesteps.repeat(len(texts)), embeds
         ).unflatten(0, (len(texts), -1))
         ref, others, noise = eps[0].float(), eps[1:].float(), noise.float()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..settings import GuidanceSchedule, Solver
-from .types import Latents, PerSample, Schedule, Steps
+from .types import Latents, Level, PerSample, Schedule, Steps, Target
 
 
 def round_half_up(value: float) -> int:
@@ -41,8 +41,10 @@ def make_steps(schedule: Schedule, count: int, strength: float = 1.0, solver: So
     else:
         raise ValueError(f"unknown timestep spacing {schedule.spacing!r}")
     timesteps = timesteps.clamp(0, total - 1)[-max(1, round_half_up(strength * count)) :]
-    alphas = schedule.alphas_cumprod.double()[timesteps]
-    return Steps(timesteps, torch.cat([alphas, alphas.new_tensor([schedule.final_alpha])]), solver)
+    passed = schedule.alphas_cumprod.double()[timesteps].tolist()
+    levels = [vp_level(abar) for abar in (*passed, schedule.final_alpha)]
+    alphas, sigmas = torch.tensor(levels, dtype=torch.float64).unbind(1)
+    return Steps(timesteps, alphas, sigmas, solver)
 
 
 def lcm_timesteps(total: int, distilled: int, count: int) -> Int[Tensor, " s"]:
@@ -83,24 +85,37 @@ def inside_interval(interval: tuple[float, float], count: int) -> list[bool]:
     return [first <= step < last for step in range(count)]
 
 
-def add_noise(x0: Latents, noise: Latents, alpha: float | PerSample) -> Latents:
-    """x = sqrt(abar) x0 + sqrt(1 - abar) noise (Ho et al. 2020, arXiv 2006.11239, equation 4)."""
-    return alpha**0.5 * x0 + (1 - alpha) ** 0.5 * noise
+def vp_level(abar: float | PerSample) -> Level:
+    """The level sqrt(abar), sqrt(1 - abar) of a variance-preserving schedule: Stable Diffusion's."""
+    return Level(abar**0.5, (1 - abar) ** 0.5)
 
 
-def to_x0(latents: Latents, eps: Latents, alpha: float | PerSample) -> Latents:
-    """x0 = (x - sqrt(1 - abar) eps) / sqrt(abar) (Song et al. 2020, arXiv 2010.02502, equation 9)."""
-    return (latents - (1 - alpha) ** 0.5 * eps) / alpha**0.5
+def add_noise(x0: Latents, noise: Latents, level: Level) -> Latents:
+    """x = alpha x0 + sigma noise (Ho et al. 2020, arXiv 2006.11239, equation 4)."""
+    return level.alpha * x0 + level.sigma * noise
 
 
-def to_eps(latents: Latents, x0: Latents, alpha: float | PerSample) -> Latents:
-    """eps = (x - sqrt(abar) x0) / sqrt(1 - abar), the inverse of `to_x0`."""
-    return (latents - alpha**0.5 * x0) / (1 - alpha) ** 0.5
+def to_x0(latents: Latents, predicted: Latents, level: Level, target: Target = "eps") -> Latents:
+    """x0 = (x - sigma eps) / alpha (arXiv 2010.02502, equation 9), on a flow x - sigma v."""
+    if target == "flow":
+        return latents - level.sigma * predicted
+    return (latents - level.sigma * predicted) / level.alpha
 
 
-def v_to_eps(latents: Latents, v: Latents, alpha: float | PerSample) -> Latents:
-    """eps = sqrt(abar) v + sqrt(1 - abar) x (Salimans and Ho 2022, arXiv 2202.00512, appendix D)."""
-    return alpha**0.5 * v + (1 - alpha) ** 0.5 * latents
+def to_eps(latents: Latents, predicted: Latents, level: Level, target: Target = "eps") -> Latents:
+    """The noise that a prediction tells: eps itself; on a flow x + alpha v, finite where alpha is 0."""
+    return latents + level.alpha * predicted if target == "flow" else predicted
+
+
+def from_x0(latents: Latents, x0: Latents, level: Level, target: Target = "eps") -> Latents:
+    """The prediction that tells this x0, the inverse of `to_x0`: (x - alpha x0) / sigma; on a flow
+    (x - x0) / sigma."""
+    return (latents - (x0 if target == "flow" else level.alpha * x0)) / level.sigma
+
+
+def v_to_eps(latents: Latents, v: Latents, level: Level) -> Latents:
+    """eps = alpha v + sigma x (Salimans and Ho 2022, arXiv 2202.00512, appendix D)."""
+    return level.alpha * v + level.sigma * latents
 
 
 def append_dims(values: Num[Tensor, " b"], like: Latents) -> PerSample:

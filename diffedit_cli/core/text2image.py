@@ -50,7 +50,7 @@ class Leg:
         latents, uncond, share = slerp(*self.noise, weights), self.uncond, None
         if self.start is not None:
             start = self.start.expand(len(weights), -1, -1, -1)
-            latents = add_noise(start, latents, float(self.steps.alphas[0]))
+            latents = add_noise(start, latents, self.steps.level(0))
         if self.inverted is not None:  # as film.decode_between: weight 0 leads back to the last picture
             latents = self.inverted.expand(len(weights), -1, -1, -1)
             uncond = lerp(self.embeds[0], self.uncond, weights)

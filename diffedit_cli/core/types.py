@@ -6,10 +6,10 @@ n noise maps, s steps, l tokens, d width of the text embedding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from ..settings import Solver
@@ -18,7 +18,9 @@ Pixels = Float[Tensor, "b 3 H W"]  # sRGB in [0, 1]
 Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit variance
 Heat = Float[Tensor, "b 1 h w"]  # always four axes: (b h w) against (b c h w) broadcasts silently when b == c
 PerSample = Float[Tensor, "b 1 1 1"]
-Timesteps = Int[Tensor, " b"]
+Timesteps = Num[Tensor, " b"]  # those of a flow lie between whole numbers
+
+Target = Literal["eps", "flow"]  # what a network predicts: the noise, or the velocity eps - x0 of a flow
 
 Report = Callable[[str, int, int], None]  # (stage, steps done, steps in all): called after every step
 
@@ -80,21 +82,40 @@ class Schedule:
         return self.distilled_steps if self.spacing == "lcm" else len(self.alphas_cumprod)
 
 
+class Level(NamedTuple):
+    """A noise level: latents there are alpha x0 + sigma eps. alpha, sigma: one number, or (b 1 1 1).
+
+    alpha^2 + sigma^2 = 1 in Stable Diffusion (see schedules.vp_level), and alpha + sigma = 1 on a flow.
+    """
+
+    alpha: float | PerSample
+    sigma: float | PerSample
+
+
 @dataclass(frozen=True)
 class Steps:
     """The steps of one run, noisiest first.
 
-    timesteps: (s,) int64, the timestep that the UNet gets at each step.
-    alphas: (s + 1,) float64, abar at each noise level. Step i leads from alphas[i] to alphas[i + 1].
-    solver: how a step down is taken.
+    timesteps: (s,), the timestep that the network gets at each step.
+    alphas, sigmas: (s + 1,) float64, the noise levels. Step i leads from level i to level i + 1.
+    solver: how a step down is taken. target: what the network predicts.
     """
 
-    timesteps: Int[Tensor, " s"]
+    timesteps: Num[Tensor, " s"]
     alphas: Float[Tensor, " s_plus_1"]
+    sigmas: Float[Tensor, " s_plus_1"]
     solver: Solver = "ddim"
+    target: Target = "eps"
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def level(self, i: int) -> Level:
+        return Level(float(self.alphas[i]), float(self.sigmas[i]))
+
+    @property
+    def levels(self) -> list[Level]:
+        return [self.level(i) for i in range(len(self.alphas))]
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,10 @@ class Trajectory:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A diffusion model as the core sees it: it predicts eps, whatever its checkpoint was trained on."""
+    """A diffusion model as the core sees it.
+
+    predict: what the target of a run's steps says. A checkpoint that was trained on v gives eps.
+    """
 
     @property
     def schedule(self) -> Schedule: ...
@@ -121,4 +145,4 @@ class Denoiser(Protocol):
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds: ...
 
-    def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents: ...
+    def predict(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents: ...

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.ddim import require_finite
-from ..core.schedules import append_dims, v_to_eps
+from ..core.schedules import append_dims, v_to_eps, vp_level
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
@@ -168,7 +168,7 @@ class DiffusersDenoiser:
             raise shortage("the text encoder", self.device, self.low_memory)
         return out
 
-    def predict_eps(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+    def predict(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The UNet's prediction of the noise, float32, whatever it was trained to predict.
 
         v becomes eps at the level of the timestep that the UNet gets.
@@ -178,8 +178,8 @@ class DiffusersDenoiser:
         self._counts.forwards += len(latents)
         if not self.is_v_prediction:
             return out
-        alpha = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
-        return v_to_eps(latents, out, alpha)
+        abar = append_dims(self.schedule.alphas_cumprod.to(latents)[timesteps], latents)
+        return v_to_eps(latents, out, vp_level(abar))
 
     def _in_parts(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """What the UNet says, `micro_batch` samples at a time; half as many where memory runs out."""

@@ -72,7 +72,7 @@ def compile_unet(model: DiffusersDenoiser) -> None:
     cells = model.multiple // model.factor
     noise = torch.zeros(2, model.latent_channels, cells, cells, device=model.device)
     try:
-        model.predict_eps(noise, torch.tensor([500, 500], device=model.device), model.embed(["", ""]))
+        model.predict(noise, torch.tensor([500, 500], device=model.device), model.embed(["", ""]))
     except RuntimeError as error:
         raise ModelError(
             f"The UNet cannot be compiled here: {first_sentence(error)}",

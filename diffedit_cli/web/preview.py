@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..core.schedules import append_dims, to_x0, v_to_eps
+from ..core.schedules import append_dims, to_x0, v_to_eps, vp_level
 from ..images import canvas
 from ..models import DiffusersDenoiser
 
@@ -44,9 +44,9 @@ class Preview:
     def look(self, latents: Any, timestep: Any, predicted: Any) -> bytes:
         """The clean picture that a prediction under the prompt implies, as a small JPEG."""
         latents, predicted = latents.float(), predicted.float()
-        alpha = append_dims(self.model.schedule.alphas_cumprod.to(latents)[timestep], latents)
-        eps = v_to_eps(latents, predicted, alpha) if self.model.is_v_prediction else predicted
-        image = canvas.pixels_to_image(self.model.decode(to_x0(latents, eps, alpha)).cpu())
+        level = vp_level(append_dims(self.model.schedule.alphas_cumprod.to(latents)[timestep], latents))
+        eps = v_to_eps(latents, predicted, level) if self.model.is_v_prediction else predicted
+        image = canvas.pixels_to_image(self.model.decode(to_x0(latents, eps, level)).cpu())
         image.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
