@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,3 +145,26 @@ def test_the_command(tmp_path: Path) -> None:
     assert (stored["command"], stored["edited"], stored["input"]) == ("merge", "after.png", "before.png")
     again = CliRunner().invoke(app, ["merge", before, before, "-o", str(tmp_path / "none.png")])
     assert (again.exit_code, (tmp_path / "none.png").exists()) == (1, False)
+
+
+def test_a_merge_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with_ball(landscape(), "crimson").save("before.png")
+    with_ball(landscape(), "gold").save("after.png")
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words], env={"COLUMNS": "300"})
+
+    assert run("merge", "before.png", "after.png", "-o", "out.png", "--grow", "3").exit_code == 0
+    done = run("rerun", "out.png")
+    assert done.exit_code == 0, done.output
+    assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
+    done = run("rerun", "out.png", "before.png", "after.png", "--grow", "0", "-o", "small.png")
+    assert done.exit_code == 0, done.output
+    stored = read_settings("small.png")
+    assert stored is not None
+    assert stored["grow"] == 0
+    Path("after.png").rename("moved.png")
+    assert "after.png, from which out.png was made, is not here" in run("rerun", "out.png").output
+    assert run("rerun", "out.png", "before.png", "moved.png", "-o", "moved-rerun.png").exit_code == 0
+    assert "two inputs" in run("rerun", "out.png", "a", "b", "c").output

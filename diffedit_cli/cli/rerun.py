@@ -52,14 +52,17 @@ def rerun(
         terminal = Terminal(talk)
         arguments, flags = positionals(file, stored, words, asked)
         check_what_is_needed(file, stored, asked)
-        source = find_input(file, stored, arguments) if "input" in stored else None
+        source = find_input(file, stored, first_of(arguments)) if "input" in stored else None
+        sources = [source or ""]
+        if name == "merge":
+            sources.append(find_input(file, stored, first_of(arguments[1:]), "edited"))
         stored = adapted(file, stored, asked, terminal)
         if source and name == "interpolate" and not is_given(asked, "init"):
             flags = [*flags, "--init", source]
-        if not (yes or "--yes" in context.args):
+        if name != "merge" and not (yes or "--yes" in context.args):
             check_work(file, stored, asked, source)
     prompts: list[str] = [stored["prompt"]] if name == "generate" else stored.get("prompts", [])
-    arguments = arguments or prompts or [source or ""]
+    arguments = sources if name == "merge" else arguments or prompts or sources
     kept = (context.find_root().default_map or {}).get(name, {})
     usual = {"output": str(default_output(file, source))}
     with command.make_context(
@@ -74,20 +77,27 @@ def rerun(
         command.invoke(inner)
 
 
+def first_of(places: list[str]) -> str | None:
+    return places[0] if places else None
+
+
 def positionals(
     file: Path, stored: Mapping[str, Any], words: list[str], asked: typer.Context
 ) -> tuple[list[str], list[str]]:
     """What stands before the first flag, and the rest. SettingError: more of it than the command takes."""
     first = next((i for i, word in enumerate(words) if word.startswith("-") and word != "-"), len(words))
     places, flags = words[:first], words[first:]
-    name = {"edit": "pictures", "mask": "picture", "generate": "prompt"}.get(stored["command"], "prompts")
+    names = {"edit": "pictures", "mask": "picture", "merge": "edited", "generate": "prompt"}
+    name = names.get(stored["command"], "prompts")
     found = asked.params.get(name) or ()
     count = len(found) if isinstance(found, (list, tuple)) else 1
     extra = len(asked.args) + max(0, count - len(places))
-    if extra or (len(places) > 1 and name != "prompts"):
+    most = {"prompts": len(places), "edited": 2}.get(name, 1)
+    if extra or len(places) > most:
+        words, inputs = ("ORIGINAL EDITED", "two inputs") if name == "edited" else ("PICTURE", "one input")
         raise SettingError(
-            f"{file} is made again from one input, and there are more words that belong to no flag.",
-            "Name it right after the file: diffedit rerun FILE PICTURE [FLAGS].",
+            f"{file} is made again from {inputs}, and there are more words that belong to no flag.",
+            f"Put the names right after the file: diffedit rerun FILE {words} [FLAGS].",
         )
     return places, flags
 
@@ -98,7 +108,7 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
     for key in ("lora", "embedding"):
         if stored.get(key):
             needed[key] = ", ".join(stored[key])
-    if not is_trusted(stored):
+    if "model" in stored and not is_trusted(stored):
         needed["model"] = f"the local model {stored['model']}" if stored.get("model_is_local") else ""
     for key, what in needed.items():
         flag = "--" + key.replace("_", "-")

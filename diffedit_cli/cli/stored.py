@@ -11,6 +11,7 @@ from ..settings import (
     EditConfig,
     GenerateConfig,
     InterpolateConfig,
+    MergeConfig,
     ModelConfig,
     build,
     keys,
@@ -23,8 +24,18 @@ SCHEMAS: dict[str, Any] = {
     "mask": EditConfig,
     "generate": GenerateConfig,
     "interpolate": InterpolateConfig,
+    "merge": MergeConfig,
 }
-FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256", "together"}
+FACTS = {
+    "diffedit",
+    "command",
+    "model_is_local",
+    "input",
+    "input_sha256",
+    "edited",
+    "edited_sha256",
+    "together",
+}
 GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
 CAME = {"keep_detail": False}  # settings of later versions, with the value at which they do nothing
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
@@ -64,15 +75,18 @@ def check_facts(file: Path, stored: dict[str, Any]) -> None:
     command = stored.get("command")
     if not all_text(stored):
         raise ImageError(f"{file} holds settings that are no text.", NO_USE)
-    if not isinstance(command, str) or command not in SCHEMAS or not {"diffedit", "model"} <= {*stored}:
+    needed = {"diffedit"} if command == "merge" else {"diffedit", "model"}
+    if not isinstance(command, str) or command not in SCHEMAS or not needed <= {*stored}:
         raise ImageError(
             f"{file} was made by `{command}`, which cannot be run again.",
             f"A result of {', '.join(SCHEMAS)} can.",
         )
     if "fps" in stored and command != "interpolate":
         raise ImageError(f"{file} is a film of an edit.", "Run its picture again, with --animate.")
-    if not is_name(stored.get("input")) and (command in ("edit", "mask") or "input" in stored):
-        raise ImageError(f"{file} does not say which picture it was made from.", "Use diffedit edit.")
+    if not is_name(stored.get("input")) and (command in ("edit", "mask", "merge") or "input" in stored):
+        raise ImageError(f"{file} does not say which picture it was made from.", f"Use diffedit {command}.")
+    if command == "merge" and not is_name(stored.get("edited")):
+        raise ImageError(f"{file} does not say which edit was merged.", "Use diffedit merge.")
     if command == "generate" and not stored.get("prompt"):
         raise ImageError(f"{file} does not say which prompt it was made from.", "Use diffedit generate.")
     row, rows = read_pair(stored.get("together", [0, 1]))
@@ -103,20 +117,25 @@ def read_pair(value: Any) -> tuple[int, int]:
             return 0, 0
 
 
-def find_input(file: Path, stored: dict[str, Any], places: list[str]) -> str:
-    """The picture that a result was made from, by its name and hash. ImageError if it is not there."""
-    name = Path(stored["input"]).name
-    candidates = [Path(place) for place in places[:1]] or [file.parent / name, Path(name)]
+def find_input(file: Path, stored: dict[str, Any], place: str | None, key: str = "input") -> str:
+    """The picture that a result was made from, by its name and hash. ImageError if it is not there.
+
+    place: where the user says that it is. key: under which it is stored; a merge has "edited" too.
+    """
+    name = Path(stored[key]).name
+    candidates = [Path(place)] if place else [file.parent / name, Path(name)]
+    words = "ORIGINAL EDITED" if stored["command"] == "merge" else "PICTURE"
     found = [path for path in candidates if path.is_file()]
     for path in found:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == stored.get("input_sha256"):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == stored.get(f"{key}_sha256"):
             return str(path)
     if found:
         raise ImageError(
             f"{found[0]} is not the picture that {file} was made from: its SHA-256 differs.",
-            "Name the right one: diffedit rerun FILE PICTURE. For another picture use diffedit edit.",
+            f"Name the right one: diffedit rerun FILE {words}. For another picture use diffedit "
+            f"{stored['command'] if words != 'PICTURE' else 'edit'}.",
         )
     raise ImageError(
         f"The picture {name}, from which {file} was made, is not here.",
-        "Name it: diffedit rerun FILE PICTURE.",
+        f"Name it: diffedit rerun FILE {words}.",
     )
