@@ -94,10 +94,10 @@ def positionals(
     extra = len(asked.args) + max(0, count - len(places))
     most = {"prompts": len(places), "edited": 2}.get(name, 1)
     if extra or len(places) > most:
-        words, inputs = ("ORIGINAL EDITED", "two inputs") if name == "edited" else ("PICTURE", "one input")
+        wanted, inputs = ("ORIGINAL EDITED", "two inputs") if name == "edited" else ("PICTURE", "one input")
         raise SettingError(
             f"{file} is made again from {inputs}, and there are more words that belong to no flag.",
-            f"Put the names right after the file: diffedit rerun FILE {words} [FLAGS].",
+            f"Put the names right after the file: diffedit rerun FILE {wanted} [FLAGS].",
         )
     return places, flags
 
