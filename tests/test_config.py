@@ -153,6 +153,14 @@ def test_every_help_works_with_a_wrong_configuration(
     assert run("models", "list").exit_code == 2
 
 
+def test_a_help_shows_no_control_characters_of_a_configuration(user: Path) -> None:
+    Path("diffedit.toml").write_text('device = "\\u001b[31m"')
+    done = run("edit", "--help")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[31m" in done.stdout
+
+
 def test_a_byte_order_mark_is_read(user: Path) -> None:
     Path("diffedit.toml").write_bytes(b"\xef\xbb\xbfsteps = 30\r\n# mine\r\n")
     assert heard(EditConfig).steps == 30

@@ -103,6 +103,10 @@ class WithExamples:
                 param.hidden = not ctx.meta.get(SHOW_ALL)
         examples = EXAMPLES.get(ctx.command_path.partition(" ")[2], ())
         typer.echo("\n".join(["Examples:", *(f"  {line}" for line in examples)]))
+        ctx.default_map = {  # from a file, which may hold anything
+            key: printable(value) if isinstance(value, str) else value
+            for key, value in (ctx.default_map or {}).items()
+        }
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
 
