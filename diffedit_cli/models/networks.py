@@ -39,6 +39,7 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
 }
 MOST_OF_OTHERS = 10**5
 MOST_ENTRIES = 16  # of a list in a config
+NUMBERS = ("norm_eps", "layer_norm_eps", "dropout", "attention_dropout")  # nothing else, where they stand
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
@@ -92,6 +93,8 @@ def check_values(what: str, config: Mapping[str, Any]) -> None:
         is_long = len(parts) > MOST_ENTRIES and bool(numbers)
         if is_long or not all(math.isfinite(n) and abs(n) <= most for n in numbers):
             raise ModelError(f"{what} is spoilt: {key} is out of bounds.", "Fetch it again.")
+        if key in NUMBERS and len(numbers) != 1:
+            raise ModelError(f"{what} is spoilt: {key} is no number.", "Fetch it again.")
         if key in MOST and not all(is_whole(part) for part in flat(parts) if part is not None):
             raise ModelError(f"{what} is spoilt: {key} is not a whole number.", "Fetch it again.")
 
