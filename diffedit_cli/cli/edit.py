@@ -41,7 +41,7 @@ from .options import (
     fast_option,
     with_flags,
 )
-from .session import open_model, own_defaults, unknown_words
+from .session import open_model, own_defaults, spare_own_steps, unknown_words
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -121,13 +121,14 @@ def edit(
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()
-        configs = [edit_config({"query": one}) for one in dict.fromkeys(query)] or [edit_config()]
+        configs, own = [edit_config({"query": one}) for one in dict.fromkeys(query)], own_defaults(checkpoint)
+        configs = [spare_own_steps(one, context, own) for one in configs or [edit_config()]]
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
         check_words(pictures, configs, order)
         jobs = find_jobs(pictures, [one.query for one in configs], order, recursive=recursive)
-        check_film(order, configs[0])
-        config = filled_in(configs[0], own_defaults(checkpoint))
+        config = filled_in(configs[0], own)
+        check_film(order, config)
         note_idle(context, terminal, what_does_nothing(config, order, checkpoint, jobs))
         failures, jobs = Failures(terminal, len(jobs)), without_existing(jobs, order, terminal)
         if dry_run:

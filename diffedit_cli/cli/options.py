@@ -79,10 +79,11 @@ SubtractMask = Annotated[
 ]
 
 
-def use_fast(context: typer.Context, wanted: bool) -> None:
+def use_fast(context: typer.Context, wanted: bool) -> bool:
     """Put the settings of --fast in place of the defaults; flags override them."""
     if wanted:
         context.default_map = {**(context.default_map or {}), **FAST}
+    return wanted
 
 
 def fast_option(without: tuple[str, ...] = ()) -> Any:

@@ -26,7 +26,11 @@ SCHEMAS: dict[str, Any] = {
 }
 FACTS = {"diffedit", "command", "model_is_local", "input", "input_sha256", "together"}
 GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
-CAME = {"keep_detail": False}  # settings of later versions, with the value at which they do nothing
+CAME = {  # settings of later versions, with the value at which they do nothing
+    "keep_detail": False,
+    "solver": "ddim",
+    "timestep_spacing": "scheduler",
+}
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 MOST_TOGETHER = 8  # pictures of one batch
 
