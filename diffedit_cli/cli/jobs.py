@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError, SettingError
-from ..settings import EditConfig, FilmConfig, require_query, require_way_back
+from ..settings import EditConfig, FilmConfig, Inversion, require_query, require_way_back
 from .failures import Failures
 from .files import check_targets, is_folder, name_for, picture_suffixes, read_masks, read_picture
 
@@ -70,9 +70,11 @@ class Group:
         return [job.config for job in self.jobs[: len(self.jobs) // len(self.pictures)]]
 
 
-def check_words(places: Sequence[str], configs: Sequence[EditConfig], order: Order) -> None:
+def check_words(
+    places: Sequence[str], configs: Sequence[EditConfig], order: Order, encoding: Inversion
+) -> None:
     """SettingError for a picture that is a word meant for a flag, for texts that make no mask, and for seeds
-    that make no difference."""
+    that make no difference. encoding: how the pictures are turned into noise."""
     for place in places:
         is_word = Path(place).name == place != "-" and not Path(place).suffix
         if is_word and not os.path.exists(place):
@@ -82,7 +84,7 @@ def check_words(places: Sequence[str], configs: Sequence[EditConfig], order: Ord
     if order.masks[0] is None:
         for config in configs:
             require_query(config)
-    elif len({one.seed for one in configs}) > 1 and configs[0].inversion != "noise":
+    elif len({one.seed for one in configs}) > 1 and encoding != "noise":
         raise SettingError(
             "With --mask every seed gives the same picture: the drawing starts from the picture itself.",
             "Add --inversion noise, or leave out --mask, so that each seed finds a mask of its own.",
