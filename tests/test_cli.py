@@ -332,6 +332,7 @@ def test_the_stored_settings_make_the_same_picture(edit: Run, model: DiffusersDe
     wanted = {"ref": "horse", "query": "zebra", "steps": 4, "seed": 3, "mask_samples": 2, "size": 40}
     wanted |= {"mask_threshold": 0.4, "mask_strength": [0.3, 0.6], "guidance_norm": "diff"}
     wanted |= {"inversion": "noise", "negative_prompt": "dull", "strength": 0.7, "guidance_scale": 0.3}
+    wanted |= {"solver": "ddim", "timestep_spacing": "scheduler"}
     assert config == build(EditConfig, {**wanted, "mask_fill_holes": False, "zoom": False})
     assert (stored["diffedit"], stored["command"], stored["input"]) == (__version__, "edit", "photo.png")
     again = edit_image(model, load_image(photo), config)

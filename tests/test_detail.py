@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffedit_cli.core.detail import KEPT, KEPT_IN_ROOM, kept_at, membrane, recover, unchanged
 from diffedit_cli.core.diffedit import Areas, DiffEdit
+from diffedit_cli.core.mask import enlarge
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.models import DiffusersDenoiser
 from diffedit_cli.settings import EditConfig, MaskConfig
@@ -24,10 +25,13 @@ def test_detail_is_kept_where_nothing_has_changed() -> None:
 
 
 def test_more_comes_back_in_the_room_than_where_the_object_was() -> None:
-    found, area = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)
-    found[..., 2], area[..., 1:] = 1, 1
+    found, area = torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 1, 5)
+    found[..., 3], area[..., 1:] = 1, 1
     low, high = KEPT, KEPT_IN_ROOM
-    assert torch.equal(kept_at(found, area, 1), torch.tensor([[[[low, high, low, high]]]]))
+    assert torch.equal(kept_at(found, area, 1), torch.tensor([[[[low, high, high, low, high]]]]))
+    wide = kept_at(found, area, 4)
+    assert (wide[enlarge(found, 4) > 0] == low).all()
+    assert (wide[..., :2, 6:10] == high).all()
 
 
 def test_a_membrane_spans_what_is_known() -> None:

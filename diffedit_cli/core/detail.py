@@ -37,8 +37,12 @@ class Detail:
 
 
 def kept_at(found: Heat, area: Heat, factor: int) -> Float[Tensor, "b 1 H W"]:
-    """KEPT_IN_ROOM in the room of a mask, where the area (b 1 h w) exceeds what was found, else KEPT."""
-    return torch.where(enlarge(area - found, factor) > 0, KEPT_IN_ROOM, KEPT)
+    """KEPT_IN_ROOM in the room of a mask, which is the area (b 1 h w) beyond what was found, else KEPT.
+
+    The rim of what was found, where the old object's outline is, does not count as room.
+    """
+    is_room = (enlarge(area, factor) > 0) & (enlarge(found, factor) == 0)
+    return torch.where(is_room, KEPT_IN_ROOM, KEPT)
 
 
 def unchanged(

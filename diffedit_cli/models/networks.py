@@ -39,7 +39,10 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
 }
 MOST_OF_OTHERS = 10**5
 MOST_ENTRIES = 16  # of a list in a config
-NUMBERS = ("norm_eps", "layer_norm_eps", "dropout", "attention_dropout")  # nothing else, where they stand
+NUMBERS = (  # these are one number, where they stand
+    "norm_eps", "layer_norm_eps", "dropout", "attention_dropout", "freq_shift", "mid_block_scale_factor",
+    "resnet_out_scale_factor", "eos_token_id",
+)  # fmt: skip
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
