@@ -183,13 +183,13 @@ def diffusers_pipeline(model: DiffusersDenoiser, **settings: Any) -> Contender:
 
 def contenders(model: DiffusersDenoiser) -> dict[str, Contender]:
     """All of them, by the name that the table prints."""
-    defaults = EditConfig()
+    steps = EditConfig().step_count
     return {
         "diffedit": ours(model),
         "diffedit, true mask": ours(model, true_mask=True),
         "SDEdit": sdedit(model),
         "diffusers, its defaults": diffusers_pipeline(model),
-        f"diffusers, {defaults.steps} steps": diffusers_pipeline(model, num_inference_steps=defaults.steps),
+        f"diffusers, {steps} steps": diffusers_pipeline(model, num_inference_steps=steps),
         "invert and decode": round_trip(model),
         PHOTO: photo_in_place(model),
     }

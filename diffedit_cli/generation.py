@@ -35,7 +35,7 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
         run=meter.stop(),
         notices=(
             *word_notices(model, config.prompt, config.negative_prompt),
-            *guidance_notices(config.guidance, config.steps),
+            *guidance_notices(config.guidance, config.step_count),
         ),
     )
 

@@ -227,8 +227,8 @@ def costs(run: Run, notices: tuple[str, ...] = ()) -> dict[str, Any]:
 def parameters(config: EditConfig | GenerateConfig, prompt: str, size: tuple[int, int], model: str) -> str:
     """The settings as AUTOMATIC1111 writes them, which other tools read."""
     facts = {
-        "Steps": config.steps,
-        "Sampler": {"ddim": "DDIM", "dpm++": "DPM++ 2M"}[config.solver],
+        "Steps": config.step_count,
+        "Sampler": {"dpm++": "DPM++ 2M", "lcm": "LCM"}.get(config.solver, "DDIM"),
         "CFG scale": f"{config.guidance.base_scale:g}",
         "Seed": config.seed,
         "Size": f"{size[0]}x{size[1]}",
@@ -270,7 +270,7 @@ def put_back(
             *picture.notices,
             *masks.notices,
             *word_notices(model, config.ref, config.query),
-            *guidance_notices(config.guidance, config.steps),
+            *guidance_notices(config.guidance, config.step_count),
             *zoom_notices(config, fit),
             *mask_notices(coverage, fit, config.mask, searched=masks.use is None),
             *recognition_notices(recognised, config),

@@ -118,8 +118,8 @@ class Session:
         self, config: EditConfig, frames: int, mask: Mask = None, report: Report = silent
     ) -> tuple[EditResult, Iterator[Image.Image]]:
         """The edit of one picture, and the film from the picture to it. See `animate_edit`."""
-        require_way_back(config)
         meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
+        require_way_back(config)
         ((picture,), (fit,)) = self.pictures, self._fits(config, masks, report)
         source, areas = self._source({0: fit}), masks.cells(fit, self.model.factor, self.model.device)
         edited = source.edit(config, [seed_of(config)], areas, report)

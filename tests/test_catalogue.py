@@ -5,14 +5,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import put
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models import catalogue, describe, load_model, pull
@@ -219,6 +221,24 @@ def test_offline_is_honoured(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="not in the hub's cache"):
         pull("someone/tiny")
     assert hub.asked == []
+
+
+def test_a_checkpoint_in_one_file_of_a_repository(
+    hub: Hub, build: Callable[..., Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.folder = build()
+    save_file({"lora_unet.down": torch.ones(2)}, hub.folder / "sdxl_lightning_4step.safetensors")
+    preset = replace(PRESETS["sdxl-lightning"], repository="someone/tiny", revision=COMMIT)
+    monkeypatch.setitem(PRESETS, "sdxl-lightning", preset)
+    assert describe("sdxl-lightning")["is_here"] is False
+    source = pull("sdxl-lightning")
+    assert (source.path.name, source.revision) == (preset.file, COMMIT)
+    assert {path.name for path in cache.rglob("*.safetensors")} == {preset.file}
+    hub.asked.clear()
+    assert pull("sdxl-lightning") == source
+    assert hub.asked == []
+    with pytest.raises(ModelError, match="sdxl-lightning is a LoRA"):
+        load_model("sdxl-lightning", device="cpu", offline=True)
 
 
 def test_cached_models_are_found(cache: Path, checkpoint: Path) -> None:

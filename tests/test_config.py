@@ -52,7 +52,7 @@ def heard(schema: type, *arguments: str) -> Any:
 def test_flag_before_variable_before_project_before_user_before_default(
     user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert heard(EditConfig).steps == 25
+    assert heard(EditConfig).steps is None
     defaults.set_value(user, "steps", "50")
     assert heard(EditConfig).steps == 50
     Path("../diffedit.toml").write_text("steps = 60\n")  # of a folder above

@@ -271,7 +271,8 @@ def test_a_tokenizer_without_its_words_is_refused(copy: Path) -> None:
         '{"words": {"objects": "horse"}}',
         '{"defaults": 3}',
         '{"words": {}, "defaults": {"strength": 2}}',
-        '{"words": {}, "defaults": {"steps": 9}}',
+        '{"words": {}, "defaults": {"seed": 9}}',
+        '{"words": {}, "defaults": {"solver": "euler"}}',
     ],
 )
 def test_a_spoilt_card_is_refused(copy: Path, card: str) -> None:
@@ -291,7 +292,6 @@ def configure(folder: Path, part: str, **more: Any) -> None:
     [
         (dict(in_channels=9), "9 channels: it is made for inpainting"),
         (dict(in_channels=8), "8 channels: it is made for instructions"),
-        (dict(time_cond_proj_dim=256), "latent consistency"),
         (dict(class_embed_type="projection"), r"more than a text \(class_embed_type\)"),
         (dict(addition_embed_type="image"), r"more than a text \(addition_embed_type\)"),
         (dict(addition_embed_type="text_time"), "lacks text_encoder_2, tokenizer_2"),

@@ -231,8 +231,12 @@ def test_a_models_own_defaults_stand_where_no_setting_is_given() -> None:
     assert (config.strength, config.guidance.scale) == (1.0, 3.0)
     assert filled_in(config, {}) == config
     given = EditConfig(strength=0.5, guidance=GuidanceConfig(scale=2.0))
-    assert filled_in(given, own) == given
+    kept = filled_in(given, own)
+    assert (kept.strength, kept.guidance) == (given.strength, given.guidance)
     usual, empty = filled_in(EditConfig(), {}), EditConfig()
+    steps = usual.steps, usual.solver, usual.timestep_spacing, usual.inversion
+    assert steps == (empty.step_count, empty.step_solver, empty.step_spacing, empty.encoding)
+    assert steps == (25, "ddim", "scheduler", "ddim")
     assert (usual.strength, usual.guidance.scale) == (empty.ratio, empty.guidance.base_scale) == (0.8, 7.5)
     assert filled_in(GenerateConfig(), own).guidance.scale == 3.0
     for other in (GuidanceConfig(norm="diff"), GuidanceConfig(norm="both"), GuidanceConfig(method="cfg++")):

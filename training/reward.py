@@ -127,7 +127,7 @@ def reward_loss(
     beside = str(rng.choice(BESIDE)) if rng.random() < 0.25 else None
     scenes = draw_scenes(world, batch, seed, things=[ref for ref, _ in pairs], beside=beside)
     few = int(rng.integers(STEPS[0], STEPS[1] + 1))
-    usual = make_steps(student.schedule, EditConfig().steps)
+    usual = make_steps(student.schedule, EditConfig().step_count)
     steps = thinned(usual, [i * len(usual) // few for i in range(few + 1)])
     guided = GuidanceConfig(scale=float(rng.uniform(*SCALE)))
     first = int(rng.integers(few - 1))

@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..settings import MAX_SEED, EditConfig, ModelConfig, TalkConfig
 from .interrupt import begin_work
 from .options import DryRun, fast_option, paper_option, with_flags
-from .session import own_defaults
+from .session import own_defaults, say_few_steps, spare_own_steps
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Workers:
 
 @with_flags(without=("seed",), edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
 def batch(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -111,16 +112,17 @@ def batch(
     with plain_errors(talk):
         if address is not None and engine != "ray":
             raise SettingError("--address goes with --engine ray.", "Add it, or leave --address out.")
+        terminal, checkpoint = Terminal(talk), model_config()
         job = open_batch(
             source=source,
             output=output,
-            config=edit_config({"seed": seed}),
-            checkpoint=model_config(),
+            config=spare_own_steps(edit_config({"seed": seed}), context, own_defaults(checkpoint)),
+            checkpoint=checkpoint,
             masks=given(mask=mask, mask_add=mask_add, mask_subtract=mask_subtract),
             format=format,
             rows_per_part=rows_per_part,
         )
-        terminal = Terminal(talk)
+        say_few_steps(checkpoint, terminal)
         if dry_run:
             say_what_is_left(job, terminal, retry_failed=retry_failed)
             return

@@ -45,7 +45,7 @@ from .options import (
     paper_option,
     with_flags,
 )
-from .session import open_model, own_defaults, unknown_words
+from .session import open_model, own_defaults, spare_own_steps, unknown_words
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -128,15 +128,16 @@ def edit(
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()
-        usual, chosen = edit_config(), each_seed(seed, seeds)
+        usual, chosen, own = edit_config(), each_seed(seed, seeds), own_defaults(checkpoint)
+        usual = spare_own_steps(usual, context, own)
         texts = dict.fromkeys(query or [""])
         configs = [replace(usual, query=text, seed=one) for text in texts for one in chosen]
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
         check_words(pictures, configs, order)
         jobs = find_jobs(pictures, configs, order, recursive=recursive)
-        check_film(order, configs[0])
-        config = filled_in(configs[0], own_defaults(checkpoint))
+        config = filled_in(configs[0], own)
+        check_film(order, config)
         note_idle(context, terminal, what_does_nothing(config, order, checkpoint, jobs))
         failures, jobs = Failures(terminal, len(jobs)), without_existing(jobs, order, terminal)
         if dry_run:

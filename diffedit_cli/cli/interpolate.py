@@ -94,7 +94,7 @@ def interpolate(
         notices = (
             *(picture.notices if picture else ()),
             *notes.word_notices(model, *settings.prompts, settings.negative_prompt),
-            *notes.guidance_notices(settings.guidance, settings.steps),
+            *notes.guidance_notices(settings.guidance, settings.step_count),
         )
         announce(terminal, film, settings, target, meter.stop(), notices)
         film.end()

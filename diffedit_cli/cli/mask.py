@@ -42,6 +42,7 @@ UNUSED = (
     "negative_prompt",
     "steps",
     "solver",
+    "timestep_spacing",
     "strength",
     "inversion",
     "room",
@@ -93,7 +94,7 @@ def mask(
             check_see_through(cutout, source, overwrite=overwrite)
         masks = read_masks((None, mask_add, mask_subtract), source)
         note_idle(context, terminal, {**idle_settings(config), **idle_of_model(checkpoint)})
-        model = open_model(checkpoint, terminal)
+        model = open_model(checkpoint, terminal, draws=False)
 
         from ..session import Session
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..settings import ModelConfig, TalkConfig, option_name
+from ..settings import ModelConfig, TalkConfig
 from . import defaults
 from .options import with_flags
+from .session import told_defaults
 from .terminal import Terminal, plain_errors
 
 models = typer.Typer(
@@ -75,7 +76,7 @@ def told(facts: dict[str, Any]) -> dict[str, str]:
         ),
     }
     defaults = facts.get("defaults", {})
-    own["defaults"] = ", ".join(f"{option_name(key)} {value:g}" for key, value in defaults.items())
+    own["defaults"] = told_defaults(defaults)
     for name in ("licence", "repository", "revision", "variant", "path"):
         own[name] = str(facts.get(name) or "")
     return {"name": facts["name"], **{name: value for name, value in own.items() if value}}

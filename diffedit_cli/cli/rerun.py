@@ -12,7 +12,7 @@ from ..settings import EditConfig, InterpolateConfig, ModelConfig, TalkConfig, b
 from .defaults import for_commands
 from .files import cut
 from .idle import is_given
-from .stored import MASKS, SCHEMAS, find_input, read_stored
+from .stored import CAME, MASKS, SCHEMAS, find_input, read_stored
 from .terminal import Terminal, plain_errors
 
 # What a run takes from its model, or chooses by the model's size, where no flag says otherwise.
@@ -150,6 +150,13 @@ def is_same_model(named: str, stored: Mapping[str, Any]) -> bool:
     return repository(public_name(named)) == repository(stored["model"])
 
 
+def is_few_step(named: str, stored: Mapping[str, Any]) -> bool:
+    """Whether a few-step model made a result, or is named now: the one's steps do not suit the other."""
+    from ..models import own_defaults
+
+    return "steps" in own_defaults(named) or stored["timestep_spacing"] != CAME["timestep_spacing"]
+
+
 def adapted(
     file: Path, stored: Mapping[str, Any], asked: typer.Context, terminal: Terminal
 ) -> dict[str, Any]:
@@ -161,6 +168,8 @@ def adapted(
         if not is_same_model(asked.params["model"], stored):
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
+            if is_few_step(asked.params["model"], stored):
+                gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):
             gone |= {"revision", "variant"}
     if any(
@@ -212,7 +221,7 @@ def count_forwards(config: Any) -> int:
     if isinstance(config, EditConfig):
         return sum(edit_forwards(config).values())
     frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1
-    return frames * forwards_per_run(config.guidance, config.steps)
+    return frames * forwards_per_run(config.guidance, config.step_count)
 
 
 def default_output(file: Path, source: str | None) -> Path:

@@ -1,20 +1,46 @@
 """Loading a checkpoint with a word to the user."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from ..settings import ModelConfig, flatten
+import typer
+
+from ..settings import EditConfig, ModelConfig, flatten, option_name
+from .idle import is_given
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..models import DiffusersDenoiser
 
 
-def own_defaults(config: ModelConfig) -> dict[str, float]:
-    """What the checkpoint declares for itself, without loading it."""
+def own_defaults(config: ModelConfig) -> dict[str, Any]:
+    """The checkpoint's own defaults, without loading it."""
     from .. import models
 
-    return models.own_defaults(config.model, revision=config.revision, variant=config.variant)
+    return models.own_defaults(config.model, **found_by(config))
+
+
+def found_by(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "variant": config.variant, "lora": config.lora}
+
+
+def say_few_steps(config: ModelConfig, terminal: Terminal) -> None:
+    """Say which settings a model of few steps chooses."""
+    from .. import models
+
+    if few := models.few_steps(config.model, **found_by(config)):
+        told = told_defaults(own_defaults(config))
+        terminal.say(
+            f"{config.model} is run as a model of few steps ({few.family}): {told}, unless set otherwise."
+        )
+
+
+def told_defaults(own: Mapping[str, Any]) -> str:
+    """A model's own defaults, as flags."""
+    shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in own.items()}
+    return ", ".join(f"{option_name(key)} {value}" for key, value in shown.items())
 
 
 def unknown_words(config: ModelConfig, *prompts: str) -> str:
@@ -30,8 +56,17 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
     return unknown_notice(config.model, words, unknown)
 
 
-def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
-    """Load the checkpoint; the imports that this needs take seconds on a cold machine."""
+def spare_own_steps(config: EditConfig, context: typer.Context, own: Mapping[str, Any]) -> EditConfig:
+    """The settings without the steps of --fast, which are more than those of a model of few steps."""
+    is_spared = context.params["fast"] and "steps" in own and not is_given(context, "steps")
+    return replace(config, steps=None) if is_spared else config
+
+
+def open_model(config: ModelConfig, terminal: Terminal, *, draws: bool = True) -> "DiffusersDenoiser":
+    """Load the checkpoint; the imports that this needs take seconds on a cold machine.
+
+    draws: its steps matter.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
@@ -39,4 +74,6 @@ def open_model(config: ModelConfig, terminal: Terminal) -> "DiffusersDenoiser":
         model = load_model(**flatten(config))
     if terminal.talk.verbose:
         terminal.say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}.")
+    if draws:
+        say_few_steps(config, terminal)
     return model

@@ -13,11 +13,11 @@ from .schedules import round_half_up
 
 def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -> dict[str, int]:
     """The forwards of each stage of an edit of one picture; frames: those of its film, if one is made."""
-    steps = max(1, round_half_up(config.ratio * config.steps))
+    steps = max(1, round_half_up(config.ratio * config.step_count))
     decode = forwards_per_run(config.guidance, steps)
     counts = {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
-        "invert": 0 if config.inversion == "noise" else steps,
+        "invert": 0 if config.encoding == "noise" else steps,
         "decode": decode,
     }
     return counts | ({"frame": (frames - 1) * decode} if frames else {})
@@ -46,4 +46,4 @@ def batch_forwards(
 
 def generate_forwards(config: GenerateConfig) -> int:
     """The forwards of one picture from a text."""
-    return forwards_per_run(config.guidance, config.steps)
+    return forwards_per_run(config.guidance, config.step_count)

@@ -1,12 +1,14 @@
 """DDIM (Song et al. 2020, arXiv 2010.02502): one deterministic step, inversion and decoding.
 
-Decoding can take its steps by DPM-Solver++ too, on the same noise levels.
+Decoding can take its steps by DPM-Solver++ or as a consistency model too, on the same noise levels.
 """
 
 import math
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..errors import NumericError
 from .guidance import Guidance, GuidanceState
@@ -52,6 +54,20 @@ def second_order(x0: Latents, before: Latents, levels: list[Level], i: int) -> L
     return x0 if here == last else x0 + (after - here) / (here - last) / 2 * (x0 - before)
 
 
+def consistency_step(
+    latents: Latents, predicted: Latents, steps: Steps, i: int, fresh: Float[Tensor, "n b c h w"] | None
+) -> Latents:
+    """Step i of solver lcm: x' = alpha' x0 + sigma' n with noise n of its own, and x0 at the end.
+
+    Multistep sampling of a consistency model (Luo et al. 2023, arXiv 2310.04378, algorithm 1). A source that
+    was noised with the same n at that level (see renoise) fits what is drawn.
+    """
+    if fresh is None:
+        raise ValueError("solver lcm needs fresh noise for each level")
+    x0 = to_x0(latents, predicted, steps.level(i), steps.target)
+    return x0 if i == len(steps) - 1 else add_noise(x0, fresh[i + 1], steps.level(i + 1))
+
+
 def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
@@ -66,9 +82,13 @@ def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) 
         yield latents
 
 
-def renoise(x0: Latents, noise: Latents, steps: Steps) -> Trajectory:
-    """The trajectory of a source that is merely noised, not inverted (fast.ai lesson 11; SDEdit's start)."""
-    noised = [add_noise(x0, noise, level) for level in steps.levels[:-1]]
+def renoise(x0: Latents, noise: Tensor, steps: Steps) -> Trajectory:
+    """The trajectory of a source that is merely noised, not inverted (fast.ai lesson 11; SDEdit's start).
+
+    noise: one for all levels, (b c h w), or as `level_noise` draws it.
+    """
+    each = noise.expand(len(steps), *x0.shape)
+    noised = [add_noise(x0, one, level) for one, level in zip(each, steps.levels, strict=False)]
     return Trajectory(torch.stack([*noised, x0]))
 
 
@@ -93,12 +113,13 @@ def decode(
     share: PerSample | None = None,
     *,
     by_strength: bool = False,
+    fresh: Float[Tensor, "n b c h w"] | None = None,
 ) -> Iterator[Latents]:
     """Decoding with guidance: yields the latents after each step, the last ones clean.
 
     With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
     reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
-    `share`: how much of the guidance each picture gets.
+    `share`: how much of the guidance each picture gets. `fresh`: the noise at each level (see level_noise).
     """
     state, levels, target, before = GuidanceState(), steps.levels, steps.target, latents
     for i in range(len(steps)):
@@ -107,7 +128,10 @@ def decode(
             x0 = to_x0(latents, predicted, levels[i], target)
             predicted = from_x0(latents, second_order(x0, before, levels, i), levels[i], target)
             before = x0
-        latents = ddim_step(latents, predicted, levels[i], levels[i + 1], target)
+        if steps.solver == "lcm":
+            latents = consistency_step(latents, predicted, steps, i, fresh)
+        else:
+            latents = ddim_step(latents, predicted, levels[i], levels[i + 1], target)
         if mask is not None and source is not None:
             redrawn = begun(mask, len(steps) - i, len(steps)) if by_strength else mask
             latents = torch.lerp(source.latents[i + 1], latents, redrawn)

@@ -15,7 +15,7 @@ from .ddim import decode, finish, invert, renoise, require_finite
 from .detail import Detail, kept_at, recover
 from .guidance import Guidance
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
-from .schedules import draw_noise, make_steps, round_half_up
+from .schedules import level_noise, make_steps, round_half_up
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps, Trajectory, silent
 
 
@@ -33,7 +33,7 @@ class Texts:
     def embed(denoiser: Denoiser, config: EditConfig) -> "Texts":
         """The source prompt, that the inversion runs under, is empty as in the paper, or the reference
         (negative-prompt inversion, Miyake et al. 2023, arXiv 2305.16807), which then is the negative too."""
-        is_negative = config.inversion == "negative-prompt"
+        is_negative = config.encoding == "negative-prompt"
         negative = config.ref if is_negative else config.negative_prompt
         rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else "", ""])
         return Texts(*(rows.row(i) for i in range(5)))
@@ -152,14 +152,20 @@ def encode_source(
     report: Report = silent,
 ) -> Trajectory:
     """Step 2: the source at every noise level, by DDIM inversion or by plain noise."""
-    if config.inversion == "noise":
-        return renoise(x0, draw_noise((x0.shape[1], x0.shape[2], x0.shape[3]), seeds).to(x0), steps)
+    if config.encoding == "noise":
+        return renoise(x0, noise_like(x0, seeds, steps), steps)
     levels = [x0]
     report("invert", 0, len(steps))
     for latents in invert(denoiser, x0, steps, texts.source):
         levels.append(latents)
         report("invert", len(levels) - 1, len(steps))
     return Trajectory(torch.stack(levels[::-1]))
+
+
+def noise_like(x0: Latents, seeds: list[int], steps: Steps) -> Float[Tensor, "n b c h w"]:
+    """The noise of a run (see level_noise) for these latents."""
+    _, channels, rows, columns = x0.shape
+    return level_noise((channels, rows, columns), seeds, steps).to(x0)
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,7 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
         plan.mask,
         plan.source,
         by_strength=plan.by_strength,
+        fresh=noise_like(plan.source.latents[-1], plan.seeds, plan.steps),
     )
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
@@ -249,8 +256,9 @@ class DiffEdit:
             area = with_room(found, config)
         else:
             found = area = areas.mask
-        steps = make_steps(denoiser.schedule, config.steps, config.ratio, config.solver)
-        key = source_key(config), *(seeds if config.inversion == "noise" else ())
+        how = config.step_solver, config.step_spacing
+        steps = make_steps(denoiser.schedule, config.step_count, config.ratio, *how)
+        key = source_key(config), *(seeds if config.encoding == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
         where = combine(area, areas.add, areas.subtract)
@@ -283,6 +291,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         negative_prompt="",
         steps=usual.steps,
         solver=usual.solver,
+        timestep_spacing=usual.timestep_spacing,
         strength=usual.strength,
         inversion=usual.inversion,
         zoom=None,
@@ -297,11 +306,11 @@ def source_key(config: EditConfig) -> EditConfig:
     """The settings with all that the source's trajectory does not depend on set to one value."""
     return replace(
         config,
-        ref=config.ref if config.inversion == "negative-prompt" else "",
+        ref=config.ref if config.encoding == "negative-prompt" else "",
         query="",
         negative_prompt="",
-        seed=config.seed if config.inversion == "noise" else None,
-        solver="ddim",
+        seed=config.seed if config.encoding == "noise" else None,
+        solver="lcm" if config.solver == "lcm" else "ddim",
         zoom=None,
         keep_detail=True,
         room=0.0,

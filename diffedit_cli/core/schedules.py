@@ -1,14 +1,17 @@
 """Which noise levels a run visits, how guidance changes over them, and where all noise comes from."""
 
 import math
+from dataclasses import replace
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from ..errors import SettingError
-from ..settings import GuidanceSchedule, Solver
+from ..settings import GuidanceSchedule, Solver, TimestepSpacing
 from .types import Latents, Level, PerSample, Schedule, Steps, Target
+
+FRESH = 10_000  # index of the first fresh noise of a solver, beyond those of the search's noise maps
 
 
 def round_half_up(value: float) -> int:
@@ -16,14 +19,26 @@ def round_half_up(value: float) -> int:
     return math.floor(value + 0.5 + 1e-9)
 
 
-def make_steps(schedule: Schedule, count: int, strength: float = 1.0, solver: Solver = "ddim") -> Steps:
+def make_steps(
+    schedule: Schedule,
+    count: int,
+    strength: float = 1.0,
+    solver: Solver = "ddim",
+    spacing: TimestepSpacing = "scheduler",
+) -> Steps:
     """The last round(strength * count), at least one, of `count` steps.
+
+    spacing: of the timesteps; scheduler: the schedule's own. A run that is given trailing or lcm ends clean,
+    as the schedulers of few-step models do.
 
     The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
     before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
     `linspace` and `trailing` free of its rounding. For `lcm` they are those of its LCMScheduler.
     SettingError: more steps than the model has.
     """
+    if spacing != "scheduler":
+        clean = 1.0 if spacing in ("trailing", "lcm") else schedule.final_alpha
+        schedule = replace(schedule, spacing=spacing, final_alpha=clean)
     total = len(schedule.alphas_cumprod)
     if not 1 <= count <= schedule.most_steps:
         raise SettingError(
@@ -133,3 +148,12 @@ def draw_noise(shape: tuple[int, int, int], seeds: list[int], index: int = 0) ->
     mixed = [(seed + index * 0x9E3779B1) % 2**32 for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in mixed]
     return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators])
+
+
+def level_noise(shape: tuple[int, int, int], seeds: list[int], steps: Steps) -> Float[Tensor, "n b c h w"]:
+    """The noise at the levels of a run: one for all (n = 1), or with solver lcm a fresh one at each (n = s).
+
+    The first is `draw_noise`'s with index 0 in both.
+    """
+    count = len(steps) if steps.solver == "lcm" else 1
+    return torch.stack([draw_noise(shape, seeds, FRESH + i if i else 0) for i in range(count)])

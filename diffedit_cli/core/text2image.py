@@ -6,12 +6,13 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ..settings import GenerateConfig, GuidanceConfig, InterpolateConfig
 from .ddim import decode, finish, invert
 from .guidance import Guidance
 from .interpolate import FRAMES_AT_ONCE, leg_weights, lerp, mean_gap, slerp, spread_evenly
-from .schedules import add_noise, append_dims, draw_noise, make_steps
+from .schedules import add_noise, append_dims, level_noise, make_steps
 from .types import Denoiser, Latents, Pixels, PromptEmbeds, Report, Steps, silent
 
 Shape = tuple[int, int, int]  # c h w of the latents
@@ -22,15 +23,15 @@ def generate(
 ) -> Pixels:
     """Pictures (b 3 H W) of one prompt, from pure noise; one for each seed."""
     cond, uncond = (denoiser.embed([text]) for text in (config.prompt, config.negative_prompt))
-    steps = make_steps(denoiser.schedule, config.steps, solver=config.solver)
-    noise = draw_noise(shape, seeds).to(cond.tokens.device)
-    run = decode(denoiser, noise, steps, cond, uncond, Guidance(config.guidance, steps))
+    steps = make_steps(denoiser.schedule, config.step_count, 1.0, config.step_solver, config.step_spacing)
+    noise = level_noise(shape, seeds, steps).to(cond.tokens.device)
+    run = decode(denoiser, noise[0], steps, cond, uncond, Guidance(config.guidance, steps), fresh=noise)
     return finish(denoiser, run, "generate", len(steps), report)
 
 
 @dataclass(frozen=True)
 class Leg:
-    """The way from one prompt to the next: embeddings and noise (1 c h w) of both ends.
+    """The way from one prompt to the next: embeddings of both ends, and their noise (see level_noise).
 
     start: the clean latents that every frame is drawn from, noised to the level of steps.alphas[0];
     None: pure noise. inverted: in a chain, the last picture taken back to that level by DDIM inversion under
@@ -39,7 +40,7 @@ class Leg:
 
     embeds: tuple[PromptEmbeds, PromptEmbeds]
     uncond: PromptEmbeds
-    noise: tuple[Latents, Latents]
+    noise: Float[Tensor, "n 2 c h w"]
     start: Latents | None
     steps: Steps
     guidance: GuidanceConfig
@@ -47,7 +48,8 @@ class Leg:
 
     def render(self, denoiser: Denoiser, weights: list[float], report: Report = silent) -> list[Pixels]:
         """The frames at these weights, drawn in one batch; each (1 3 H W)."""
-        latents, uncond, share = slerp(*self.noise, weights), self.uncond, None
+        fresh = torch.stack([slerp(ends[:1], ends[1:], weights) for ends in self.noise])
+        latents, uncond, share = fresh[0], self.uncond, None
         if self.start is not None:
             start = self.start.expand(len(weights), -1, -1, -1)
             latents = add_noise(start, latents, self.steps.level(0))
@@ -56,7 +58,7 @@ class Leg:
             uncond = lerp(self.embeds[0], self.uncond, weights)
             share = append_dims(torch.tensor(weights), latents)
         guidance, cond = Guidance(self.guidance, self.steps), lerp(*self.embeds, weights)
-        run = decode(denoiser, latents, self.steps, cond, uncond, guidance, share=share)
+        run = decode(denoiser, latents, self.steps, cond, uncond, guidance, share=share, fresh=fresh)
         return list(finish(denoiser, run, "frame", len(self.steps), report).split(1))
 
 
@@ -80,7 +82,6 @@ def interpolate(
     prompts = [*config.prompts, *config.prompts[:1]] if config.loop else list(config.prompts)
     seeds = [*seeds, *seeds[:1]] if config.loop else seeds
     embeds, uncond = denoiser.embed(prompts), denoiser.embed([config.negative_prompt])
-    noise = draw_noise(shape, seeds).to(embeds.tokens.device)
     starts, frames = [n * (config.frames - 1) for n in range(len(prompts) - 1)], count_frames(config)
     legs = [[p for p in range(min(s, 1), config.frames) if first <= s + p < frames] for s in starts]
     is_even = config.spacing == "even"  # then a leg is drawn as a whole
@@ -100,8 +101,8 @@ def interpolate(
 
     for number, (start, places) in enumerate(zip(starts, legs, strict=True)):
         if places:
-            ends = embeds.rows(number, number + 2), noise[number : number + 2]
-            leg = make_leg(denoiser, config, *ends, uncond, init, last)
+            ends = embeds.rows(number, number + 2), seeds[number : number + 2]
+            leg = make_leg(denoiser, config, shape, *ends, uncond, init, last)
             for place, pixels in leg_frames(partial(render, leg), config, places):
                 last = pixels
                 yield start + place, pixels
@@ -113,26 +114,28 @@ def interpolate(
 def make_leg(
     denoiser: Denoiser,
     config: InterpolateConfig,
+    shape: Shape,
     embeds: PromptEmbeds,
-    noise: Float[torch.Tensor, "2 c h w"],
+    seeds: list[int],
     uncond: PromptEmbeds,
     init: Pixels | None,
     last: Pixels | None,
 ) -> Leg:
-    """The way between two prompts, whose embeddings and noise come as batches of two.
+    """The way between two prompts, with their embeddings as a batch of two, and a seed for each.
 
     last: of a chain, the picture that the leg before ended with; else it starts from `init`, if there is one.
     """
     strength = 1.0 if init is None else config.strength
     share = strength if last is None else config.chain or 1
-    steps = make_steps(denoiser.schedule, config.steps, share, config.solver)
+    how = config.step_solver, config.step_spacing
+    steps = make_steps(denoiser.schedule, config.step_count, share, *how)
     inverted = None
     if last is not None:
         *_, inverted = invert(denoiser, denoiser.encode(last), steps, embeds.row(0))
     return Leg(
         embeds=(embeds.row(0), embeds.row(1)),
         uncond=uncond,
-        noise=(noise[:1], noise[1:]),
+        noise=level_noise(shape, seeds, steps).to(embeds.tokens.device),
         start=denoiser.encode(init) if init is not None and last is None else None,
         steps=steps,
         guidance=config.guidance,

@@ -98,7 +98,7 @@ class Steps:
 
     timesteps: (s,), the timestep that the network gets at each step.
     alphas, sigmas: (s + 1,) float64, the noise levels. Step i leads from level i to level i + 1.
-    solver: how a step down is taken. target: what the network predicts.
+    solver: how a step down is taken (settings.Solver). target: what the network predicts.
     """
 
     timesteps: Num[Tensor, " s"]

@@ -5,7 +5,7 @@ weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoise
 and no code of a checkpoint is ever run.
 """
 
-from .catalogue import catalogue, describe, own_defaults, own_words
+from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
 from .denoiser import DiffusersDenoiser, words_not_in
 from .load import load_model, pull
 from .parts import known_words
@@ -17,6 +17,7 @@ __all__ = [
     "catalogue",
     "check_name",
     "describe",
+    "few_steps",
     "known_words",
     "load_model",
     "own_defaults",

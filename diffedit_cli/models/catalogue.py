@@ -1,6 +1,7 @@
 """Which checkpoints there are, and what one of them is. Nothing here loads a network or asks the hub."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from ..errors import ModelError
+from .few_steps import FewSteps, of_checkpoint
 from .layout import Layout, check_layout
 from .networks import native_cells, read_json, reading
 from .parts import known_words, read_defaults
@@ -70,36 +72,50 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 
     A preset that is not fetched yet is described by its table. Raises ModelError as `load_model` does.
     """
-    preset = PRESETS.get(name)
+    preset, own_values = PRESETS.get(name), own_defaults(name, revision=revision, variant=variant)
     if preset and find_in_cache(find_hub_id(name, revision, variant)) is None:
-        return {"name": name, "is_here": False, **describe_preset(preset)}
+        return {"name": name, "is_here": False, **describe_preset(preset), "defaults": own_values}
     source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
     if source.path.is_file():
         own = describe_file(name, source.path)
     else:
         own = describe_folder(check_layout(name, source.path, source.variant))
     licence = preset.licence if preset else licence_of(source.path)
-    return {"name": name, "is_here": True, **own, "licence": licence, "path": str(source.path)}
+    told = {"defaults": own_values, "licence": licence, "path": str(source.path)}
+    return {"name": name, "is_here": True, **own, **told}
 
 
-def own_defaults(name: str, *, revision: str | None = None, variant: str | None = None) -> dict[str, float]:
-    """The defaults that a checkpoint declares for itself (parts.read_defaults), if it is here."""
+def own_defaults(
+    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The defaults of a checkpoint's own: those of a model of few steps (few_steps.py), and over them those
+    that it declares for itself (parts.read_defaults), if it is here."""
+    path = place_of(name, revision, variant)
+    few = of_checkpoint(name, path, lora)
+    return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
+
+
+def few_steps(
+    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+) -> FewSteps | None:
+    """What a model of few steps is, by its names and, if it is here, its small files."""
+    return of_checkpoint(name, place_of(name, revision, variant), lora)
+
+
+def place_of(name: str, revision: str | None, variant: str | None) -> Path | None:
+    """Where a checkpoint is, if it is here."""
     try:
-        source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
+        return find_checkpoint(name, revision=revision, variant=variant, offline=True).path
     except ModelError:
-        return {}
-    return read_defaults(source.path)
+        return None
 
 
 def own_words(
     name: str, *, revision: str | None = None, variant: str | None = None
 ) -> dict[str, list[str]] | None:
     """The vocabulary that a checkpoint declares for itself (parts.known_words), if it is here."""
-    try:
-        source = find_checkpoint(name, revision=revision, variant=variant, offline=True)
-    except ModelError:
-        return None
-    return known_words(source.path)
+    path = place_of(name, revision, variant)
+    return None if path is None else known_words(path)
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
@@ -130,7 +146,6 @@ def describe_folder(layout: Layout) -> dict[str, Any]:
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": sum(path.stat().st_size for paths in layout.files.values() for path in paths),
-        "defaults": read_defaults(layout.folder),
     }
 
 

@@ -19,6 +19,7 @@ from .parts import Parts
 from .prepack import prepack
 
 ALL = 2**31  # samples at once: no limit
+LCM_SCALE = 8.5  # guidance that a full latent consistency model is told: the default of its pipeline
 
 
 class Counts(threading.local):
@@ -203,8 +204,22 @@ class DiffusersDenoiser:
     def _unet(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         added = self._added(latents, embeds)
         return self.unet(
-            latents.to(self.dtype), timesteps, embeds.tokens, added_cond_kwargs=added
+            latents.to(self.dtype),
+            timesteps,
+            embeds.tokens,
+            timestep_cond=self._told_scale(len(latents)),
+            added_cond_kwargs=added,
         ).sample.float()
+
+    def _told_scale(self, batch: int) -> torch.Tensor | None:
+        """The guidance scale that the UNet of a full latent consistency model takes as an input, embedded."""
+        width = self.unet.config.time_cond_proj_dim
+        if not width:
+            return None
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        scale = torch.full((batch,), 1000 * (LCM_SCALE - 1), device=self.device)
+        return get_timestep_embedding(scale, width, downscale_freq_shift=1).to(self.dtype)
 
     def _claim(self, network: Any) -> None:
         """Make room on the device for the network that runs next, if memory is short."""

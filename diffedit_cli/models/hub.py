@@ -17,11 +17,13 @@ FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells wher
 
 @dataclass(frozen=True)
 class HubId:
-    """A checkpoint on the hub. variants: those that will do, the first is fetched."""
+    """A checkpoint on the hub. variants: those that will do, the first is fetched. file: the name of the one
+    that holds all of it, if one does."""
 
     name: str
     revision: str | None
     variants: tuple[str | None, ...]
+    file: str = ""
 
 
 def cached_folder(hub_id: HubId) -> Path | None:
@@ -35,6 +37,15 @@ def cached_folder(hub_id: HubId) -> Path | None:
         if isinstance(found, str):
             return Path(found.removesuffix(file))
     return None
+
+
+def cached_file(hub_id: HubId) -> Path | None:
+    """The checkpoint in one file, if it is in the cache. No network is used."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    where = constants.HF_HUB_CACHE
+    found = try_to_load_from_cache(hub_id.name, hub_id.file, cache_dir=where, revision=hub_id.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
@@ -59,12 +70,17 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
 def fetch(hub_id: HubId) -> None:
     """Fetch the configs, tokenizers and the safetensors of one variant into the hub's cache.
 
-    Parts that have no files of the variant are fetched in plain form.
+    Parts that have no files of the variant are fetched in plain form. Of a checkpoint in one file, that.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt"]
     with hub_errors(hub_id.name, hub_id.revision):
+        if hub_id.file:
+            hf_hub_download(
+                hub_id.name, hub_id.file, revision=hub_id.revision, etag_timeout=SECONDS_TO_ANSWER
+            )
+            return
         # one question without the client's retries: a hub that cannot be reached is reported at once
         info = HfApi().model_info(hub_id.name, revision=hub_id.revision, timeout=SECONDS_TO_ANSWER)
         weights = weights_to_fetch(hub_id, [file.rfilename for file in info.siblings or ()])

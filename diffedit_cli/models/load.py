@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
 from .denoiser import DiffusersDenoiser
+from .few_steps import of_checkpoint
 from .hardware import gains_by_bfloat16, pick_device, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
@@ -53,8 +54,11 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     )
     if config.dtype == "auto" and gains_by_bfloat16(source.path, device):
         dtype = torch.bfloat16
+    few = of_checkpoint(config.model, source.path, config.lora)
     with without_garbage_collection(), quiet():
         parts = add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+        if few:
+            parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_unet(loaded)

@@ -119,10 +119,6 @@ def check_unet(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{name} takes {channels} channels: it is made for {task or 'another task'}.", HELP_PLAIN
         )
-    if config.get("time_cond_proj_dim"):
-        raise ModelError(
-            f"{name} is a latent consistency model, which takes its guidance scale as an input.", HELP_PLAIN
-        )
     extras = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
     extra = next((key for key in extras if config.get(key) is not None), None)
     if config.get("attention_type") not in (None, "default"):

@@ -17,7 +17,8 @@ from .schedulers import read_schedule
 from .weights import dequantised, fill, read_weights
 
 CARD = "diffedit.json"
-OWN = ("strength", "guidance_scale")  # what a model can declare defaults for
+# What a model can declare defaults for.
+OWN = ("strength", "guidance_scale", "steps", "solver", "timestep_spacing", "inversion")
 WORDS_OF_CARD = dict[str, list[str]]
 
 
@@ -27,8 +28,8 @@ class Parts:
 
     vae: in float32. text_encoders, tokenizers: one each, or XL's two. predicts_v: the UNet predicts v; else
     eps. has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
-    `read_defaults`. phrases: the tokens that a learned word stands for. is_borrowed: the networks belong to
-    a caller's pipeline, and must stay as they are.
+    `read_defaults` and few_steps.py. phrases: the tokens that a learned word stands for. is_borrowed: the
+    networks belong to a caller's pipeline, and must stay as they are.
     """
 
     unet: Any
@@ -39,7 +40,7 @@ class Parts:
     predicts_v: bool = False
     has_zero_empty_prompt: bool = False
     words: WORDS_OF_CARD | None = None
-    own_defaults: dict[str, float] = field(default_factory=dict)
+    own_defaults: dict[str, Any] = field(default_factory=dict)
     phrases: dict[str, str] = field(default_factory=dict)
     is_borrowed: bool = False
 
@@ -151,14 +152,14 @@ def known_words(folder: Path) -> WORDS_OF_CARD | None:
     return cast(WORDS_OF_CARD, words)
 
 
-def read_defaults(folder: Path) -> dict[str, float]:
+def read_defaults(folder: Path) -> dict[str, Any]:
     """The defaults that a model declares in diffedit.json for itself, {key of OWN: value}; checked."""
     declared = read_card(folder).get("defaults", {})
     try:
         if not isinstance(declared, dict):
             raise SettingError("its defaults are not an object")
         if unknown := {*declared} - {*OWN}:
-            raise SettingError(f"it has a default for {min(unknown)}, and can have {' and '.join(OWN)}")
+            raise SettingError(f"it has a default for {min(unknown)}, and can have {', '.join(OWN)}")
         build(EditConfig, declared)
     except SettingError as error:
         why = error.message.rstrip(".")

@@ -1,6 +1,6 @@
 """A model over the networks of a loaded diffusers pipeline, which stays usable."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, option_name
 from .denoiser import DiffusersDenoiser
+from .few_steps import recognise
 from .hardware import pick_device, pick_dtype
 from .networks import check_text, check_unet, check_vae
 from .parts import Parts, check_fit
@@ -31,6 +32,9 @@ def model_of_pipeline(pipeline: Any, config: ModelConfig) -> DiffusersDenoiser:
     for network in (parts.unet, *parts.text_encoders):
         network.to(device, dtype)
     known_as = str(getattr(pipeline, "name_or_path", "") or "pipeline")
+    is_lcm = bool(parts.unet.config.time_cond_proj_dim)
+    if few := recognise(known_as, scheduler=plain_config(pipeline.scheduler), is_lcm=is_lcm):
+        parts = replace(parts, own_defaults={**few.defaults})
     model = DiffusersDenoiser(known_as, parts, torch.device(device), dtype)
     model.origin = {
         "model": known_as.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1],

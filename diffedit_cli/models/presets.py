@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """repository, revision, variant: where on the hub. side: native side in pixels. parameters: of all its
-    networks together. licence: what its page says."""
+    """repository, revision, variant: where on the hub; file: of a checkpoint in one file there. side: native
+    side in pixels. parameters: of all its networks together. licence: what its page says."""
 
     repository: str
     revision: str
@@ -15,6 +15,7 @@ class Preset:
     licence: str
     about: str
     variant: str = "fp16"
+    file: str = ""
 
     @property
     def bytes(self) -> int:
@@ -40,5 +41,18 @@ PRESETS = {
     "sdxl": Preset(
         "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b",
         1024, 3_468_837_867, "CreativeML OpenRAIL++-M", "Stable Diffusion XL 1.0",
+    ),
+    "sd-turbo": Preset(
+        "stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2",
+        512, 1_289_952_427, "Stability AI Non-Commercial", "SD-Turbo: 1 to 4 steps",
+    ),
+    "sdxl-turbo": Preset(
+        "stabilityai/sdxl-turbo", "71153311d3dbb46851df1931d3ca6e939de83304",
+        512, 3_468_837_867, "Stability AI Non-Commercial", "SDXL-Turbo: 1 to 4 steps",
+    ),
+    "sdxl-lightning": Preset(
+        "ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44",
+        1024, 3_468_837_867, "CreativeML OpenRAIL++-M", "SDXL-Lightning: 4 steps",
+        variant="", file="sdxl_lightning_4step.safetensors",
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
-from .hub import HubId, cached_folder, fetch, lacking
+from .hub import HubId, cached_file, cached_folder, fetch, lacking
 from .presets import PRESETS
 from .weights import ONLY_SAFE, PICKLES
 
@@ -80,7 +80,7 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
     if name in PRESETS:
         preset = PRESETS[name]
         variants = (variant,) if variant else (preset.variant, None)
-        return HubId(preset.repository, revision or preset.revision, variants)
+        return HubId(preset.repository, revision or preset.revision, variants, preset.file)
     if name.endswith(PICKLES):
         raise ModelError(f"{name} is a pickle.", ONLY_SAFE)
     if name.endswith(".safetensors"):
@@ -98,6 +98,9 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
 
 def find_in_cache(hub_id: HubId) -> Source | None:
     """A hub id in the cache, if it is there as a whole. No network is used."""
+    if hub_id.file:
+        file = cached_file(hub_id)
+        return None if file is None else Source(file, None, file.parent.name)
     folder = cached_folder(hub_id)
     if folder is not None:
         for variant in hub_id.variants:

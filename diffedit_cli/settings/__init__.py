@@ -2,7 +2,7 @@
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
-from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
+from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig, Solver, TimestepSpacing
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
 from .presets import FAST, PAPER, PRESETS
 from .schema import (
@@ -16,7 +16,6 @@ from .schema import (
     Inversion,
     MergeConfig,
     ModelConfig,
-    Solver,
     TalkConfig,
     filled_in,
     public_name,

@@ -12,10 +12,9 @@ from typing import Literal, TypeVar
 
 from ..errors import SettingError
 from .fields import setting, validate
-from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig
+from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig, Sampled, Solver, TimestepSpacing
 
-Inversion = Literal["ddim", "negative-prompt", "noise"]
-Solver = Literal["ddim", "dpm++"]
+Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -25,10 +24,22 @@ USUAL_STRENGTH = 0.8
 
 # Settings that several configs have. Each is one dataclass field that all of them use.
 NEGATIVE_PROMPT = setting("", "What must not appear in the result.", panel="Text")
-STEPS = setting(25, "Number of steps from pure noise to a picture.", low=1, high=1000)
+STEPS: int | None = setting(
+    None,
+    "Number of steps from pure noise to a picture. Default: the model's own, or 25.",
+    low=1,
+    high=1000,
+)
 SOLVER: Solver = setting(
-    "ddim",
-    "How each step is taken: DDIM (ddim), or the second-order DPM-Solver++ (dpm++), for runs with few steps.",
+    "auto",
+    "How each step is taken: DDIM (ddim); the second-order DPM-Solver++ (dpm++), for runs with few steps; or "
+    "with fresh noise after each step (lcm), for latent consistency models. auto: the model's own, or ddim.",
+    expert=True,
+)
+TIMESTEP_SPACING: TimestepSpacing = setting(
+    "auto",
+    "Which timesteps the steps visit: as the checkpoint's scheduler says (scheduler), or leading, trailing, "
+    "linspace or lcm. auto: what suits a few-step model, or scheduler.",
     expert=True,
 )
 SEED: int | None = setting(
@@ -43,7 +54,7 @@ HEIGHT: int | None = setting(None, "Height in pixels. Default: the model's own."
 
 def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
     """SettingError for a solver and a guidance that do not go together."""
-    if solver != "ddim" and guidance.method == "cfg++":
+    if solver in ("dpm++", "lcm") and guidance.method == "cfg++":
         raise SettingError(
             f"--solver {solver} cannot be used with --guidance-method cfg++.",
             "That method is made for DDIM; leave one of the two out.",
@@ -51,7 +62,7 @@ def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
 
 
 @dataclass(frozen=True)
-class EditConfig:
+class EditConfig(Sampled):
     """Everything that `diffedit edit` needs besides the picture and the model."""
 
     ref: str = setting("", "What is in the picture now, for example horse. May be left out.", panel="Text")
@@ -59,8 +70,9 @@ class EditConfig:
         "", "What to put there instead, for example zebra.", panel="Text", flags=("-p", "--prompt")
     )
     negative_prompt: str = NEGATIVE_PROMPT
-    steps: int = STEPS
+    steps: int | None = STEPS
     solver: Solver = SOLVER
+    timestep_spacing: TimestepSpacing = TIMESTEP_SPACING
     strength: float | None = setting(
         None,
         "Encoding ratio: how far the picture is taken back towards pure noise before it is redrawn, as a "
@@ -70,10 +82,10 @@ class EditConfig:
     )
     seed: int | None = SEED
     inversion: Inversion = setting(
-        "ddim",
+        "auto",
         "How the picture is turned into noise: DDIM inversion with the empty prompt, as in the paper (ddim), "
         "or with --ref as both prompt and negative prompt (negative-prompt); or by adding random noise "
-        "(noise).",
+        "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
     size: int | None = setting(
@@ -112,11 +124,23 @@ class EditConfig:
                 "--negative-prompt cannot be used with --inversion negative-prompt.",
                 "That inversion takes --ref as the negative prompt; leave one of the two out.",
             )
+        if self.solver == "lcm" and self.inversion in ("ddim", "negative-prompt"):
+            raise SettingError(
+                f"--inversion {self.inversion} cannot be used with --solver lcm.",
+                "That solver adds fresh noise at every step: use --inversion noise, or --solver ddim.",
+            )
 
     @property
     def ratio(self) -> float:
         """The encoding ratio r: the strength that was given, else the usual one."""
         return USUAL_STRENGTH if self.strength is None else self.strength
+
+    @property
+    def encoding(self) -> Inversion:
+        """The inversion that was chosen, else the usual one of the solver."""
+        if self.inversion != "auto":
+            return self.inversion
+        return "noise" if self.solver == "lcm" else "ddim"
 
 
 def require_query(config: EditConfig) -> None:
@@ -143,21 +167,24 @@ def same_texts(config: EditConfig) -> SettingError:
 
 def require_way_back(config: EditConfig) -> None:
     """SettingError if the inversion does not lead back to the picture, with which a film begins."""
-    if config.inversion == "noise":
+    if config.encoding == "noise":
         raise SettingError(
             "A film cannot be made with --inversion noise.",
-            "Plain noise does not lead back to the picture; use ddim or negative-prompt.",
+            "Plain noise does not lead back to the picture; use --inversion ddim and --solver ddim."
+            if config.solver == "lcm"
+            else "Plain noise does not lead back to the picture; use ddim or negative-prompt.",
         )
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(Sampled):
     """Everything that `diffedit generate` needs besides the model."""
 
     prompt: str = setting("", "What the picture shows.", panel="Text")
     negative_prompt: str = NEGATIVE_PROMPT
-    steps: int = STEPS
+    steps: int | None = STEPS
     solver: Solver = SOLVER
+    timestep_spacing: TimestepSpacing = TIMESTEP_SPACING
     seed: int | None = SEED
     width: int | None = WIDTH
     height: int | None = HEIGHT
@@ -169,7 +196,7 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True)
-class InterpolateConfig:
+class InterpolateConfig(Sampled):
     """Everything that `diffedit interpolate` needs besides the model."""
 
     prompts: tuple[str, ...] = setting((), "Two or more prompts, in order.", panel="Text")
@@ -200,8 +227,9 @@ class InterpolateConfig:
     strength: float = setting(
         0.6, "With --init: the share of the steps over which the picture is redrawn.", low=0.01, high=1
     )
-    steps: int = STEPS
+    steps: int | None = STEPS
     solver: Solver = SOLVER
+    timestep_spacing: TimestepSpacing = TIMESTEP_SPACING
     seed: tuple[int, ...] = setting(
         (),
         "Seed of the noise: one for all prompts, or one for each (repeat the flag). Without one a random "
@@ -227,6 +255,11 @@ class InterpolateConfig:
             raise SettingError(
                 "--ease cannot be used with --spacing even.",
                 "Even spacing places the frames itself; leave one of the two out.",
+            )
+        if self.solver == "lcm" and self.chain is not None:
+            raise SettingError(
+                "--chain cannot be used with --solver lcm.",
+                "Fresh noise at every step leads away from the last frame; use --solver ddim.",
             )
         if self.loop and self.chain is not None:
             raise SettingError(
@@ -286,7 +319,7 @@ class ModelConfig:
 
     model: str = setting(
         "embedded",
-        "embedded, sd15, sd21, sdxl, a folder, a .safetensors file, or a hub id.",
+        "embedded, sd15, sd21, sdxl, sd-turbo, a folder, a .safetensors file, or a hub id.",
         panel="Model",
         flags=("-m",),
     )
@@ -334,19 +367,27 @@ class ModelConfig:
 
 
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
+OPEN = ("steps", "solver", "timestep_spacing", "inversion", "strength")  # what a model can choose, if unset
 
 
-def filled_in(config: Config, own: Mapping[str, float]) -> Config:
-    """The settings with the model's own strength and guidance_scale, or the usual ones, where none are given.
+def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
+    """The settings with the model's own values, or the usual ones, where none are given.
 
-    own: what the model's folder declares (models.own_defaults).
+    own: what the model declares (models.own_defaults). SettingError: its values do not go with those given.
     """
     if config.guidance.scale is None:
         scale = config.guidance.usual_scale(own.get("guidance_scale", USUAL_SCALE))
         config = replace(config, guidance=replace(config.guidance, scale=scale))
-    if isinstance(config, EditConfig) and config.strength is None:
-        config = replace(config, strength=own.get("strength", USUAL_STRENGTH))
-    return config
+    open_ones = {key for key in OPEN if getattr(config, key, "") in (None, "auto")}
+    config = replace(config, **{key: own[key] for key in open_ones & {*own}})
+    usual: dict[str, Any] = {
+        "steps": config.step_count,
+        "solver": config.step_solver,
+        "timestep_spacing": config.step_spacing,
+    }
+    if isinstance(config, EditConfig):
+        usual |= {"inversion": config.encoding, "strength": config.ratio}
+    return replace(config, **usual)
 
 
 def public_name(model: str) -> str:

@@ -119,12 +119,12 @@ def edit_order(request: Request) -> Order:
     masks = shown.masks(request.body.get("masks"))
     if masks.use is None:
         require_query(config)
-    film = request.config(FilmConfig, "film")
+    film, full = request.config(FilmConfig, "film"), filled_in(config, request.model.own_defaults)
     if suffix:
-        require_way_back(config)
+        require_way_back(full)
         check_frames(film.frames)
     units = costs.edit_forwards(
-        filled_in(config, request.model.own_defaults),
+        full,
         search=masks.use is None,
         frames=film.frames if suffix else 0,
     )
