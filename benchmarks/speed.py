@@ -5,6 +5,7 @@
     python -m benchmarks.speed edits --model sd15 --side 512 --device cuda --dtype float16 --compile
     python -m benchmarks.speed memory ours
     python -m benchmarks.speed unet --model sd15 --dtype bfloat16
+    python -m benchmarks.speed few --model sd15 --side 256 --dtype bfloat16
     python -m benchmarks.speed batch
     python -m benchmarks.speed cold
 
@@ -15,6 +16,7 @@ writes them into docs/speed.md where that has a place for them.
 """
 
 import copy
+import functools
 import json
 import os
 import platform
@@ -36,10 +38,11 @@ from torch import Tensor
 from benchmarks.report import markdown, record, write_block
 from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.models.few_steps import recognise
 from diffedit_cli.models.load import compile_unet
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.session import edit_image, edit_images
-from diffedit_cli.settings import FAST, EditConfig, build
+from diffedit_cli.settings import FAST, EditConfig, build, filled_in
 
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"
 PAGE = Path(__file__).parents[1] / "docs/speed.md"
@@ -480,6 +483,33 @@ def unet(
             record("speed", **about(loaded), side=side, samples=samples, unet_forward_s=figures)
             rows.append([f"{side}x{side}", str(samples), *(f"{value:.3f}" for value in figures.values())])
     show(f"unet {model} {dtype}", markdown(["", "samples", *figures], rows))
+
+
+@app.command()
+def few(
+    model: Model = "embedded", side: Side = 128, rounds: int = 1, device: str = "auto", dtype: str = "auto"
+) -> None:  # fmt: skip
+    """An edit with the usual settings, and one with those of a model of 4 steps, in turns."""
+    loaded, texts = open_model(model, device, dtype), {"ref": REF, "query": QUERY, "seed": SEED, "size": side}
+    picture = Picture(square(side), None, None, None, "picture", "")
+    turbo = recognise("sd-turbo")
+    assert turbo
+    configs = {"usual, 25 steps": {}, "few, 4 steps": turbo.defaults}
+    runs: dict[str, Run] = {
+        name: functools.partial(edit_image, loaded, picture, filled_in(build(EditConfig, texts), own))
+        for name, own in configs.items()
+    }
+    rows = timed_rounds(Hooks(loaded), runs, rounds)
+    figures = {
+        name: {
+            "median_s": round(statistics.median(row["seconds"] for row in some), 2),
+            "forwards": int(some[0]["forwards"]),
+        }
+        for name, some in rows.items()
+    }
+    record("speed", **about(loaded), side=side, rounds=rounds, few_steps=figures)
+    cells = [[name, *(f"{value}" for value in row.values())] for name, row in figures.items()]
+    show(f"few {model} {side}", markdown(["", "seconds, median", "sample-forwards"], cells))
 
 
 @app.command()

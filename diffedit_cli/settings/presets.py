@@ -10,6 +10,7 @@ FAST: Mapping[str, Any] = {"steps": 12, "mask_samples": 3, "guidance_interval": 
 PAPER: Mapping[str, Any] = {
     "steps": 50,
     "solver": "ddim",
+    "timestep_spacing": "scheduler",
     "strength": 0.8,
     "inversion": "ddim",
     "zoom": False,
