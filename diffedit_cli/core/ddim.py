@@ -114,7 +114,6 @@ def decode(
     fresh: Float[Tensor, "n b c h w"] | None = None,
     *,
     by_strength: bool = False,
-    fresh: Float[Tensor, "n b c h w"] | None = None,
 ) -> Iterator[Latents]:
     """Decoding with guidance: yields the latents after each step, the last ones clean.
 

@@ -213,7 +213,6 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
         plan.source,
         fresh=noise_like(plan.source.latents[-1], plan.seeds, plan.steps),
         by_strength=plan.by_strength,
-        fresh=noise_like(plan.source.latents[-1], plan.seeds, plan.steps),
     )
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
