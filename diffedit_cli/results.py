@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageChops
 
 from . import __version__
-from .core.diffedit import Edited
+from .core.diffedit import Edited, Plan
 from .core.types import Heat
 from .images import paste, sheets
 from .images.canvas import Fit
-from .images.masks import Masks, complement
+from .images.masks import Masks, complement, opaque
 from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
@@ -251,9 +251,8 @@ def put_back(
     """One row of an edit pasted into its picture, at the picture's size; `run`, `given` are still empty."""
     plan, one = edited.plan, slice(row, row + 1)
     config = plan.config
-    where = masks.use or found_mask(plan.area[one], config.mask, fit, model.factor)
-    where = masks.mend(where)
-    image = paste.paste_edit(picture, edited, row, where, fit)
+    where, weights = pasted(plan, row, masks, fit, model.factor)
+    image = paste.paste_edit(picture, edited, row, weights, fit)
     coverage = covered(where)
     recognised = None if plan.recognised is None else float(plan.recognised[row])
     return EditResult(
@@ -279,6 +278,13 @@ def put_back(
         recognised=recognised,
         together=(row, len(edited.pixels)),
     )
+
+
+def pasted(plan: Plan, row: int, masks: Masks, fit: Fit, factor: int) -> tuple[Image.Image, Image.Image]:
+    """The mask of a row of an edit, and how much of the edit is pasted at each pixel; both mode L."""
+    found = masks.use or found_mask(plan.area[row : row + 1], plan.config.mask, fit, factor)
+    where = masks.mend(found)
+    return where, opaque(where) if plan.by_strength else where
 
 
 def found_mask(area: Heat, config: MaskConfig, fit: Fit, factor: int) -> Image.Image:

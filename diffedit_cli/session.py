@@ -27,7 +27,7 @@ from .images.masks import Given, Masks
 from .images.read import Picture
 from .models import DiffusersDenoiser
 from .notices import mask_notices, recognition_notices, word_notices, zoom_notices
-from .results import EditResult, MaskResult, Meter, covered, found_mask, put_back
+from .results import EditResult, MaskResult, Meter, covered, found_mask, pasted, put_back
 from .settings import (
     MAX_SEED,
     EditConfig,
@@ -125,9 +125,10 @@ class Session:
         edited = source.edit(config, [seed_of(config)], areas, report)
         result = put_back(self.model, picture, fit, edited, 0, masks)
         result = replace(result, run=meter.stop(), given=given)
-        softened = paste.paste(picture, source.pixels.cpu(), result.mask, fit)
+        _, weights = pasted(edited.plan, 0, masks, fit, self.model.factor)
+        softened = paste.paste(picture, source.pixels.cpu(), weights, fit)
         shown = in_order(morph(self.model, source.pixels, edited, frames, report))
-        return result, (film_frame(result, fit, softened, *frame) for frame in shown)
+        return result, (film_frame(result, weights, fit, softened, *frame) for frame in shown)
 
     def _settled(self, config: EditConfig, mask: Mask) -> tuple[EditConfig, Masks, dict[str, str]]:
         """The settings as they will be run, idle ones at their defaults; the masks, inverted if asked; and
@@ -136,7 +137,8 @@ class Session:
         if masks.use is None:
             require_query(config)
         config = prepare(self.model, config)
-        config = without_idle(config, idle_settings(config, has_mask=masks.use is not None))
+        given = {"has_mask": masks.use is not None, "has_areas": not masks.is_empty}
+        config = without_idle(config, idle_settings(config, **given))
         return config, masks.inverted() if config.mask.invert else masks, masks.hashes()
 
     def _source(self, fits: Mapping[int, Fit]) -> DiffEdit:
@@ -336,15 +338,16 @@ def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
 
 
 def film_frame(
-    result: EditResult, fit: Fit, softened: Image.Image, weight: float, frame: MorphFrame
+    result: EditResult, mask: Image.Image, fit: Fit, softened: Image.Image, weight: float, frame: MorphFrame
 ) -> Image.Image:
     """A frame in the picture, as a film shows it: in sRGB, and over grey where it is transparent.
 
+    mask: how much of the frame is pasted at each pixel.
     softened: the picture with what is inside the mask scaled to the working size and back.
     """
     picture, image = result.picture, result.image
     if weight < 1:  # the last frame is the edit itself
-        image = paste.paste(picture, frame.pixels.cpu(), result.mask, fit)
+        image = paste.paste(picture, frame.pixels.cpu(), mask, fit)
         keep = canvas.mask_to_full(frame.keep.cpu(), fit)
         image = paste.add_difference(image, picture.rgb, softened, keep)
     return sheets.shown(picture, image)

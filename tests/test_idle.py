@@ -37,6 +37,7 @@ TABLE: list[tuple[list[str], list[str], dict[str, Any], str]] = [
     (OWN, ["--room", "0.5"], {"room": 0.11}, "with --mask"),
     (EDIT, ["--mask-invert", "--room", "0.5"], {"room": 0.11}, "with --mask-invert"),
     (EDIT, ["--mask-invert", "--zoom"], {"zoom": False}, "with --mask-invert"),
+    (EDIT, ["--mask-grey", "blend"], {"mask_grey": "strength"}, "without a mask of your own"),
     (FOUND, ["--no-mask-evidence"], {}, "without --ref"),
     (EDIT, ["--guidance-end", "3"], {"guidance_end": 1.0}, "without --guidance-schedule"),
     (
@@ -110,7 +111,7 @@ def test_what_is_used_is_not_noted(run: Run, checkpoint: Path) -> None:
     used = ["--mask-threshold", "0.4", "--room", "0.2", "--mask-grow", "1", "--mask-feather", "1", "--zoom"]
     done = run(*EDIT, *used, *FALLING, *model, "-o", "a.png")
     assert "does nothing" not in done.stderr
-    done = run(*OWN, "--mask-invert", "--negative-prompt", "x", *model, "-o", "b.png")
+    done = run(*OWN, "--mask-invert", "--negative-prompt", "x", "--mask-grey", "blend", *model, "-o", "b.png")
     assert "does nothing" not in done.stderr
 
 

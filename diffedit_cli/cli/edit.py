@@ -168,7 +168,7 @@ def what_does_nothing(
     has_folder = any(job.folder is not None for job in jobs)
     return {
         **({} if has_folder else {"recursive": "without a folder of pictures"}),
-        **idle_settings(config, has_mask=order.masks[0] is not None),
+        **idle_settings(config, has_mask=order.masks[0] is not None, has_areas=any(order.masks)),
         **idle_film(order.animate is not None),
         **idle_of_model(checkpoint),
     }

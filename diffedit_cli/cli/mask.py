@@ -46,6 +46,7 @@ UNUSED = (
     "inversion",
     "room",
     "keep_detail",
+    "mask_grey",
     *(key for key, *_ in keys(GuidanceConfig, "guidance_")),
 )
 

@@ -85,7 +85,7 @@ UseMask = Annotated[
     Path | None,
     typer.Option(
         "--mask",
-        help="Edit the white part of this picture instead of searching. A folder holds one mask for each "
+        help="Edit the white part of this picture instead of searching, and grey parts less. A folder holds one mask for each "
         "picture, under the picture's name.",
         rich_help_panel="Mask",
     ),

@@ -37,7 +37,8 @@ FACTS = {
     "together",
 }
 GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
-CAME = {"keep_detail": False}  # settings of later versions, with the value at which they do nothing
+# Settings of later versions, with the value that stands for what the earlier ones did.
+CAME = {"keep_detail": False, "mask_grey": "blend"}
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 MOST_TOGETHER = 8  # pictures of one batch
 

@@ -72,6 +72,15 @@ def renoise(x0: Latents, noise: Latents, steps: Steps) -> Trajectory:
     return Trajectory(torch.stack([*noised, x0]))
 
 
+def begun(mask: Heat, left: int, count: int) -> Heat:
+    """Where redrawing has begun, as 0 and 1, when `left` of `count` steps are left, this one included.
+
+    Grey g is redrawn in the last round(g count) steps, as by a run of g times the strength. Differential
+    diffusion (Levin and Fried 2023, arXiv 2306.00950).
+    """
+    return (mask * count >= left - 0.5).to(mask)
+
+
 def decode(
     denoiser: Denoiser,
     latents: Latents,
@@ -82,6 +91,8 @@ def decode(
     mask: Heat | None = None,
     source: Trajectory | None = None,
     share: PerSample | None = None,
+    *,
+    by_strength: bool = False,
 ) -> Iterator[Latents]:
     """Decoding with guidance: yields the latents after each step, the last ones clean.
 
@@ -98,7 +109,8 @@ def decode(
             before = x0
         latents = ddim_step(latents, predicted, levels[i], levels[i + 1], target)
         if mask is not None and source is not None:
-            latents = torch.lerp(source.latents[i + 1], latents, mask)
+            redrawn = begun(mask, len(steps) - i, len(steps)) if by_strength else mask
+            latents = torch.lerp(source.latents[i + 1], latents, redrawn)
         yield latents
 
 

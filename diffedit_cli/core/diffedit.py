@@ -46,11 +46,12 @@ class Texts:
 @dataclass(frozen=True)
 class Areas:
     """What a user says of the mask, each (b 1 h w) in [0, 1]: a mask to use in place of a search, and areas
-    to add to it and to keep out of it."""
+    to add to it and to keep out of it. is_grey: whether they have shades (see MaskConfig.grey)."""
 
     mask: Heat | None = None
     add: Heat | None = None
     subtract: Heat | None = None
+    is_grey: bool = False
 
 
 NOTHING_SAID = Areas()
@@ -168,6 +169,7 @@ class Plan:
     found: the mask as it was found or given; area: found with room around it; mask: the area with a user's
     areas added and taken away, which is what is redrawn; heat, if the mask was searched for. All (b 1 h w).
     recognised: how far the model sees the reference in a found mask (see recognition); None without one.
+    by_strength: whether grey in the mask is the strength of its place (see ddim.begun).
     """
 
     config: EditConfig
@@ -180,6 +182,7 @@ class Plan:
     mask: Heat
     heat: Heat | None
     recognised: Float[Tensor, " b"] | None = None
+    by_strength: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
         Guidance(plan.config.guidance, plan.steps),
         plan.mask,
         plan.source,
+        by_strength=plan.by_strength,
     )
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
@@ -250,7 +254,8 @@ class DiffEdit:
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)
         where = combine(area, areas.add, areas.subtract)
-        return Plan(config, seeds, texts, steps, self.sources[key], found, area, where, heat, recognised)
+        source, by_strength = self.sources[key], areas.is_grey and config.mask.grey == "strength"
+        return Plan(config, seeds, texts, steps, source, found, area, where, heat, recognised, by_strength)
 
     def edit(
         self, config: EditConfig, seeds: list[int], areas: Areas = NOTHING_SAID, report: Report = silent
@@ -269,8 +274,10 @@ class DiffEdit:
 
 def heat_key(config: EditConfig) -> EditConfig:
     """The settings with all that the heat map does not depend on set to one value."""
-    found = replace(config.mask, threshold=0.0, grow=0, feather=0.0, fill_holes=True, invert=False)
     usual = EditConfig()
+    found = replace(
+        config.mask, threshold=0.0, grow=0, feather=0.0, fill_holes=True, invert=False, grey=usual.mask.grey
+    )
     return replace(
         config,
         negative_prompt="",

@@ -91,6 +91,7 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
         plan.mask.expand(count, -1, -1, -1),
         Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
         share=append_dims(torch.tensor(weights), noisiest),
+        by_strength=plan.by_strength,
     )
 
 

@@ -20,6 +20,8 @@ RIM = 32  # pixels that such an edge may be wide
 DIM = 128  # a mask that is nowhere brighter gets a notice
 LABELS = 32  # brightest level of a mask that holds numbers of labels
 FLAT = 16  # a mask of at most this many colours holds colours of labels
+FULL = 64  # level of grey from which what is redrawn there is pasted whole: below it hardly anything changed
+GREY = "is_grey"  # in a mask's info: whether it has shades of its own, and not only those of its scaling
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Masks:
         """The same with everything that `use` does not touch to be edited."""
         return self if self.use is None else replace(self, use=complement(self.use))
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether there are shades in what is given: they say how strongly each place is redrawn."""
+        return any(area is not None and area.info.get(GREY) for area in (self.use, self.add, self.subtract))
+
     def mend(self, found: Image.Image) -> Image.Image:
         """A mask with the areas added, then taken away (`core.mask.combine` at the picture's size)."""
         if self.add is not None:
@@ -77,7 +84,8 @@ class Masks:
     def cells(self, fit: Fit, factor: int, device: torch.device) -> Areas:
         """The same in the latent cells of a working canvas."""
         areas = self.use, self.add, self.subtract
-        return Areas(*(area and canvas.mask_to_cells(area, fit, factor).to(device) for area in areas))
+        cells = (area and canvas.mask_to_cells(area, fit, factor).to(device) for area in areas)
+        return Areas(*cells, is_grey=self.is_grey)
 
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of the pixels of each mask given, under the name that a result stores it by."""
@@ -88,6 +96,11 @@ class Masks:
             for name, mask in given.items()
             if mask is not None
         }
+
+
+def opaque(mask: Image.Image) -> Image.Image:
+    """How much of the edit is pasted where a mask's shades are strengths: what was redrawn is not mixed."""
+    return levels(mask, lambda level: min(255, level * 255 // FULL))
 
 
 def complement(mask: Image.Image) -> Image.Image:
@@ -111,14 +124,15 @@ def load_mask(
     then that is the mask (opaque = edit), unless the colours are those of `picture` throughout: then it is
     the picture with a hole, and the hole is edited. Else brightness is the mask. Of two levels the brighter
     one is edited; of numbered or coloured labels, all but 0 and black. Levels below FAINT far from anything
-    brighter are dropped. How a mask was understood, where there is more than one way, is added to `notices`.
+    brighter are dropped. How a mask was understood, where there is more than one way, is added to `notices`,
+    and whether it has shades of grey to its `info`: scaling adds some to any mask.
     ImageError: another shape than the picture's, values out of range, or a photo.
     """
     told = [] if notices is None else notices
     if isinstance(source, np.ndarray) and source.dtype.kind in "biuf":
         values = _values(source)
         if source.dtype.kind in "bf":
-            return _sized(Image.fromarray(values), size, "The mask")
+            return _sized(_noted(Image.fromarray(values)), size, "The mask")
         source = values
     given = load_image(source)
     name = "The mask" if given.name == "image" else f"The mask {given.name}"
@@ -127,7 +141,15 @@ def load_mask(
         mask = _brightness(given.rgb, name, told)
     else:
         mask = _transparency(given, picture, name, told)
-    return _sized(_understood(mask, name, told), size, name)
+    is_grey = source.info.get(GREY) if isinstance(source, Image.Image) else None
+    return _sized(_noted(_understood(mask, name, told), is_grey), size, name)
+
+
+def _noted(mask: Image.Image, is_grey: bool | None = None) -> Image.Image:
+    """A mask with the note whether it has shades; is_grey: what was noted before."""
+    found = any(mask.histogram()[1:255]) if is_grey is None else is_grey
+    mask.info = {GREY: found}
+    return mask
 
 
 def _values(array: np.ndarray) -> np.ndarray:

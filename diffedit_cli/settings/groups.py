@@ -9,6 +9,7 @@ from .fields import setting, validate
 
 GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive"]
 GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
+MaskGrey = Literal["strength", "blend"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
 
 USUAL_SCALE = 7.5
@@ -208,6 +209,13 @@ class MaskConfig:
         "Edit everything except the mask.",
         panel="Mask",
         flags=("--invert-mask",),
+    )
+    grey: MaskGrey = setting(
+        "strength",
+        "What grey means in a mask of your own: how strongly its place is redrawn, as a share of --strength "
+        "(strength), or how much of the edit is mixed into the picture (blend).",
+        panel="Mask",
+        expert=True,
     )
 
     def __post_init__(self) -> None:

@@ -17,17 +17,21 @@ from .schema import (
 
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
 
-SEARCH = tuple(key for key, *_ in keys(MaskConfig, "mask_") if key != "mask_invert")
+SEARCH = tuple(key for key, *_ in keys(MaskConfig, "mask_") if key not in ("mask_invert", "mask_grey"))
 GUIDANCE = tuple(key for key, *_ in keys(GuidanceConfig, "guidance_") if key != "guidance_scale")
 
 
 def idle_settings(
-    config: EditConfig | GenerateConfig | InterpolateConfig, *, has_mask: bool = False, has_init: bool = True
+    config: EditConfig | GenerateConfig | InterpolateConfig,
+    *,
+    has_mask: bool = False,
+    has_areas: bool = True,
+    has_init: bool = True,
 ) -> dict[str, str]:
     """The keys of the settings that do nothing, each with the reason: {"mask_threshold": "with --mask"}.
 
-    config: with its guidance scale filled in. has_mask: the user's mask replaces the search. has_init: an
-    interpolation starts from a picture.
+    config: with its guidance scale filled in. has_mask: the user's mask replaces the search. has_areas: the
+    user gave that, or an area to add or to subtract. has_init: an interpolation starts from a picture.
     """
     idle: dict[str, str] = {}
     guidance = config.guidance
@@ -40,6 +44,8 @@ def idle_settings(
     if isinstance(config, EditConfig):
         if not config.ref:
             idle["mask_evidence"] = "without --ref"
+        if not has_areas:
+            idle["mask_grey"] = "without a mask of your own"
         if config.mask.invert:
             idle["room"] = "with --mask-invert"
         if has_mask:
