@@ -2,11 +2,11 @@
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
-from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig, Solver, TimestepSpacing
+from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
 from .presets import FAST, PAPER, PRESETS
+from .sampling import MAX_SEED, Solver, TimestepSpacing
 from .schema import (
-    MAX_SEED,
     SCHEMAS,
     Easing,
     EditConfig,

@@ -12,31 +12,7 @@ GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
 MaskGrey = Literal["strength", "blend"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
 
-Solver = Literal["auto", "ddim", "dpm++", "lcm"]
-TimestepSpacing = Literal["auto", "scheduler", "leading", "trailing", "linspace", "lcm"]
-
 USUAL_SCALE = 7.5
-USUAL_STEPS = 25
-
-
-class Sampled:
-    """How several configs read their steps: what was given, else the usual (a model's own: `filled_in`)."""
-
-    steps: int | None
-    solver: Solver
-    timestep_spacing: TimestepSpacing
-
-    @property
-    def step_count(self) -> int:
-        return USUAL_STEPS if self.steps is None else self.steps
-
-    @property
-    def step_solver(self) -> Solver:
-        return "ddim" if self.solver == "auto" else self.solver
-
-    @property
-    def step_spacing(self) -> TimestepSpacing:
-        return "scheduler" if self.timestep_spacing == "auto" else self.timestep_spacing
 
 
 @dataclass(frozen=True)

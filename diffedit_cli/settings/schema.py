@@ -1,4 +1,4 @@
-"""Every setting with its default, its range and its help: the one schema (groups.py has the nested groups).
+"""Every setting with its default, its range and its help: the one schema (nested groups: groups.py; steps: sampling.py).
 
 The command line's flags, config files, the Python API and the settings stored in a result are all made from
 these dataclasses, so none of them can miss a field.
@@ -12,53 +12,28 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import SettingError
 from .fields import setting, validate
-from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig, Sampled, Solver, TimestepSpacing
+from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig
+from .sampling import (
+    HEIGHT,
+    MAX_SEED,
+    NEGATIVE_PROMPT,
+    SEED,
+    SOLVER,
+    STEPS,
+    TIMESTEP_SPACING,
+    WIDTH,
+    Sampled,
+    Solver,
+    TimestepSpacing,
+    check_solver,
+)
 
 Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
-MAX_SEED = 2**32 - 1
 USUAL_STRENGTH = 0.8
-
-# Settings that several configs have. Each is one dataclass field that all of them use.
-NEGATIVE_PROMPT = setting("", "What must not appear in the result.", panel="Text")
-STEPS: int | None = setting(
-    None,
-    "Number of steps from pure noise to a picture. Default: the model's own, or 25.",
-    low=1,
-    high=1000,
-)
-SOLVER: Solver = setting(
-    "auto",
-    "How each step is taken: DDIM (ddim); the second-order DPM-Solver++ (dpm++), for runs with few steps; or "
-    "with fresh noise after each step (lcm), for latent consistency models. auto: the model's own, or ddim.",
-    expert=True,
-)
-TIMESTEP_SPACING: TimestepSpacing = setting(
-    "auto",
-    "Which timesteps the steps visit: as the checkpoint's scheduler says (scheduler), or leading, trailing, "
-    "linspace or lcm. auto: what suits a few-step model, or scheduler.",
-    expert=True,
-)
-SEED: int | None = setting(
-    None,
-    "Seed of all noise. Without one a random seed is chosen, printed and stored in the result.",
-    low=0,
-    high=MAX_SEED,
-)
-WIDTH: int | None = setting(None, "Width in pixels. Default: the model's own.", low=32, high=4096)
-HEIGHT: int | None = setting(None, "Height in pixels. Default: the model's own.", low=32, high=4096)
-
-
-def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
-    """SettingError for a solver and a guidance that do not go together."""
-    if solver in ("dpm++", "lcm") and guidance.method == "cfg++":
-        raise SettingError(
-            f"--solver {solver} cannot be used with --guidance-method cfg++.",
-            "That method is made for DDIM; leave one of the two out.",
-        )
 
 
 @dataclass(frozen=True)
