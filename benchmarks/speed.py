@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -36,10 +37,12 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.report import markdown, record, write_block
+from diffedit_cli.core.types import silent
 from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.few_steps import recognise
 from diffedit_cli.models.load import compile_unet
+from diffedit_cli.models.parts import Parts
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.session import edit_image, edit_images
 from diffedit_cli.settings import FAST, EditConfig, build, filled_in
@@ -97,25 +100,41 @@ class Hooks:
         }
 
 
-def open_model(name: str, device: str, dtype: str) -> DiffusersDenoiser:
+def open_model(name: str, device: str, dtype: str, backend: str = "torch") -> DiffusersDenoiser:
     if name != "sd15":
-        return load_model(name, device=device, dtype=dtype)
+        return load_model(name, device=device, dtype=dtype, backend=backend)
     from diffedit_cli.models.hardware import pick_device, pick_dtype
-    from diffedit_cli.models.parts import Parts
-    from diffedit_cli.models.schedulers import read_schedule
-    from diffedit_cli.models.single_file import scheduler_config, tokenizers
 
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    schedule, _ = read_schedule(name, scheduler_config({}, "sd1"))
-    parts = Parts(
-        unet=random_network("unet", kind),
+    parts = converted_parts(kind) if backend == "openvino" else random_parts(kind)
+    return DiffusersDenoiser("sd15, random weights", parts, where, kind)
+
+
+def random_parts(dtype: torch.dtype) -> Parts:
+    """Stable Diffusion 1.5 with random weights."""
+    from diffedit_cli.models.schedulers import read_schedule
+    from diffedit_cli.models.single_file import scheduler_config, tokenizers
+
+    schedule, _ = read_schedule("sd15", scheduler_config({}, "sd1"))
+    return Parts(
+        unet=random_network("unet", dtype),
         vae=random_network("vae", torch.float32),
-        text_encoders=[random_network("text_encoder", kind)],
+        text_encoders=[random_network("text_encoder", dtype)],
         tokenizers=tokenizers("sd1"),
         schedule=schedule,
     )
-    return DiffusersDenoiser("sd15, random weights", parts, where, kind)
+
+
+def converted_parts(dtype: torch.dtype) -> Parts:
+    """The same for OpenVINO, converted if it is not there."""
+    from diffedit_cli.models.converted import cache_folder, convert, is_there, read_parts
+
+    folder = cache_folder() / f"random-sd15-{dtype}"
+    if not is_there(folder):
+        load = partial(random_parts, torch.float32)
+        convert(folder, "sd15, random weights", (), dtype, load, silent)
+    return read_parts(folder, dtype)
 
 
 def random_network(part: str, dtype: torch.dtype) -> Any:
@@ -375,8 +394,8 @@ marks = [(time.perf_counter(), time.process_time())]
 def mark(): marks.append((time.perf_counter(), time.process_time()))
 import diffedit_cli.cli.app, diffedit_cli.session
 from diffedit_cli import EditConfig, edit_image, load_image, load_model
-load_model(); mark()
-model = load_model(); mark()
+load_model(backend="torch"); mark()
+model = load_model(backend="torch"); mark()
 result = edit_image(model, load_image({picture!r}), EditConfig(ref="horse", query="zebra", seed=1))
 result.save(io.BytesIO()); mark()
 spans = [[b - a for a, b in zip(*pair)] for pair in zip(marks, marks[1:])]

@@ -15,6 +15,7 @@ os.environ.pop("HF_HUB_OFFLINE", None)
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"  # several test processes share the cores
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="diffedit-config-")  # not that of whoever runs this
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="diffedit-cache-")
 
 import numpy as np
 import pytest

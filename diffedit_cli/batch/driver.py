@@ -88,7 +88,8 @@ class Batch:
         if not parts:
             return
         self.store.write(FILE, plan.text().encode())
-        job = Job(self.store.url, self.base, self.format, self._config(), self._checkpoint())
+        checkpoint = replace(self._checkpoint(), backend=plan.model["backend"])
+        job = Job(self.store.url, self.base, self.format, self._config(), checkpoint)
         wanted = set(parts)
         numbered = parts_of(absolute(self.source), self._masks(), plan)
         tasks = (Task(number, rows) for number, rows in numbered if number in wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..errors import ModelError, SettingError
+from ..errors import SettingError
 from ..settings import EditConfig, ModelConfig, flatten, public_name
 from .manifest import Row, read_rows
 from .storage import Store
@@ -80,8 +80,9 @@ def make_plan(
 
 def identity(checkpoint: ModelConfig) -> dict[str, Any]:
     """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
+    from ..models import backend_of
     from ..models.addons import split
-    from ..models.sources import find_checkpoint
+    from ..models.sources import find_checkpoint, hash_of
 
     name, offline = checkpoint.model, checkpoint.offline
     found = find_checkpoint(name, revision=checkpoint.revision, variant=checkpoint.variant, offline=offline)
@@ -93,26 +94,9 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
         "version": version,
         "variant": found.variant,
         "dtype": checkpoint.dtype,
+        "backend": backend_of(checkpoint),
         "addons": [f"{Path(given).name} {hash_of(Path(split(given)[0]))}" for given in addons],
     }
-
-
-def hash_of(path: Path) -> str:
-    """The SHA-256 of a file, or of a checkpoint's files with their names."""
-    digest = hashlib.sha256()
-    kinds = (".safetensors", ".json", ".txt")
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in kinds)
-    try:
-        for file in files:
-            digest.update(f"{file.relative_to(path)}\n".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(2**20):
-                    digest.update(block)
-    except OSError as error:
-        raise ModelError(
-            f"{path.name} cannot be read ({error.strerror}).", "Check its permissions."
-        ) from error
-    return digest.hexdigest()
 
 
 def stored_plan(store: Store) -> Plan | None:

@@ -53,6 +53,11 @@ EXAMPLES = {
         "diffedit rerun photo-zebra.png pictures/photo.jpg --seed 8 -o other.png",
     ),
     "models": ("diffedit models list", "diffedit models pull sd15"),
+    "models optimize": (
+        "diffedit models optimize embedded",
+        "diffedit models optimize sd15 --lora ink.safetensors",
+    ),
+    "models clean": ("diffedit models clean sd15", "diffedit models clean"),
     "models list": ("diffedit models list", "diffedit models list --json"),
     "models info": ("diffedit models info sd15", "diffedit models info ./my-model.safetensors"),
     "models pull": ("diffedit models pull sd15", "diffedit models pull org/name --variant fp16"),

@@ -12,7 +12,7 @@ from .session import told_defaults
 from .terminal import Terminal, plain_errors
 
 models = typer.Typer(
-    help="List, describe and fetch checkpoints, and choose the default.", no_args_is_help=True
+    help="List, describe, fetch and convert checkpoints, and choose the default.", no_args_is_help=True
 )
 
 MODEL_HELP = "embedded, sd15, ..., a hub id, a folder or a .safetensors file."
@@ -23,7 +23,7 @@ Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the w
 
 @models.callback()
 def group() -> None:
-    """List, describe and fetch checkpoints, and choose the default."""
+    """List, describe, fetch and convert checkpoints, and choose the default."""
 
 
 @models.command("list")
@@ -32,16 +32,23 @@ def list_models(*, talk_config: Callable[..., TalkConfig]) -> None:
     """List the checkpoints that have a name: the embedded one, the presets, and those in the hub's cache."""
     talk = talk_config()
     with plain_errors(talk):
-        from ..models import EMBEDDED, catalogue, known_words
+        from ..models import EMBEDDED, catalogue, converted_networks, known_words
 
-        words, entries = known_words(EMBEDDED) or {}, catalogue()
+        words, entries, converted = known_words(EMBEDDED) or {}, catalogue(), converted_networks()
         lines = [
             f"{entry.name:42} {amount(entry.bytes):>8} {'here' if entry.is_here else 'to fetch':9} "
             f"{entry.licence:24} {entry.about}".rstrip()
             for entry in entries
         ]
         lines += [f"embedded knows {kind}: {', '.join(some)}." for kind, some in words.items()]
-        Terminal(talk).answer({"models": [vars(entry) for entry in entries], "words": words}, lines)
+        lines += [
+            f"Converted for OpenVINO {one.openvino}: {' with '.join([one.model, *one.lora])}, {one.dtype}, "
+            f"{amount(one.bytes)}."
+            for one in converted
+        ]
+        facts = {"models": entries, "converted": converted}
+        plain = {key: [vars(one) for one in some] for key, some in facts.items()}
+        Terminal(talk).answer({**plain, "words": words}, lines)
 
 
 @models.command("info")
@@ -98,6 +105,49 @@ def pull_model(
             disable_progress_bars()
         path = str(pull(model, revision=revision, variant=variant).path)
         Terminal(talk).result({"name": model, "path": path}, [f"{model} is here: {path}"])
+
+
+CONVERTED = ("model", "embedding", "device", "backend", "low_memory", "compile")  # no matter to a conversion
+
+
+@models.command("optimize")
+@with_flags(without=CONVERTED, model_config=ModelConfig, talk_config=TalkConfig)
+def optimize_model(
+    model: Name, *, model_config: Callable[..., ModelConfig], talk_config: Callable[..., TalkConfig]
+) -> None:
+    """Convert a checkpoint's networks for OpenVINO, which runs them faster on a CPU.
+
+    That takes seconds to a minute, once, and about as much space as the weights. From then on every command
+    uses them, unless --backend torch is given; results differ in rounding.
+    """
+    talk = talk_config()
+    with plain_errors(talk):
+        from .session import convert
+
+        terminal = Terminal(talk)
+        found = convert(model_config({"model": model}), terminal)
+        cost = f"{amount(found.bytes)} in {found.path}, {found.seconds:.0f} s"
+        lines = [f"{found.model} is converted for OpenVINO in {found.dtype}: {cost}."]
+        terminal.result(vars(found), lines)
+
+
+@models.command("clean")
+@with_flags(talk_config=TalkConfig)
+def clean(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
+    *,
+    talk_config: Callable[..., TalkConfig],
+) -> None:
+    """Remove the networks that were converted for OpenVINO, of one checkpoint or of all."""
+    talk = talk_config()
+    with plain_errors(talk):
+        from ..models import remove_converted
+
+        gone = remove_converted(model)
+        lines = [f"Removed {one.model}, {one.dtype}: {amount(one.bytes)}." for one in gone]
+        Terminal(talk).result(
+            {"removed": [vars(one) for one in gone]}, lines or ["There was nothing to remove."]
+        )
 
 
 @models.command("default")

@@ -16,7 +16,9 @@ from .stored import CAME, MASKS, SCHEMAS, find_input, read_stored
 from .terminal import Terminal, plain_errors
 
 # What a run takes from its model, or chooses by the model's size, where no flag says otherwise.
-OF_THE_MODEL = {"revision", "variant", "size", "width", "height", "zoom", "guidance_scale", "device", "dtype"}
+OF_THE_MODEL = {
+    "revision", "variant", "size", "width", "height", "zoom", "guidance_scale", "device", "dtype", "backend",
+}  # fmt: skip
 MUCH_WORK = 20  # times the forwards of a run with the default settings
 LARGE_SIDE = 1024  # pixels: the native side of the largest model
 

@@ -12,7 +12,7 @@ from .idle import is_given
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..models import DiffusersDenoiser
+    from ..models import Converted, DiffusersDenoiser
 
 
 def own_defaults(config: ModelConfig) -> dict[str, Any]:
@@ -68,12 +68,23 @@ def open_model(config: ModelConfig, terminal: Terminal, *, draws: bool = True) -
     draws: its steps matter.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if config.backend == "openvino":
+        convert(config, terminal)
     with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
 
         model = load_model(**flatten(config))
     if terminal.talk.verbose:
-        terminal.say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}.")
+        kind = str(model.dtype).removeprefix("torch.")
+        terminal.say(f"{model.name} on {model.device}, {kind}, {model.origin['backend']}.")
     if draws:
         say_few_steps(config, terminal)
     return model
+
+
+def convert(config: ModelConfig, terminal: Terminal) -> "Converted":
+    """Convert the checkpoint's networks for OpenVINO, with progress, unless that was done before."""
+    with terminal.status(f"Looking for {config.model}"):
+        from ..models import optimize
+    with terminal.progress({"convert": 3}) as report:
+        return optimize(config, report)

@@ -38,7 +38,10 @@ FACTS = {
 }
 GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with the value of no effect
 # Settings of later versions, with the value that stands for what the earlier ones did.
-CAME = {"keep_detail": False, "mask_grey": "blend", "solver": "ddim", "timestep_spacing": "scheduler"}
+CAME = {
+    "keep_detail": False, "mask_grey": "blend", "solver": "ddim", "timestep_spacing": "scheduler",
+    "backend": "torch",
+}  # fmt: skip
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 MOST_TOGETHER = 8  # pictures of one batch
 
@@ -60,7 +63,7 @@ def read_stored(file: Path) -> dict[str, Any]:
     for key in stored:
         if key not in known | FACTS | {*MASKS}:
             raise unknown_setting(key, known, f", but {file} (diffedit {stored['diffedit']}) has it")
-    stored |= {key: CAME[key] for key in {*CAME} & {key for key, *_ in keys(schema)} - {*stored}}
+    stored |= {key: CAME[key] for key in {*CAME} & known - {*stored}}
     for of in (schema, ModelConfig):  # types and ranges
         validate(build(of, {key: stored[key] for key, *_ in keys(of) if key in stored}))
     if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d{1,3})?", stored.get("device", "auto")):

@@ -39,6 +39,7 @@ STAGES = {
     "generate": "Drawing",
     "frame": "Drawing frames",
     "compare": "Drawing tiles",
+    "convert": "Converting for OpenVINO",
 }
 SECONDS_A_LINE = 5.0  # between two lines of progress where there is no terminal to draw a bar in
 LONG_LOAD = 15.0  # seconds of loading after which that is worth a line

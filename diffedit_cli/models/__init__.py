@@ -6,22 +6,28 @@ and no code of a checkpoint is ever run.
 """
 
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
+from .converted import Converted, converted_networks, remove_converted
 from .denoiser import DiffusersDenoiser, words_not_in
-from .load import load_model, pull
+from .load import backend_of, load_model, optimize, pull
 from .parts import known_words
 from .sources import EMBEDDED, check_name
 
 __all__ = [
     "EMBEDDED",
+    "Converted",
     "DiffusersDenoiser",
+    "backend_of",
     "catalogue",
     "check_name",
+    "converted_networks",
     "describe",
     "few_steps",
     "known_words",
     "load_model",
+    "optimize",
     "own_defaults",
     "own_words",
     "pull",
+    "remove_converted",
     "words_not_in",
 ]

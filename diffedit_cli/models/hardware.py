@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ModelError
+from ..errors import DiffeditError, ModelError, SettingError
+from ..settings import ModelConfig
+from .compiled import has_bfloat16, is_installed
 
 
 def pick_device(name: str) -> torch.device:
@@ -17,6 +19,11 @@ def pick_device(name: str) -> torch.device:
     if match is None or int(match[2] or 0) >= counts[match[1]]:
         raise ModelError(f"There is no device {name} here.", "Use --device cpu, or auto.")
     return torch.device(name)
+
+
+def device_of(config: ModelConfig) -> torch.device:
+    """The device of these settings; with `--backend openvino` auto is the CPU."""
+    return pick_device("cpu" if (config.device, config.backend) == ("auto", "openvino") else config.device)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -39,3 +46,41 @@ def gains_by_bfloat16(path: Path, device: torch.device) -> bool:
         return False
     files = [path] if path.is_file() else path.rglob("*.safetensors")
     return sum(file.stat().st_size for file in files) >= 1e9
+
+
+def openvino_dtypes(config: ModelConfig, device: torch.device) -> list[torch.dtype]:
+    """What OpenVINO may compute in, the best first; empty where torch is to run the networks.
+
+    Raises SettingError or ModelError for a `--backend openvino` that cannot run here.
+    """
+    obstacle = why_no_openvino(config, device)
+    if obstacle and config.backend == "openvino":
+        raise obstacle
+    if obstacle:
+        return []
+    wanted = {"auto": [torch.bfloat16, torch.float32], "bfloat16": [torch.bfloat16]}
+    dtypes = wanted.get(config.dtype, [torch.float32])
+    return dtypes if torch.bfloat16 not in dtypes or has_bfloat16() else dtypes[1:]
+
+
+def why_no_openvino(config: ModelConfig, device: torch.device) -> DiffeditError | None:
+    """What keeps OpenVINO from running a model's networks with these settings on this machine."""
+    use_torch = "or use --backend torch."
+    if not is_installed():
+        return ModelError(
+            "--backend openvino needs the package openvino, which is not installed.",
+            f"pip install 'diffedit-cli[openvino]', {use_torch}",
+        )
+    if device.type != "cpu":
+        return SettingError(
+            f"OpenVINO runs on the CPU, and not on {device}.", f"Use --device cpu, {use_torch}"
+        )
+    if config.compile:
+        return SettingError(
+            "--compile cannot be used with --backend openvino.", "It compiles torch's networks."
+        )
+    if config.dtype == "float16" or (config.dtype == "bfloat16" and not has_bfloat16()):
+        return SettingError(
+            f"OpenVINO does not compute in {config.dtype} on this CPU.", f"Use --dtype auto, {use_torch}"
+        )
+    return None

@@ -3,23 +3,26 @@
 import gc
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..core.types import Report, silent
 from ..errors import ModelError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
+from .compiled import OpenvinoUNet
+from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import of_checkpoint
-from .hardware import gains_by_bfloat16, pick_device, pick_dtype
+from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
 from .networks import first_sentence
-from .parts import Parts, load_folder
+from .parts import Parts, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
 from .quiet import quiet
 from .single_file import load_single_file
@@ -46,17 +49,21 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     if not isinstance(model, (str, os.PathLike)):
         return model_of_pipeline(model, build(ModelConfig, settings))
     config = build(ModelConfig, settings, {"model": os.fspath(model)})
-    device = pick_device(config.device)
+    device = device_of(config)
     dtype = pick_dtype(config.dtype, device)
     check_files(config.lora, config.embedding)  # before anything is fetched
     source = find_checkpoint(
         config.model, revision=config.revision, variant=config.variant, offline=config.offline
     )
-    if config.dtype == "auto" and gains_by_bfloat16(source.path, device):
+    converted = find_converted(config, source, device)
+    if converted:
+        dtype, _ = converted
+    elif config.dtype == "auto" and gains_by_bfloat16(source.path, device):
         dtype = torch.bfloat16
     few = of_checkpoint(config.model, source.path, config.lora)
-    with without_garbage_collection(), quiet():
-        parts = add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+    hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
+    with without_garbage_collection(), hush():
+        parts = converted_parts(config, source, *converted) if converted else load_all(config, source, dtype)
         if few:
             parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
@@ -65,6 +72,66 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     loaded.notices += unused_settings(config, source)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
+
+
+def find_converted(
+    config: ModelConfig, source: Source, device: torch.device, report: Report = silent
+) -> tuple[torch.dtype, Path] | None:
+    """The networks that OpenVINO is to run, their dtype and folder; None: torch runs its own.
+
+    For `--backend openvino` those of the best dtype, which are converted if they are not there. Raises
+    SettingError or ModelError where they cannot run here.
+    """
+    if config.backend == "torch" or (config.backend == "auto" and not may_be_converted(source)):
+        return None
+    folders = folders_for(source, config.lora, openvino_dtypes(config, device))
+    if config.backend == "auto":
+        return next(((dtype, folder) for dtype, folder in folders.items() if is_there(folder)), None)
+    dtype, folder = next(iter(folders.items()))
+    if is_there(folder):
+        return dtype, folder
+    plain = replace(config, embedding=())  # they change the text encoder only
+    with quiet():
+        convert(
+            folder, config.model, config.lora, dtype, lambda: load_all(plain, source, torch.float32), report
+        )
+    return dtype, folder
+
+
+def backend_of(config: ModelConfig) -> str:
+    """What load_model would run the networks with, torch or openvino; nothing is converted or loaded."""
+    if config.backend != "auto":
+        return config.backend
+    source = find_checkpoint(
+        config.model, revision=config.revision, variant=config.variant, offline=config.offline
+    )
+    return "openvino" if find_converted(config, source, device_of(config)) else "torch"
+
+
+def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, folder: Path) -> Parts:
+    """The checkpoint with converted networks; textual inversions need the text encoder of torch."""
+    ready = read_parts(folder, dtype)
+    if config.embedding:
+        return replace(load_all(config, source, dtype), unet=ready.unet, vae=ready.vae)
+    return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
+
+
+def load_all(config: ModelConfig, source: Source, dtype: torch.dtype) -> Parts:
+    return add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+
+
+def optimize(config: ModelConfig, report: Report = silent) -> Converted:
+    """Convert a checkpoint's networks for OpenVINO, unless they are converted already.
+
+    Raises as load_model does.
+    """
+    check_files(config.lora, ())
+    source = find_checkpoint(
+        config.model, revision=config.revision, variant=config.variant, offline=config.offline
+    )
+    config = replace(config, backend="openvino")
+    _, folder = find_converted(config, source, device_of(config), report) or (None, Path())
+    return read_about(folder)[0]
 
 
 def compile_unet(model: DiffusersDenoiser) -> None:
@@ -127,6 +194,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         device=str(model.device),
         low_memory=model.low_memory,
         dtype=str(model.dtype).removeprefix("torch."),
+        backend="openvino" if isinstance(model.unet, OpenvinoUNet) else "torch",
     )
     stored = {key: value for key, value in flatten(used).items() if key != "offline"}
     return {**stored, "model_is_local": is_local}

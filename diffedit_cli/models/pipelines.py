@@ -41,6 +41,7 @@ def model_of_pipeline(pipeline: Any, config: ModelConfig) -> DiffusersDenoiser:
         "model_is_local": True,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
+        "backend": "torch",
     }
     return model
 

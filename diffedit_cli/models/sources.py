@@ -4,6 +4,7 @@ A name of the package (embedded, sd15, ...) always means that checkpoint; a fold
 as ./sd15. Any other name is first looked for as a folder or file, and is a hub id otherwise.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -68,6 +69,38 @@ def local_path(name: str) -> Path | None:
     path = os.path.expanduser(name)
     is_file = path.endswith(".safetensors") and os.path.isfile(path)
     return Path(path) if is_file or os.path.isdir(path) else None
+
+
+def full_name(name: str) -> str:
+    """The name of a checkpoint that means the same in every folder."""
+    path = local_path(name)
+    return name if path is None else str(path.resolve())
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or the files of a checkpoint that are read, in order."""
+    kinds = (".safetensors", ".json", ".txt")
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in kinds)
+
+
+def bytes_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, or of a checkpoint's files with their names."""
+    digest = hashlib.sha256()
+    try:
+        for file in files_of(path):
+            digest.update(f"{file.relative_to(path)}\n".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} cannot be read ({error.strerror}).", "Check its permissions."
+        ) from error
+    return digest.hexdigest()
 
 
 def is_offline() -> bool:

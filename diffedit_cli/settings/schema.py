@@ -32,6 +32,7 @@ Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Backend = Literal["auto", "torch", "openvino"]
 
 USUAL_STRENGTH = 0.8
 
@@ -319,6 +320,12 @@ class ModelConfig:
         "float32.",
         panel="Model",
         expert=True,
+    )
+    backend: Backend = setting(
+        "auto",
+        "What runs the UNet and the VAE: torch, or openvino on a CPU. auto: openvino where diffedit models "
+        "optimize has converted this model for it.",
+        panel="Model",
     )
     low_memory: bool = setting(
         False,
