@@ -1,4 +1,4 @@
-"""Every setting with its default, its range and its help: the one schema (nested groups: groups.py; steps: sampling.py).
+"""Every setting with its default, its range and its help: the one schema (with groups.py and sampling.py).
 
 The command line's flags, config files, the Python API and the settings stored in a result are all made from
 these dataclasses, so none of them can miss a field.
