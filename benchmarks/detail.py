@@ -12,6 +12,7 @@ docs/quality.md.
 """
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,9 @@ from benchmarks.quality import PAGE, PAIRS, SEED, JudgedCase, cases_of
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.core.detail import kept_at, recover
 from diffedit_cli.core.diffedit import DiffEdit, Edited
-from diffedit_cli.core.mask import enlarge, feather
+from diffedit_cli.core.mask import enlarge, feather, undecided
 from diffedit_cli.models import DiffusersDenoiser, load_model
+from diffedit_cli.notices import BLURRED, HARDLY
 from diffedit_cli.settings import EditConfig, filled_in
 from training.evaluate import psnr
 from training.sources import DATA
@@ -111,12 +113,26 @@ def run_case(model: DiffusersDenoiser, case: JudgedCase, classifier: Judge) -> d
         for way, edit in (("without", plain), ("with", full))
     }
     rows["without"]["seconds"], rows["with"]["seconds"] = drawn - begin, done - begin
+    assert plan.recognised is not None and plan.heat is not None
+    doubts = {"recognised": float(plan.recognised), "undecided": float(undecided(plan.heat))}
+    rows["with"] |= doubts
     return rows
 
 
 def mean_of(rows: list[Figures]) -> Figures:
     """The mean of each figure over the rows that have it."""
     return {key: means([{key: row[key]} for row in rows if key in row])[key] for key in TOLD}
+
+
+def notes(rows: list[Figures]) -> dict[str, int]:
+    """How often the note comes that the model hardly knows what it looks for, after good and bad edits."""
+    found = Counter[str]()
+    for row in rows:
+        kind = "good" if row["success"] else "bad"
+        found[kind] += 1
+        found[f"{kind}, hardly recognised"] += row["recognised"] < HARDLY
+        found[f"{kind}, unsure"] += row["recognised"] >= HARDLY and row["undecided"] > BLURRED
+    return dict(found)
 
 
 def main(
@@ -139,10 +155,11 @@ def main(
     text = markdown(
         ["", *WAYS], [[told, *(f"{found[way][key]:.3f}" for way in WAYS)] for key, told in TOLD.items()]
     )
-    typer.echo(text)
+    told = notes(rows["with"])
+    typer.echo(f"{text}\n{told}")
     if pages:
         write_block(PAGE, "detail", text)
-        record("detail", **facts, figures=found)
+        record("detail", **facts, figures=found, notes=told)
 
 
 if __name__ == "__main__":
