@@ -113,7 +113,8 @@ def run_case(model: DiffusersDenoiser, case: JudgedCase, classifier: Judge) -> d
         for way, edit in (("without", plain), ("with", full))
     }
     rows["without"]["seconds"], rows["with"]["seconds"] = drawn - begin, done - begin
-    assert plan.recognised is not None and plan.heat is not None
+    assert plan.recognised is not None
+    assert plan.heat is not None
     doubts = {"recognised": float(plan.recognised), "undecided": float(undecided(plan.heat))}
     rows["with"] |= doubts
     return rows
