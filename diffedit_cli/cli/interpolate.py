@@ -38,7 +38,18 @@ if TYPE_CHECKING:
     from ..results import Run
 
 # What of a model's origin changes the pixels of a frame.
-PIXELS = ("model", "revision", "variant", "lora", "embedding", "device", "dtype", "low_memory", "compile")
+PIXELS = (
+    "model",
+    "revision",
+    "variant",
+    "lora",
+    "embedding",
+    "vae",
+    "device",
+    "dtype",
+    "low_memory",
+    "compile",
+)
 
 
 @with_flags(without=("prompts",), config=InterpolateConfig, model_config=ModelConfig, talk_config=TalkConfig)

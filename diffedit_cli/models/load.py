@@ -19,11 +19,12 @@ from .hardware import gains_by_bfloat16, pick_device, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
 from .networks import first_sentence
-from .parts import Parts, load_folder
+from .parts import Parts, check_fit, load_folder
 from .pipelines import model_of_pipeline
 from .quiet import quiet
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
+from .vae import find_vae, load_vae
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
@@ -52,11 +53,16 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     source = find_checkpoint(
         config.model, revision=config.revision, variant=config.variant, offline=config.offline
     )
+    vae = None if config.vae is None else find_vae(config.vae, offline=config.offline)
     if config.dtype == "auto" and gains_by_bfloat16(source.path, device):
         dtype = torch.bfloat16
     few = of_checkpoint(config.model, source.path, config.lora)
     with without_garbage_collection(), quiet():
-        parts = add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None)
+        if vae is not None:
+            parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
+            check_fit(f"{config.model} with {config.vae}", parts)
+        parts = add_all(parts, config.lora, config.embedding)
         if few:
             parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
@@ -124,6 +130,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         variant=source.variant,
         lora=tuple(map(without_folder, config.lora)),
         embedding=tuple(map(without_folder, config.embedding)),
+        vae=None if config.vae is None else public_name(config.vae),
         device=str(model.device),
         low_memory=model.low_memory,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -149,9 +156,10 @@ def pull(name: str, *, revision: str | None = None, variant: str | None = None) 
     return source
 
 
-def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:
+def load_parts(name: str, source: Source, dtype: torch.dtype, *, has_own_vae: bool = True) -> Parts:
+    """has_own_vae: its VAE is used; otherwise one file may lack it, and then it has no weights."""
     if source.path.is_file():
-        return load_single_file(name, source.path, dtype)
+        return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae)
     return load_folder(check_layout(name, source.path, source.variant), dtype)
 
 

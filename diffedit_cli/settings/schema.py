@@ -1,4 +1,4 @@
-"""Every setting with its default, its range and its help: the one schema (nested groups: groups.py; steps: sampling.py).
+"""Every setting with its default, its range and its help: the one schema (groups.py: the nested groups).
 
 The command line's flags, config files, the Python API and the settings stored in a result are all made from
 these dataclasses, so none of them can miss a field.
@@ -306,6 +306,12 @@ class ModelConfig:
     embedding: tuple[str, ...] = setting(
         (),
         "Textual inversion that teaches the model a word, as FILE[:WORD]; repeat the flag for several.",
+        panel="Model",
+        expert=True,
+    )
+    vae: str | None = setting(
+        None,
+        "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a hub id.",
         panel="Model",
         expert=True,
     )
