@@ -144,7 +144,8 @@ class Batch:
         is_path = here.model != "embedded" and os.path.exists(here.model)
         model = os.path.abspath(here.model) if is_path else here.model
         files = {name: tuple(map(os.path.abspath, getattr(here, name))) for name in ("lora", "embedding")}
-        return replace(here, model=model, **files)
+        vae = os.path.abspath(here.vae) if here.vae and os.path.exists(here.vae) else here.vae
+        return replace(here, model=model, vae=vae, **files)
 
     def _check_source(self) -> None:
         fs, path = opened(absolute(self.source))

@@ -83,19 +83,23 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
     from ..models import backend_of
     from ..models.addons import split
     from ..models.sources import find_checkpoint, hash_of
+    from ..models.vae import find_vae
 
     name, offline = checkpoint.model, checkpoint.offline
     found = find_checkpoint(name, revision=checkpoint.revision, variant=checkpoint.variant, offline=offline)
-    addons = (*checkpoint.lora, *checkpoint.embedding)
-    is_commit = found.path.parent.name == "snapshots"  # the layout of the hub's cache
-    version = found.path.name if is_commit else hash_of(found.path)
+    addons = [
+        (Path(given).name, Path(split(given)[0])) for given in (*checkpoint.lora, *checkpoint.embedding)
+    ]
+    if checkpoint.vae:
+        addons.append((public_name(checkpoint.vae), find_vae(checkpoint.vae, offline=offline)))
+    version = found.revision or hash_of(found.path)
     return {
         "name": public_name(name),
         "version": version,
         "variant": found.variant,
         "dtype": checkpoint.dtype,
         "backend": backend_of(checkpoint),
-        "addons": [f"{Path(given).name} {hash_of(Path(split(given)[0]))}" for given in addons],
+        "addons": [f"{given} {hash_of(path)}" for given, path in addons],
     }
 
 

@@ -3,7 +3,7 @@
 A file is TOML with one `key = value` for each setting; the keys are those of settings/: `steps = 50`,
 `mask_threshold = 0.5`. A variable is DIFFEDIT_ and the key in capitals: DIFFEDIT_STEPS=50; several values
 are separated by commas. Each applies to every command that has the setting. Of the settings that name a file
-(model, lora, embedding) `~` is the home folder, and in a file ./ and ../ start from the file's own folder.
+(PLACES) `~` is the home folder, and in a file ./ and ../ start from the file's own folder.
 
 Precedence: flag, variable, project's file, user's file, default.
 """
@@ -26,7 +26,7 @@ from .interrupt import begin_work
 PROJECT_FILE = "diffedit.toml"
 PREFIX = "DIFFEDIT_"
 ARGUMENTS = ("prompt", "prompts")  # they belong to one command line and are not kept
-PLACES = ("model", "lora", "embedding")  # they may name a file or a folder
+PLACES = ("model", "lora", "embedding", "vae")  # they may name a file or a folder
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_WAIT = 60.0  # seconds that one `config set` waits for another
 LIKE_A_TYPO = 0.75  # difflib's ratio from which an unknown variable is a mistyped setting

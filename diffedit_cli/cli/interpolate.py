@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # What of a model's origin changes the pixels of a frame.
 PIXELS = (
-    "model", "revision", "variant", "lora", "embedding", "device", "dtype", "backend", "low_memory",
+    "model", "revision", "variant", "lora", "embedding", "vae", "device", "dtype", "backend", "low_memory",
     "compile",
 )  # fmt: skip
 

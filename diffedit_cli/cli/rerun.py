@@ -110,6 +110,8 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
     for key in ("lora", "embedding"):
         if stored.get(key):
             needed[key] = ", ".join(stored[key])
+    if stored.get("vae"):
+        needed["vae"] = f"the VAE {stored['vae']}"
     if "model" in stored and not is_trusted(stored):
         needed["model"] = f"the local model {stored['model']}" if stored.get("model_is_local") else ""
     for key, what in needed.items():

@@ -22,11 +22,12 @@ from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
 from .networks import first_sentence
-from .parts import Parts, known_words, load_folder, read_defaults
+from .parts import Parts, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
 from .quiet import quiet
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
+from .vae import find_vae, load_vae
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
@@ -84,7 +85,7 @@ def find_converted(
     """
     if config.backend == "torch" or (config.backend == "auto" and not may_be_converted(source)):
         return None
-    folders = folders_for(source, config.lora, openvino_dtypes(config, device))
+    folders = folders_for(source, config.lora, openvino_dtypes(config, device), own_vae(config))
     if config.backend == "auto":
         return next(((dtype, folder) for dtype, folder in folders.items() if is_there(folder)), None)
     dtype, folder = next(iter(folders.items()))
@@ -117,7 +118,17 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
 
 
 def load_all(config: ModelConfig, source: Source, dtype: torch.dtype) -> Parts:
-    return add_all(load_parts(config.model, source, dtype), config.lora, config.embedding)
+    """The checkpoint as torch runs it, with a VAE of the user's own and all that is added to it."""
+    vae = own_vae(config)
+    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None)
+    if vae is not None:
+        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
+        check_fit(f"{config.model} with {config.vae}", parts)
+    return add_all(parts, config.lora, config.embedding)
+
+
+def own_vae(config: ModelConfig) -> Path | None:
+    return None if config.vae is None else find_vae(config.vae, offline=config.offline)
 
 
 def optimize(config: ModelConfig, report: Report = silent) -> Converted:
@@ -191,6 +202,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         variant=source.variant,
         lora=tuple(map(without_folder, config.lora)),
         embedding=tuple(map(without_folder, config.embedding)),
+        vae=None if config.vae is None else public_name(config.vae),
         device=str(model.device),
         low_memory=model.low_memory,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -217,9 +229,10 @@ def pull(name: str, *, revision: str | None = None, variant: str | None = None) 
     return source
 
 
-def load_parts(name: str, source: Source, dtype: torch.dtype) -> Parts:
+def load_parts(name: str, source: Source, dtype: torch.dtype, *, has_own_vae: bool = True) -> Parts:
+    """has_own_vae: its VAE is used; otherwise one file may lack it, and then it has no weights."""
     if source.path.is_file():
-        return load_single_file(name, source.path, dtype)
+        return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae)
     return load_folder(check_layout(name, source.path, source.variant), dtype)
 
 

@@ -48,14 +48,17 @@ OTHERS = {  # a piece of a tensor's name, and what a file with it is
 }
 
 
-def load_single_file(name: str, path: Path, dtype: torch.dtype) -> Parts:
-    """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part."""
+def load_single_file(name: str, path: Path, dtype: torch.dtype, *, has_own_vae: bool = True) -> Parts:
+    """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part.
+
+    has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights.
+    """
     state = read_weights(path)
-    kind = recognise(name, state)
+    kind = recognise(name, state, has_own_vae=has_own_vae)
     return convert(name, dequantised(name, state, dtype), kind, dtype)
 
 
-def recognise(name: str, state: Mapping[str, Tensor]) -> str:
+def recognise(name: str, state: Mapping[str, Tensor], *, has_own_vae: bool = True) -> str:
     """sd1, sd2 or sdxl, from the names of the tensors; ModelError says what else the file is."""
     for piece, (what, hint) in OTHERS.items():
         if any(piece in key for key in state):
@@ -70,14 +73,16 @@ def recognise(name: str, state: Mapping[str, Tensor]) -> str:
         for part, is_there in {
             "a UNet": f"{UNET}input_blocks.0.0.weight" in state,
             "a text encoder": kind,
-            "a VAE": any(key.startswith("first_stage_model.") for key in state),
+            "a VAE": has_vae(state) or not has_own_vae,
         }.items()
         if not is_there
     ]
     if lacks:
         raise ModelError(
             f"{name} lacks {' and '.join(lacks)}: it is not all of a Stable Diffusion 1.x, 2.x or XL.",
-            "Get the full file, with text encoder and VAE baked in.",
+            "Give a VAE with --vae."
+            if lacks == ["a VAE"]
+            else "Get the full file, with text encoder and VAE baked in.",
         )
     shape = state[f"{UNET}input_blocks.0.0.weight"].shape
     channels = shape[1] if len(shape) == 4 else 0
@@ -88,6 +93,10 @@ def recognise(name: str, state: Mapping[str, Tensor]) -> str:
             "Use the plain text-to-image checkpoint.",
         )
     return kind
+
+
+def has_vae(state: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("first_stage_model.") for key in state)
 
 
 def convert(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Parts:
@@ -143,7 +152,8 @@ def converted(
     own: dict[str, dict[str, Tensor]] = {}
     with reading(name):
         own["unet"] = convert_ldm_unet_checkpoint(dict(state), networks["unet"].config)
-        own["vae"] = convert_ldm_vae_checkpoint(dict(state), networks["vae"].config)
+        if has_vae(state):
+            own["vae"] = convert_ldm_vae_checkpoint(dict(state), networks["vae"].config)
         for part, prefix in TEXT_PREFIXES[kind].items():
             if prefix.endswith("model."):
                 text = convert_open_clip_checkpoint(networks[part], dict(state), prefix=prefix)

@@ -310,6 +310,12 @@ class ModelConfig:
         panel="Model",
         expert=True,
     )
+    vae: str | None = setting(
+        None,
+        "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a hub id.",
+        panel="Model",
+        expert=True,
+    )
     offline: bool = setting(False, "Never contact the hub.", panel="Model")
     device: str = setting(
         "auto", "cpu, cuda, cuda:1, mps, or auto for the fastest device found.", panel="Model"

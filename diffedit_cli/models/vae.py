@@ -1,0 +1,96 @@
+"""A VAE of the user's own, in place of the checkpoint's: from a folder, a file or the hub."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .hub import hub_errors
+from .networks import check_vae, check_values, empty_network, read_json, reading
+from .weights import check_weights, dequantised, fill, read_weights
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+OF_A_CHECKPOINT = "first_stage_model."
+
+
+def find_vae(name: str, *, offline: bool) -> Path:
+    """The folder or the file of a VAE, fetched from the hub if it is not here. ModelError: there is none."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        weights_in(name, folder)
+        return folder
+    if path.suffix == ".safetensors" or path.is_file():
+        check_weights(path)
+        return path
+    if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
+        raise ModelError(
+            f"There is no VAE {name}.",
+            "Give a folder or .safetensors file that exists, or a hub id such as stabilityai/sd-vae-ft-mse.",
+        )
+    return fetched(name, offline=offline)
+
+
+def fetched(name: str, *, offline: bool) -> Path:
+    """The folder of a VAE that is a repository of its own, in the hub's cache."""
+    from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+
+    where = constants.HF_HUB_CACHE
+    found = [try_to_load_from_cache(name, file, cache_dir=where) for file in (CONFIG, WEIGHTS)]
+    if all(isinstance(file, str) for file in found):
+        return Path(str(found[0])).parent
+    if offline or constants.is_offline_mode():
+        raise ModelError(f"{name} is not in the hub's cache.", "Fetch it once, without --offline.")
+    with hub_errors(name, None):
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    weights_in(name, folder)
+    return folder
+
+
+def weights_in(name: str, folder: Path) -> Path:
+    """The weights of a VAE's folder: the plain ones, or the only ones."""
+    found = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    if not (folder / CONFIG).is_file() or not found:
+        raise ModelError(f"{name} holds no VAE.", f"It must have {CONFIG} and {WEIGHTS}.")
+    plain = folder / WEIGHTS
+    if plain not in found and len(found) > 1:
+        raise ModelError(f"{name} holds several VAEs.", f"Name one of them, such as {found[0]}.")
+    return plain if plain in found else found[0]
+
+
+def load_vae(name: str, path: Path, own: Mapping[str, Any]) -> Any:
+    """The network, in float32. own: the config of the checkpoint's VAE, which a file takes over.
+
+    ModelError where it is spoilt, or scales its latents otherwise than the checkpoint's.
+    """
+    config, weights = dict(own), path
+    if path.is_dir():
+        config, weights = read_json(path / CONFIG), weights_in(name, path)
+        check_values(f"{name}/{CONFIG}", config)
+        check_vae(name, config)
+    scale, wanted = (one.get("scaling_factor", 0.18215) for one in (config, own))
+    if scale != wanted:
+        raise ModelError(
+            f"{name} is made for another kind of checkpoint: it scales latents by {scale:g}.",
+            f"The checkpoint takes {wanted:g}: 0.18215 is that of 1.x and 2.x, 0.13025 that of XL.",
+        )
+    network = empty_network(name, "vae", config)
+    state = dequantised(name, read_weights(weights), torch.float32)
+    state = {key.removeprefix(OF_A_CHECKPOINT): x for key, x in state.items() if is_of_vae(key)}
+    if any(key.startswith("encoder.down.") for key in state):
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+        with reading(name):
+            state = convert_ldm_vae_checkpoint(state, network.config)
+    else:
+        network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    return fill(name, network, state, torch.float32)
+
+
+def is_of_vae(key: str) -> bool:
+    """Whether a tensor belongs to the network, and not to the code that trained it."""
+    return not key.removeprefix(OF_A_CHECKPOINT).startswith(("loss.", "model_ema."))
