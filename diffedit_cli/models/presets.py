@@ -44,11 +44,11 @@ PRESETS = {
     ),
     "sd-turbo": Preset(
         "stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2",
-        512, 1_289_952_427, "Stability AI Non-Commercial", "SD-Turbo: 1 to 4 steps",
+        512, 1_289_952_427, "Stability Non-Commercial", "SD-Turbo: 1 to 4 steps",
     ),
     "sdxl-turbo": Preset(
         "stabilityai/sdxl-turbo", "71153311d3dbb46851df1931d3ca6e939de83304",
-        512, 3_468_837_867, "Stability AI Non-Commercial", "SDXL-Turbo: 1 to 4 steps",
+        512, 3_468_837_867, "Stability Non-Commercial", "SDXL-Turbo: 1 to 4 steps",
     ),
     "sdxl-lightning": Preset(
         "ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44",
