@@ -78,13 +78,18 @@ def folders_for(
     found: dict[torch.dtype, Path] = {}
     for dtype in dtypes:
         digest = hashlib.sha256(json.dumps([*facts, str(dtype)]).encode()).hexdigest()
-        found[dtype] = cache_folder() / f"{bytes_of(source.path)}-{digest[:32]}"
+        found[dtype] = cache_folder() / f"{sort_of(source)}-{digest[:32]}"
     return found
 
 
+def sort_of(source: Source) -> str:
+    """What tells most checkpoints apart without a hash, which takes seconds: the commit, or the size."""
+    return source.revision or str(bytes_of(source.path))
+
+
 def may_be_converted(source: Source) -> bool:
-    """Whether there are networks of a checkpoint of this size: most others need no hash, which takes time."""
-    return any(cache_folder().glob(f"{bytes_of(source.path)}-*/{ABOUT}"))
+    """Whether a checkpoint of this commit, or of this size, was ever converted."""
+    return any(cache_folder().glob(f"{sort_of(source)}-*/{ABOUT}"))
 
 
 def is_there(folder: Path) -> bool:
