@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from .generation import compare_prompts, generate_image, interpolate_frames
     from .images.masks import Masks, load_mask
     from .images.read import Picture, load_image
+    from .many import edit_images
     from .merge import MergeResult, merge_images
     from .models import load_model
     from .results import EditResult, Generated, MaskResult
-    from .session import Session, animate_edit, compare_edits, edit_image, edit_images, make_mask
+    from .session import Session, animate_edit, compare_edits, edit_image, make_mask
     from .settings import (
         EditConfig,
         GenerateConfig,
@@ -69,7 +70,8 @@ _MODULES = {
     "models": ["load_model"],
     "results": ["EditResult", "Generated", "MaskResult"],
     "merge": ["MergeResult", "merge_images"],
-    "session": ["Session", "animate_edit", "compare_edits", "edit_image", "edit_images", "make_mask"],
+    "many": ["edit_images"],
+    "session": ["Session", "animate_edit", "compare_edits", "edit_image", "make_mask"],
     "settings": [
         "EditConfig",
         "GenerateConfig",

@@ -122,12 +122,14 @@ class EditResult(OfPicture):
     changed_outside: pixels of `image` outside the mask that differ from the input, by comparison: 0. In a
     JPEG of it more of them differ, since that format stores every pixel approximately.
     together: row and number of the pictures that were edited in one batch; rounding depends on both.
+    objects: with --per-object what became of each piece of the mask, in the order of the edits.
     """
 
     image: Image.Image
     heat: Image.Image | None
     changed_outside: int
     together: tuple[int, int] = (0, 1)
+    objects: tuple[Mapping[str, Any], ...] = ()
 
     def shown(self) -> tuple[str, Image.Image]:
         about = f"{self.config.ref or 'what differs'} to {self.config.query or 'nothing named'}"
@@ -145,6 +147,7 @@ class EditResult(OfPicture):
         return {
             **self.seen_facts(),
             "changed_outside": self.changed_outside,
+            **({"objects": [*self.objects]} if self.config.per_object else {}),
             **costs(self.run, self.notices),
             "settings": self.settings(),
         }

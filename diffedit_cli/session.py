@@ -8,11 +8,11 @@ import functools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from .core import costs, diffedit
@@ -20,19 +20,21 @@ from .core import mask as finding
 from .core.diffedit import DiffEdit
 from .core.film import MorphFrame, in_order, morph
 from .core.types import Heat, Report, silent
-from .errors import DiffeditError, MemoryShort, SettingError
+from .errors import MemoryShort, SettingError
 from .images import canvas, paste, sheets, zoom
 from .images.canvas import Fit
-from .images.masks import Given, Masks
+from .images.masks import Given, Masks, noted
+from .images.pieces import pieces
 from .images.read import Picture
 from .models import DiffusersDenoiser
-from .notices import mask_notices, recognition_notices, word_notices, zoom_notices
+from .notices import mask_notices, object_notices, recognition_notices, word_notices, zoom_notices
 from .results import EditResult, MaskResult, Meter, covered, found_mask, pasted, put_back
 from .settings import (
     MAX_SEED,
     EditConfig,
     filled_in,
     idle_settings,
+    queries_of,
     require_query,
     require_way_back,
     without_idle,
@@ -54,6 +56,8 @@ class Session:
 
     def edit(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> list[EditResult]:
         """Change `config.ref` into `config.query`: one result per picture. See `edit_image`."""
+        if config.per_object:
+            return [Session(self.model, one).edit_objects(config, mask, report) for one in self.pictures]
         meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
         fits, results = self._fits(config, masks, report), dict[int, EditResult]()
         for rows in rows_of_one_canvas(fits):
@@ -64,6 +68,45 @@ class Session:
                 results[row] = put_back(self.model, self.pictures[row], fits[row], edited, i, masks)
         run = meter.stop(len(results))
         return [replace(result, run=run, given=given) for _, result in sorted(results.items())]
+
+    def edit_objects(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> EditResult:
+        """Change each piece of the mask of one picture on its own (see EditConfig.per_object).
+
+        The largest goes first, and each edit starts from the result of the one before.
+        """
+        meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
+        (picture,), found, whole = self.pictures, None, replace(config, zoom=False)
+        if masks.use is None:
+            found = self.mask(whole, masks, report)
+            parts = pieces(found.mask, self.mask(whole, masks, report, room=True).mask)
+        else:
+            parts = pieces(masks.mend(masks.use))
+        queries, notices = queries_of(config, len(parts)), [*(found.notices if found else ())]
+        image, where, objects = picture.rgb, Image.new("L", picture.rgb.size), list[dict[str, Any]]()
+        for number, (part, query) in enumerate(zip(parts, queries, strict=True)):
+            so_far, own = Session(self.model, replace(picture, rgb=image)), noted(part, masks.is_grey)
+            one = replace(config, query=query, per_object=False, next_queries=())
+            one = replace(one, zoom=config.zoom is not False)  # wherever it shows more
+            one = replace(one, zoom=so_far._fits(one, Masks(own), silent)[0].is_part)
+            (result,) = so_far.edit(one, own, in_turn(report, number, len(parts)))
+            image, where = result.image, ImageChops.lighter(where, part)
+            objects.append({"query": query, "coverage": result.coverage, "box": part.getbbox()})
+            notices += result.notices
+        return EditResult(
+            picture=picture,
+            image=image,
+            mask=where,
+            heat=found and found.heat,
+            coverage=covered(where),
+            changed_outside=paste.changed_outside(picture.rgb, image, where),
+            config=config,
+            origin=self.model.origin,
+            given=given,
+            run=meter.stop(),
+            notices=tuple(dict.fromkeys([*notices, *object_notices(config, len(parts))])),
+            recognised=found and found.recognised,
+            objects=tuple(objects),
+        )
 
     def mask(
         self, config: EditConfig, mask: Mask = None, report: Report = silent, *, room: bool = False
@@ -270,65 +313,6 @@ def compare_edits(
     return Session(model, picture).compare(configs, mask, report)
 
 
-def edit_images(
-    model: DiffusersDenoiser,
-    pictures: Sequence[Picture],
-    config: EditConfig,
-    queries: Sequence[str] = (),
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> Iterator[EditResult | DiffeditError]:
-    """Change `config.ref` into each of `queries` (or `config.query`) in several pictures.
-
-    Yields, picture by picture and query by query, a result or the error that stopped it; one error does not
-    stop the rest. All have one seed. Pictures of one shape are worked on together, and the queries of a
-    picture share its inversion; up to the rounding of float32 a result is that of `edit_image`. mask: for a
-    single picture. report: starts anew with each group and query.
-    """
-    config = replace(config, seed=random_seed() if config.seed is None else config.seed)
-    configs = [replace(config, query=query) for query in queries or [config.query]]
-    yield from edit_each(model, pictures, configs, mask=mask, report=report)
-
-
-def edit_each(
-    model: DiffusersDenoiser,
-    pictures: Sequence[Picture],
-    configs: Sequence[EditConfig],
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> Iterator[EditResult | DiffeditError]:
-    """As `edit_images`, under each of several settings with seeds that may differ, but not in size."""
-    if len(pictures) > 1 and not Masks.of(mask).is_empty:
-        raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
-    for group in groups_of_one_shape(model, pictures, configs[0]):
-        session, columns = Session(model, *group), list[Sequence[EditResult | DiffeditError]]()
-        for config in configs:
-            try:
-                columns.append(session.edit(config, mask, report))
-            except DiffeditError as error:
-                if len(group) == 1:
-                    columns.append([error])
-                else:  # each is tried alone
-                    alone = (edit_each(model, [picture], [config]) for picture in group)
-                    columns.append([one for outcomes in alone for one in outcomes])
-        for row in zip(*columns, strict=True):
-            yield from row
-
-
-def groups_of_one_shape(
-    model: DiffusersDenoiser, pictures: Sequence[Picture], config: EditConfig
-) -> Iterator[list[Picture]]:
-    """Neighbouring pictures of one canvas, as many as are worked on together."""
-    shape = config.size or model.size, model.multiple
-    for (width, height), group in groupby(pictures, lambda one: canvas.fit(one.rgb.size, *shape).canvas):
-        members = list(group)
-        count = diffedit.pictures_together(height // model.factor, width // model.factor)
-        for start in range(0, len(members), count):
-            yield members[start : start + count]
-
-
 def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
     """The numbers of the fits, those of one canvas together."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -367,6 +351,11 @@ def prepare(model: DiffusersDenoiser, config: EditConfig) -> EditConfig:
     """The settings as they will be run: seed, size and the model's own defaults filled in."""
     seed = random_seed() if config.seed is None else config.seed
     return filled_in(replace(config, seed=seed, size=config.size or model.size), model.own_defaults)
+
+
+def in_turn(report: Report, number: int, count: int) -> Report:
+    """Reports the stages of one of `count` edits as a part of each stage of all."""
+    return lambda stage, done, total: report(stage, number * total + done, count * total)
 
 
 def counting(model: DiffusersDenoiser, expected: int, report: Report) -> Report:

@@ -217,11 +217,11 @@ def test_each_flag_sets_its_setting_and_no_other(
 @pytest.mark.parametrize(
     ("command", "schemas", "without"),
     [
-        ("edit", (EditConfig, FilmConfig, ModelConfig, TalkConfig), ()),
+        ("edit", (EditConfig, FilmConfig, ModelConfig, TalkConfig), ("next_queries",)),
         ("mask", (EditConfig, ModelConfig, TalkConfig), UNUSED),
         ("generate", (GenerateConfig, ModelConfig, TalkConfig), ("prompt",)),
         ("interpolate", (InterpolateConfig, ModelConfig, TalkConfig), ("prompts",)),
-        ("compare", (EditConfig, ModelConfig, TalkConfig), ()),
+        ("compare", (EditConfig, ModelConfig, TalkConfig), ("next_queries",)),
     ],
 )
 def test_help_shows_every_flag(

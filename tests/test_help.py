@@ -10,6 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from diffedit_cli.cli.app import app
+from diffedit_cli.cli.defaults import ARGUMENTS
 from diffedit_cli.cli.help import EXAMPLES
 from diffedit_cli.settings import (
     PRESETS,
@@ -74,9 +75,9 @@ def test_flags_for_experts_are_shown_on_demand(command: str, schema: type) -> No
     brief, full = ({*shown(command, flag).split()} for flag in ("--help", "--help-all"))
     for key, _, about, _ in keys(schema):
         flag = "--" + key.replace("_", "-")
-        if key not in ("prompt", "prompts"):
+        if key not in ARGUMENTS:
             assert any(word.startswith(flag) for word in full), flag
-        if key not in ("prompt", "prompts", *chain(*PRESETS.values())):  # --fast and --paper name theirs
+        if key not in (*ARGUMENTS, *chain(*PRESETS.values())):  # --fast and --paper name theirs
             assert any(word.startswith(flag) for word in brief) is not about["expert"], flag
     assert "--help-all" in brief
     assert len(brief) < len(full)

@@ -23,12 +23,14 @@ class Example:
     size: int = 256  # pixels on the longer side
     width: tuple[float, float] = (0.5, 0.65)  # of the object, as a share of the picture's
     aspect: float = 1.0  # width / height; wider than square is cut off at the top
+    beside: str | None = None  # a second object
 
 
 EXAMPLES = (
     Example("horse_park", "horse", "park", 13, 224, (0.55, 0.7)),
     Example("horse_dunes", "horse", "dune", 4, aspect=1.5),
     Example("horse_far", "horse", "park", 2, 640, (0.14, 0.2), aspect=1.5),
+    Example("two_horses", "horse", "park", 21, 384, (0.35, 0.42), aspect=1.5, beside="horse"),
     Example("fox_forest", "fox", "path", 4, width=(0.45, 0.6)),
     Example("dog_grass", "dog", "grass", 3, width=(0.45, 0.6)),
     # The apple's photo is 46 pixels wide, so its picture is small.
@@ -47,7 +49,8 @@ def draw_example(worlds: tuple[World, World], example: Example) -> Tensor:
         world, backgrounds = replace(training, wallpapers=papers), "wallpapers"
     scenes: Scenes = draw_scenes(
         world, 1, HELD_OUT_SEED + example.seed,
-        size=example.size, things=[example.thing], backgrounds=backgrounds, width=example.width,
+        size=example.size, things=[example.thing], beside=example.beside, backgrounds=backgrounds,
+        width=example.width,
     )  # fmt: skip
     rows = round(example.size / example.aspect)
     return scenes.pixels[0, :, example.size - rows :]

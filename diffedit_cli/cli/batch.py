@@ -35,7 +35,12 @@ class Workers:
     address: str | None
 
 
-@with_flags(without=("seed",), edit_config=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
+@with_flags(
+    without=("seed", "per_object", "next_queries"),
+    edit_config=EditConfig,
+    model_config=ModelConfig,
+    talk_config=TalkConfig,
+)
 def batch(
     context: typer.Context,
     source: Annotated[

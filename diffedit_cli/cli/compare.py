@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from ..compare import Comparison
 
 
-@with_flags(comma_lists="lists", lists=EditConfig, model_config=ModelConfig, talk_config=TalkConfig)
+@with_flags(
+    without=("next_queries",),
+    comma_lists="lists",
+    lists=EditConfig,
+    model_config=ModelConfig,
+    talk_config=TalkConfig,
+)
 def compare(
     context: typer.Context,
     picture: Annotated[

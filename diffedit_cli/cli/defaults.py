@@ -25,7 +25,7 @@ from .interrupt import begin_work
 
 PROJECT_FILE = "diffedit.toml"
 PREFIX = "DIFFEDIT_"
-ARGUMENTS = ("prompt", "prompts")  # they belong to one command line and are not kept
+ARGUMENTS = ("prompt", "prompts", "next_queries")  # they belong to one command line and are not kept
 PLACES = ("model", "lora", "embedding", "vae")  # they may name a file or a folder
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_WAIT = 60.0  # seconds that one `config set` waits for another

@@ -59,7 +59,7 @@ Together = Annotated[  # what `rerun` passes on: row and number of the pictures 
 
 
 @with_flags(
-    without=("query", "seed"),
+    without=("query", "next_queries", "seed"),
     edit_config=EditConfig,
     film_config=FilmConfig,
     model_config=ModelConfig,
@@ -129,8 +129,7 @@ def edit(
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()
         own, chosen = own_defaults(checkpoint), each_seed(seed, seeds)
-        usual, texts = spare_own_steps(edit_config(), context, own), dict.fromkeys(query or [""])
-        configs = [replace(usual, query=text, seed=one) for text in texts for one in chosen]
+        configs = each_config(spare_own_steps(edit_config(), context, own), query, chosen)
         config = filled_in(configs[0], own)
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
@@ -142,7 +141,8 @@ def edit(
         if dry_run:
             return preview(jobs, order, config, checkpoint, failures, terminal)
 
-        from ..session import animate_edit, edit_each
+        from ..many import edit_each
+        from ..session import animate_edit
 
         model, (row, rows) = functools.cache(lambda: open_model(checkpoint, terminal)), together
         for group in ready(jobs, order, failures):
@@ -159,6 +159,16 @@ def edit(
                     with failures.of(job.picture):
                         finish(job, outcome, frames, order, units, terminal)
         failures.end()
+
+
+def each_config(usual: EditConfig, queries: list[str], seeds: list[int]) -> list[EditConfig]:
+    """The settings of each result: each query, or all of them for the objects in turn, with each seed."""
+    texts = [queries] if usual.per_object and queries else [[text] for text in dict.fromkeys(queries or [""])]
+    return [
+        replace(usual, query=first, next_queries=tuple(rest), seed=seed)
+        for first, *rest in texts
+        for seed in seeds
+    ]
 
 
 def what_does_nothing(
@@ -216,7 +226,8 @@ def preview(
     if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.config.query for job in jobs)):
         terminal.warn(notice)
     stages = ", ".join(f"{stage} {count}" for stage, count in units.items())
-    cost = f"{units.total()} UNet sample-forwards: {stages}." if units else "There is nothing to do."
+    each = ", the search once and the rest for each object" if config.per_object else ""
+    cost = f"{units.total()} UNet sample-forwards: {stages}{each}." if units else "There is nothing to do."
     facts = {"model": checkpoint.model, "forwards": dict(units), "notices": [notice] if notice else []}
     if failures.results == 1:
         facts["output"] = "".join(outputs)
@@ -247,9 +258,11 @@ def finish(
     write_picture(job.target, result.save, overwrite=order.overwrite, metadata=order.metadata)
     write_extras(result, job, overwrite=order.overwrite)
     film = None if frames is None else write_film_of(result, frames, order)
+    objects = f" {len(result.objects)} objects were edited." if result.config.per_object else ""
+    when = "" if is_exact(job.target) else " before the encoding"
     said = (
-        f" (seed {result.config.seed}). The mask covers {result.coverage:.1%} of the picture; outside it "
-        f"{result.changed_outside} pixels changed{'' if is_exact(job.target) else ' before the encoding'}."
+        f" (seed {result.config.seed}).{objects} The mask covers {result.coverage:.1%} of the picture; "
+        f"outside it {result.changed_outside} pixels changed{when}."
     )
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:

@@ -113,8 +113,9 @@ def find_jobs(
     taken: set[Path] = set()
     for picture, folder in found.items():
         for config in configs:
+            queries = dict.fromkeys((config.query, *config.next_queries))
             end = f"seed-{config.seed}" if has_seeds else ""
-            stem = name_for(Path(picture).stem.strip("-"), config.query, "", end)
+            stem = name_for(Path(picture).stem.strip("-"), " ".join(queries), "", end)
             name = free_name(folder or Path(), stem, taken)
             target, grid, mask = (
                 file_in(place, name, several) for place in (order.output or ".", order.grid, order.save_mask)

@@ -48,6 +48,8 @@ UNUSED = (
     "room",
     "keep_detail",
     "mask_grey",
+    "per_object",
+    "next_queries",
     *(key for key, *_ in keys(GuidanceConfig, "guidance_")),
 )
 

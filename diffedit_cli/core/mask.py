@@ -166,14 +166,28 @@ def fill_holes(mask: Heat) -> Heat:
     return 1 - outside[:, :, 1:-1, 1:-1]
 
 
-def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
-    """A binary mask without the pieces that hold less than `share` of the heat of the hottest piece.
+def number_pieces(mask: Heat) -> Heat:
+    """Each cell of a binary mask with the number of its piece, from 1 on, in float32; 0 where it is black.
 
     Cells that touch side by side are one piece: each carries a number, and takes the largest of its piece.
     """
     cells = mask[0].numel()
     number = torch.arange(1, cells + 1, device=mask.device, dtype=torch.float32).view(mask[:1].shape) * mask
-    number = flood(number, mask.to(number))
+    return flood(number, mask.to(number))
+
+
+def spread(number: Heat, within: Heat) -> Heat:
+    """Numbers grown into the cells of `within` (1, else 0) from cell to cell, until they meet."""
+    while True:
+        grown = torch.where(number > 0, number, grow(number, 1) * within)
+        if torch.equal(grown, number):
+            return number
+        number = grown
+
+
+def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
+    """A binary mask without the pieces that hold less than `share` of the heat of the hottest piece."""
+    cells, number = mask[0].numel(), number_pieces(mask)
     piece = number.long().flatten(1)
     weights = (heat * mask).to(number).flatten(1)
     weight = torch.zeros(len(mask), cells + 1, dtype=number.dtype, device=mask.device)

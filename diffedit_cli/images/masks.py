@@ -132,7 +132,7 @@ def load_mask(
     if isinstance(source, np.ndarray) and source.dtype.kind in "biuf":
         values = _values(source)
         if source.dtype.kind in "bf":
-            return _sized(_noted(Image.fromarray(values)), size, "The mask")
+            return _sized(noted(Image.fromarray(values)), size, "The mask")
         source = values
     given = load_image(source)
     name = "The mask" if given.name == "image" else f"The mask {given.name}"
@@ -142,11 +142,11 @@ def load_mask(
     else:
         mask = _transparency(given, picture, name, told)
     is_grey = source.info.get(GREY) if isinstance(source, Image.Image) else None
-    return _sized(_noted(_understood(mask, name, told), is_grey), size, name)
+    return _sized(noted(_understood(mask, name, told), is_grey), size, name)
 
 
-def _noted(mask: Image.Image, is_grey: bool | None = None) -> Image.Image:
-    """A mask with the note whether it has shades; is_grey: what was noted before."""
+def noted(mask: Image.Image, is_grey: bool | None = None) -> Image.Image:
+    """A mask with the note whether it has shades of its own; is_grey: what is known of that."""
     found = any(mask.histogram()[1:255]) if is_grey is None else is_grey
     mask.info = {GREY: found}
     return mask

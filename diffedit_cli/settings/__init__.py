@@ -19,6 +19,7 @@ from .schema import (
     TalkConfig,
     filled_in,
     public_name,
+    queries_of,
     require_difference,
     require_query,
     require_way_back,

@@ -44,6 +44,8 @@ def idle_settings(
     if isinstance(config, EditConfig):
         if not config.ref:
             idle["mask_evidence"] = "without --ref"
+        if not config.per_object:
+            idle["next_queries"] = "without --per-object"
         if not has_areas:
             idle["mask_grey"] = "without a mask of your own"
         if config.mask.invert:

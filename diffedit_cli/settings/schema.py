@@ -81,6 +81,14 @@ class EditConfig(Sampled):
         "Restore the picture's own detail and tone inside the mask, wherever nothing changed. Never with "
         "--mask-invert.",
     )
+    per_object: bool = setting(
+        False,
+        "Edit each separate piece of the mask on its own, the largest first, and zoom in on it. A repeated "
+        "--query then says what replaces each; the last one goes for the rest.",
+    )
+    next_queries: tuple[str, ...] = setting(
+        (), "With --per-object: what replaces the second largest object, the third, and so on.", panel="Text"
+    )
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(
@@ -95,6 +103,11 @@ class EditConfig(Sampled):
     def __post_init__(self) -> None:
         validate(self)
         check_solver(self.solver, self.guidance)
+        if self.per_object and self.mask.invert:
+            raise SettingError(
+                "--per-object cannot be used with --mask-invert.",
+                "All but the mask is one piece; leave one of the two out.",
+            )
         if self.inversion == "negative-prompt" and self.negative_prompt:
             raise SettingError(
                 "--negative-prompt cannot be used with --inversion negative-prompt.",
@@ -117,6 +130,12 @@ class EditConfig(Sampled):
         if self.inversion != "auto":
             return self.inversion
         return "noise" if self.solver == "lcm" else "ddim"
+
+
+def queries_of(config: EditConfig, count: int) -> list[str]:
+    """What replaces each of `count` objects, the largest first: the last query goes for the rest."""
+    queries = config.query, *config.next_queries
+    return [queries[min(number, len(queries) - 1)] for number in range(count)]
 
 
 def require_query(config: EditConfig) -> None:
@@ -142,7 +161,12 @@ def same_texts(config: EditConfig) -> SettingError:
 
 
 def require_way_back(config: EditConfig) -> None:
-    """SettingError if the inversion does not lead back to the picture, with which a film begins."""
+    """SettingError if no film leads from the picture to the edit, as the inversion of one edit does."""
+    if config.per_object:
+        raise SettingError(
+            "A film cannot be made with --per-object.",
+            "It shows one edit; edit one object at a time, with a --mask of it.",
+        )
     if config.encoding == "noise":
         raise SettingError(
             "A film cannot be made with --inversion noise.",
