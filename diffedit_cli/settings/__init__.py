@@ -4,6 +4,7 @@
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
 from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
+from .model import ModelConfig, public_name
 from .presets import FAST, PAPER, PRESETS
 from .sampling import MAX_SEED, Solver, TimestepSpacing
 from .schema import (
@@ -15,10 +16,8 @@ from .schema import (
     InterpolateConfig,
     Inversion,
     MergeConfig,
-    ModelConfig,
     TalkConfig,
     filled_in,
-    public_name,
     queries_of,
     require_difference,
     require_query,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .fields import build, flatten, keys
+from .model import ModelConfig
 from .schema import (
     EditConfig,
     FilmConfig,
@@ -12,7 +13,6 @@ from .schema import (
     GuidanceConfig,
     InterpolateConfig,
     MaskConfig,
-    ModelConfig,
 )
 
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)

@@ -1,18 +1,17 @@
-"""Every setting with its default, its range and its help: the one schema (with groups.py and sampling.py).
+"""Every setting with its default, range and help: the one schema (with groups.py, sampling.py and model.py).
 
 The command line's flags, config files, the Python API and the settings stored in a result are all made from
 these dataclasses, so none of them can miss a field.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import SettingError
 from .fields import setting, validate
 from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig
+from .model import ModelConfig
 from .sampling import (
     HEIGHT,
     MAX_SEED,
@@ -31,8 +30,6 @@ from .sampling import (
 Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-Backend = Literal["auto", "torch", "openvino"]
 
 USUAL_STRENGTH = 0.8
 
@@ -313,71 +310,6 @@ class MergeConfig:
         validate(self)
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which checkpoint, and what it runs on (see models.load_model)."""
-
-    model: str = setting(
-        "embedded",
-        "embedded, sd15, sd21, sdxl, sd-turbo, a folder, a .safetensors file, or a hub id.",
-        panel="Model",
-        flags=("-m",),
-    )
-    revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model", expert=True)
-    variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model", expert=True)
-    lora: tuple[str, ...] = setting(
-        (), "LoRA file to apply to the model, as FILE[:SCALE]; repeat the flag for several.", panel="Model"
-    )
-    embedding: tuple[str, ...] = setting(
-        (),
-        "Textual inversion that teaches the model a word, as FILE[:WORD]; repeat the flag for several.",
-        panel="Model",
-        expert=True,
-    )
-    vae: str | None = setting(
-        None,
-        "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a hub id.",
-        panel="Model",
-        expert=True,
-    )
-    offline: bool = setting(False, "Never contact the hub.", panel="Model")
-    device: str = setting(
-        "auto", "cpu, cuda, cuda:1, mps, or auto for the fastest device found.", panel="Model"
-    )
-    dtype: Dtype = setting(
-        "auto",
-        "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
-        "float32.",
-        panel="Model",
-        expert=True,
-    )
-    backend: Backend = setting(
-        "auto",
-        "What runs the UNet and the VAE: torch, or openvino on a CPU. auto: openvino where diffedit models "
-        "optimize has converted this model for it.",
-        panel="Model",
-    )
-    low_memory: bool = setting(
-        False,
-        "Work in small pieces: slower, with less memory. Chosen automatically when memory is short.",
-        panel="Model",
-        expert=True,
-    )
-    compile: bool = setting(
-        False,
-        "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
-        panel="Model",
-        expert=True,
-    )
-
-    def __post_init__(self) -> None:
-        for key in ("lora", "embedding"):  # one file may be given as a plain string
-            value = getattr(self, key)
-            if isinstance(value, str):
-                object.__setattr__(self, key, (value,))
-        validate(self)
-
-
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
 OPEN = ("steps", "solver", "timestep_spacing", "inversion", "strength")  # what a model can choose, if unset
 
@@ -400,12 +332,6 @@ def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
     if isinstance(config, EditConfig):
         usual |= {"inversion": config.encoding, "strength": config.ratio}
     return replace(config, **usual)
-
-
-def public_name(model: str) -> str:
-    """A model's name as it may be stored in a picture: only the last part of a path on this machine."""
-    path = os.path.expanduser(model)
-    return Path(path).resolve().name if os.path.exists(path) else model
 
 
 @dataclass(frozen=True)
