@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from benchmarks.backends import Process, table
 from diffedit_cli.batch.plan import identity
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.stored import read_stored
@@ -485,3 +486,16 @@ def test_nothing_is_sent(checkpoint: Path, tmp_path: Path) -> None:
     assert found["ours"] == ([[], "openvino.tools.ovc.telemetry_stub", False], {"cache"})
     events, files = found["plain"]
     assert events[0] or files  # the test would show nothing otherwise
+
+
+@pytest.mark.slow
+def test_contenders_edit_in_turns_and_are_compared() -> None:
+    """benchmarks/backends.py: each in a process, as a share of others' seconds."""
+    with Process("openvino float32", "embedded", side=32, steps=1) as process:
+        rows = [process.edit() for _ in range(2)]
+    assert all(row["forwards"] > 0 and row["cpu"] > 0 and 0 < row["peak_gib"] < 4 for row in rows)
+    medians = {
+        name: {"seconds": seconds, "cpu": 1.0, "peak_gib": 0.5}
+        for name, seconds in (("diffusers float32", 8.0), ("torch float32", 4.0), ("openvino float32", 2.0))
+    }
+    assert "| openvino float32 | 2.00 | 1.00 | 0.50 | 0.25 | 0.50 |" in table(medians).splitlines()
