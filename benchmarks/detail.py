@@ -26,9 +26,9 @@ from benchmarks.quality import PAGE, PAIRS, SEED, JudgedCase, cases_of
 from benchmarks.report import Figures, markdown, means, record, write_block
 from diffedit_cli.core.detail import kept_at, recover
 from diffedit_cli.core.diffedit import DiffEdit, Edited
-from diffedit_cli.core.mask import enlarge, feather, undecided
+from diffedit_cli.core.mask import enlarge, feather
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.notices import BLURRED, HARDLY
+from diffedit_cli.notices import HARDLY
 from diffedit_cli.settings import EditConfig, filled_in
 from training.evaluate import psnr
 from training.sources import DATA
@@ -114,9 +114,7 @@ def run_case(model: DiffusersDenoiser, case: JudgedCase, classifier: Judge) -> d
     }
     rows["without"]["seconds"], rows["with"]["seconds"] = drawn - begin, done - begin
     assert plan.recognised is not None
-    assert plan.heat is not None
-    doubts = {"recognised": float(plan.recognised), "undecided": float(undecided(plan.heat))}
-    rows["with"] |= doubts
+    rows["with"]["recognised"] = float(plan.recognised)
     return rows
 
 
@@ -132,7 +130,6 @@ def notes(rows: list[Figures]) -> dict[str, int]:
         kind = "good" if row["success"] else "bad"
         found[kind] += 1
         found[f"{kind}, hardly recognised"] += row["recognised"] < HARDLY
-        found[f"{kind}, unsure"] += row["recognised"] >= HARDLY and row["undecided"] > BLURRED
     return dict(found)
 
 

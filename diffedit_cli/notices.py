@@ -19,7 +19,6 @@ FOREIGN = {
 }
 LITTLE, MUCH = 0.005, 0.85  # shares of the picture below and above which a mask is suspicious
 HARDLY = 0.6  # recognition (core.diffedit) below which an edit is likely to be poor; see docs/quality.md
-BLURRED = 4.3  # share of undecided heat (core.mask.undecided) above which the same holds
 
 
 def mask_notices(coverage: float, fit: Fit, config: MaskConfig, *, searched: bool = True) -> tuple[str, ...]:
@@ -103,16 +102,12 @@ def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{part} in a prompt is read as plain words. {hint}" for part, hint in found)
 
 
-def recognition_notices(
-    recognised: float | None, undecided: float | None, config: EditConfig
-) -> tuple[str, ...]:
-    """A note where the model hardly sees the reference in the found mask, or does not know what to find."""
-    if recognised is None or undecided is None:
+def recognition_notices(recognised: float | None, config: EditConfig) -> tuple[str, ...]:
+    """A note where the model hardly sees the reference in the found mask."""
+    if recognised is None or recognised >= HARDLY:
         return ()
-    advice = "Look at the mask; use other words, a larger model (--model), or a mask of your own (--mask)."
-    if recognised < HARDLY:
-        told = f"({max(recognised, 0):.2f}; 1 is certain): the result may be poor. {advice}"
-        return (f"The model hardly recognises {config.ref} in the picture {told}",)
-    if undecided > BLURRED:
-        return (f"The search is unsure where the {config.ref} is: the mask may be wrong. {advice}",)
-    return ()
+    return (
+        f"The model hardly recognises {config.ref} in the picture ({max(recognised, 0):.2f}; 1 is certain): "
+        "the result may be poor. Look at the mask; use other words, a larger model (--model), or a mask of "
+        "your own (--mask).",
+    )

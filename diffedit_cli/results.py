@@ -11,7 +11,6 @@ from PIL import Image, ImageChops
 
 from . import __version__
 from .core.diffedit import Edited, Plan
-from .core.mask import undecided
 from .core.types import Heat
 from .images import paste, sheets
 from .images.canvas import Fit
@@ -259,7 +258,6 @@ def put_back(
     image = paste.paste_edit(picture, edited, row, weights, fit)
     coverage = covered(where)
     recognised = None if plan.recognised is None else float(plan.recognised[row])
-    blur = None if plan.heat is None else float(undecided(plan.heat[one]))
     return EditResult(
         picture=picture,
         image=image,
@@ -278,7 +276,7 @@ def put_back(
             *guidance_notices(config.guidance, config.step_count),
             *zoom_notices(config, fit),
             *mask_notices(coverage, fit, config.mask, searched=masks.use is None),
-            *recognition_notices(recognised, blur, config),
+            *recognition_notices(recognised, config),
         ),
         recognised=recognised,
         together=(row, len(edited.pixels)),

@@ -130,7 +130,7 @@ class Session:
             *word_notices(model, config.ref, config.query),
             *zoom_notices(config, fit),
             *mask_notices(coverage, fit, config.mask),
-            *recognition_notices(recognised, float(finding.undecided(heat)), config),
+            *recognition_notices(recognised, config),
         )
         return MaskResult(
             picture=picture,

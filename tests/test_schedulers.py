@@ -47,7 +47,7 @@ def config_of(name: str, **more: Any) -> dict[str, Any]:
 
 def test_every_class_of_diffusers_is_supported_or_refused() -> None:
     assert len(CLASSES) > 40
-    assert {*CLASSES} == {*SUPPORTED} | {*REFUSED}
+    assert {*CLASSES} <= {*SUPPORTED} | {*REFUSED}  # an older diffusers has fewer
     assert not {*SUPPORTED} & {*REFUSED}
 
 

@@ -305,7 +305,7 @@ def test_the_json_of_an_error_holds_no_control_characters(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({}, "10000 None"),
+        ({}, "1000 None"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "None PASSIVE"),
         ({"GOMP_SPINCOUNT": "5"}, "5 None"),
     ],

@@ -75,13 +75,6 @@ def weigh(gap: Heat, gain: Heat, reach: Heat) -> Heat:
     return gap * ((1 + share - whole.clamp(max=0)) / 2).clamp(0, 1)
 
 
-def undecided(heat: Heat) -> Float[Tensor, " b"]:
-    """How blurred a heat map is: cells between 1/4 and 3/4, for each cell above 1/2. About 1 where the search
-    sees an object, and several where it does not know what to find."""
-    between = ((heat > 0.25) & (heat < 0.75)).sum((1, 2, 3))
-    return between / (heat > 0.5).sum((1, 2, 3)).clamp(min=1)
-
-
 def normalise(heat: Heat, clip: float) -> Heat:
     """Heat scaled to [0, 1] per picture: its minimum becomes 0, its `clip` quantile and all above it 1.
 
