@@ -63,7 +63,7 @@ def rerun(
             flags = [*flags, "--init", source]
         if name != "merge" and not (yes or "--yes" in context.args):
             check_work(file, stored, asked, source)
-    if name == "edit":  # whose --query names all of them
+    if name == "edit":  # its --query names all of them
         stored["query"] = [stored["query"], *stored.pop("next_queries")]
     prompts: list[str] = [stored["prompt"]] if name == "generate" else stored.get("prompts", [])
     arguments = sources if name == "merge" else arguments or prompts or sources

@@ -20,7 +20,7 @@ RIM = 32  # pixels that such an edge may be wide
 DIM = 128  # a mask that is nowhere brighter gets a notice
 LABELS = 32  # brightest level of a mask that holds numbers of labels
 FLAT = 16  # a mask of at most this many colours holds colours of labels
-FULL = 64  # level of grey from which what is redrawn there is pasted whole: below it hardly anything changed
+FULL = 16  # level of grey from which what is redrawn there is pasted whole: below it hardly anything changed
 GREY = "is_grey"  # in a mask's info: whether it has shades of its own, and not only those of its scaling
 
 
