@@ -85,6 +85,13 @@ class Process:
 app = typer.Typer(no_args_is_help=True)
 
 
+@app.callback()
+def own_cache(context: typer.Context) -> None:
+    """Converted networks go into a folder of this run: in the user's cache they would become the default."""
+    if context.invoked_subcommand != "contender":  # which is a process of a run
+        os.environ["XDG_CACHE_HOME"] = context.with_resource(tempfile.TemporaryDirectory())
+
+
 @app.command(hidden=True)
 def contender(name: str, model: str, side: int, steps: int) -> None:
     """Edit once for each line of stdin, after one edit of few steps to warm up; print seconds and memory."""
