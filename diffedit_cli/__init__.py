@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from .many import edit_images
     from .merge import MergeResult, merge_images
     from .models import load_model
-    from .results import EditResult, Generated, MaskResult
-    from .session import Session, animate_edit, compare_edits, edit_image, make_mask
+    from .results import EditResult, Generated, MaskResult, RemoveResult
+    from .session import (
+        Session,
+        animate_edit,
+        compare_edits,
+        edit_image,
+        make_mask,
+        remove_object,
+    )
     from .settings import (
         EditConfig,
         GenerateConfig,
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
         InterpolateConfig,
         MaskConfig,
         MergeConfig,
+        RemoveConfig,
     )
 
 __all__ = [
@@ -47,6 +55,8 @@ __all__ = [
     "MergeConfig",
     "MergeResult",
     "Picture",
+    "RemoveConfig",
+    "RemoveResult",
     "Session",
     "animate_edit",
     "compare_edits",
@@ -60,6 +70,7 @@ __all__ = [
     "load_model",
     "make_mask",
     "merge_images",
+    "remove_object",
 ]
 
 _MODULES = {
@@ -68,10 +79,17 @@ _MODULES = {
     "images.masks": ["Masks", "load_mask"],
     "images.read": ["Picture", "load_image"],
     "models": ["load_model"],
-    "results": ["EditResult", "Generated", "MaskResult"],
+    "results": ["EditResult", "Generated", "MaskResult", "RemoveResult"],
     "merge": ["MergeResult", "merge_images"],
     "many": ["edit_images"],
-    "session": ["Session", "animate_edit", "compare_edits", "edit_image", "make_mask"],
+    "session": [
+        "Session",
+        "animate_edit",
+        "compare_edits",
+        "edit_image",
+        "make_mask",
+        "remove_object",
+    ],
     "settings": [
         "EditConfig",
         "GenerateConfig",
@@ -79,6 +97,7 @@ _MODULES = {
         "InterpolateConfig",
         "MaskConfig",
         "MergeConfig",
+        "RemoveConfig",
     ],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -19,7 +19,7 @@ from .images.read import Picture
 from .images.write import save_image
 from .models import DiffusersDenoiser
 from .notices import guidance_notices, mask_notices, recognition_notices, word_notices, zoom_notices
-from .settings import EditConfig, GenerateConfig, MaskConfig, flatten
+from .settings import EditConfig, GenerateConfig, MaskConfig, RemoveConfig, flatten
 
 Target = str | PathLike[str] | BinaryIO
 
@@ -79,7 +79,7 @@ class OfPicture(Shown):
     picture: Picture
     mask: Image.Image
     coverage: float
-    config: EditConfig
+    config: EditConfig | RemoveConfig
     origin: Mapping[str, Any]
     given: Mapping[str, str]
     run: Run
@@ -87,7 +87,7 @@ class OfPicture(Shown):
     recognised: float | None = field(default=None, kw_only=True)
 
     def seen_facts(self) -> dict[str, Any]:
-        """The part of `facts` that a mask and an edit share."""
+        """The part of `facts` that says what was seen."""
         return {
             "coverage": self.coverage,
             "recognised": None if self.recognised is None else round(self.recognised, 3),
@@ -98,6 +98,7 @@ class OfPicture(Shown):
 class MaskResult(OfPicture):
     """A found mask, and its heat (mode L, 255 is hottest) at the picture's own size."""
 
+    config: EditConfig
     heat: Image.Image
 
     def shown(self) -> tuple[str, Image.Image]:
@@ -115,18 +116,54 @@ class MaskResult(OfPicture):
 
 
 @dataclass(frozen=True, repr=False)
-class EditResult(OfPicture):
-    """An edited picture: `image` (RGB) at the picture's own size; heat, if searched for.
+class Changed(OfPicture):
+    """A picture of which a part was drawn anew: `image` (RGB) at its own size; heat, if searched for.
 
     changed_outside: pixels of `image` outside the mask that differ from the input, by comparison: 0. In a
     JPEG of it more of them differ, since that format stores every pixel approximately.
-    together: row and number of the pictures that were edited in one batch; rounding depends on both.
-    objects: with --per-object what became of each piece of the mask, in the order of the edits.
     """
 
     image: Image.Image
     heat: Image.Image | None
     changed_outside: int
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that is needed to make this picture again."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """The outcome in plain values, as --json prints it."""
+        return {
+            **self.seen_facts(),
+            "changed_outside": self.changed_outside,
+            **costs(self.run, self.notices),
+            "settings": self.settings(),
+        }
+
+    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
+        """Write the picture with the input's alpha, colour profile, EXIF, and its settings."""
+        drawn = self.config.as_edit() if isinstance(self.config, RemoveConfig) else self.config
+        save_image(
+            path,
+            self.image,
+            picture=self.picture,
+            settings=self.settings() if metadata else None,
+            parameters=parameters(drawn, drawn.query, self.image.size, self.origin["model"])
+            if metadata
+            else "",
+            overwrite=overwrite,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class EditResult(Changed):
+    """An edited picture.
+
+    together: row and number of the pictures that were edited in one batch; rounding depends on both.
+    objects: with --per-object what became of each piece of the mask, in the order of the edits.
+    """
+
+    config: EditConfig
     together: tuple[int, int] = (0, 1)
     objects: tuple[Mapping[str, Any], ...] = ()
 
@@ -141,28 +178,24 @@ class EditResult(OfPicture):
         together = {"together": [*self.together]} if self.together[1] > 1 else {}
         return provenance("edit", self.origin, self.config, self.picture, {**self.given, **together})
 
-    def facts(self) -> dict[str, Any]:
-        """The outcome in plain values, as --json prints it."""
-        return {
-            **self.seen_facts(),
-            "changed_outside": self.changed_outside,
-            **({"objects": [*self.objects]} if self.config.per_object else {}),
-            **costs(self.run, self.notices),
-            "settings": self.settings(),
-        }
+    def seen_facts(self) -> dict[str, Any]:
+        objects = {"objects": [*self.objects]} if self.config.per_object else {}
+        return {**super().seen_facts(), **objects}
 
-    def save(self, path: Target, *, overwrite: bool = False, metadata: bool = True) -> None:
-        """Write the picture with the input's alpha, colour profile, EXIF, and its settings."""
-        save_image(
-            path,
-            self.image,
-            picture=self.picture,
-            settings=self.settings() if metadata else None,
-            parameters=parameters(self.config, self.config.query, self.image.size, self.origin["model"])
-            if metadata
-            else "",
-            overwrite=overwrite,
-        )
+
+@dataclass(frozen=True, repr=False)
+class RemoveResult(Changed):
+    """A picture without one of its objects."""
+
+    config: RemoveConfig
+
+    def shown(self) -> tuple[str, Image.Image]:
+        about = f"without {self.config.ref or 'what the mask covers'}, mask {self.coverage:.1%}"
+        return f"{about}, seed {self.config.seed}", sheets.shown(self.picture, self.image)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that is needed to make this picture again."""
+        return provenance("remove", self.origin, self.config, self.picture, self.given)
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image, ImageChops
 from torch import Tensor
 
+from . import removal
 from .core import costs, diffedit
 from .core import mask as finding
 from .core.diffedit import DiffEdit
@@ -26,15 +27,17 @@ from .images.canvas import Fit
 from .images.masks import Given, Masks, noted
 from .images.pieces import pieces
 from .images.read import Picture
-from .models import DiffusersDenoiser
+from .models import DiffusersDenoiser, sibling_of
 from .notices import mask_notices, object_notices, recognition_notices, word_notices, zoom_notices
-from .results import EditResult, MaskResult, Meter, covered, found_mask, pasted, put_back
+from .results import EditResult, MaskResult, Meter, RemoveResult, covered, found_mask, pasted, put_back
 from .settings import (
     MAX_SEED,
     EditConfig,
+    RemoveConfig,
     filled_in,
     idle_settings,
     queries_of,
+    require_object,
     require_query,
     require_way_back,
     without_idle,
@@ -144,6 +147,18 @@ class Session:
             notices=(*picture.notices, *masks.notices, *notices),
             recognised=recognised,
         )
+
+    def remove(self, config: RemoveConfig, mask: Mask = None, report: Report = silent) -> RemoveResult:
+        """Take `config.ref` out of one picture. See `remove_object`."""
+        (picture,), model, masks = self.pictures, self.model, Masks.of(mask, self.pictures[0])
+        require_object(config, has_mask=masks.use is not None)
+        meter, run = Meter(model), prepare(model, config.as_edit())
+        config = removal.settled(config, run, masks)
+        search = config.as_search(sibling_of(model.words or {}, config.ref))
+        (fit,) = self._fits(search, masks, report)
+        seen = None if masks.use is not None else self._look({0: fit}, search, report)
+        result = removal.remove(model, picture, config, fit, seen, masks, report)
+        return replace(result, run=meter.stop())
 
     def compare(
         self, configs: Sequence[EditConfig], mask: Mask = None, report: Report = silent
@@ -278,6 +293,24 @@ def make_mask(
     DiffeditError where the texts are the same or the model sees no difference.
     """
     return Session(model, picture).mask(config, mask, report)
+
+
+def remove_object(
+    model: DiffusersDenoiser,
+    picture: Picture,
+    config: RemoveConfig,
+    *,
+    mask: Mask = None,
+    report: Report = silent,
+) -> RemoveResult:
+    """Take `config.ref` out of a picture and draw what may be behind it; every other pixel stays as it was.
+
+    The object is found as in `make_mask`, against a sibling where the model lists its words. The hole is
+    filled smoothly from its rim, and that is noised and redrawn: nothing of the object is in the start.
+    mask, report: as in `edit_image`. Raises SettingError where nothing says what to remove, and DiffeditError
+    where the model does not see it in the picture.
+    """
+    return Session(model, picture).remove(config, mask, report)
 
 
 def animate_edit(

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import guidance
+from benchmarks import guidance, remove
 from benchmarks.classifier import Judge, judge, load_judge, save_judge, verdict
 from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table
 from benchmarks.report import means, write_block
 from training.classifier import VIEW, views_of
 from training.scenes import World
+from training.words import THINGS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -133,6 +134,49 @@ def test_the_things_of_one_world_stand_before_the_backgrounds_of_another() -> No
     assert (mixed.cutouts == 1).all()
     assert (mixed.boxes == 1).all()
     assert (mixed.panoramas == 2).all()
+
+
+def test_a_scene_without_a_thing_has_all_other_things() -> None:
+    owners = torch.tensor([things_index("horse"), things_index("dog")])
+    world = World(*(torch.ones(2, 3) for _ in range(3)), torch.ones(2, 5, 4, 4), torch.ones(2, 2), owners)
+    bare = remove.without(world, "white horse")
+    assert bare.cutouts.mean((1, 2, 3)).tolist() == [0, 1]
+    assert (world.cutouts == 1).all()
+
+
+def things_index(word: str) -> int:
+    return [thing.word for thing in THINGS].index(word)
+
+
+def test_a_mask_painted_by_hand_is_wider_than_the_object() -> None:
+    true = Image.new("L", (40, 40))
+    true.paste(255, (18, 18, 22, 22))
+    reach = remove.PAINTED
+    assert remove.with_room(true).getbbox() == (18 - reach, 18 - reach, 22 + reach, 22 + reach)
+
+
+def test_what_a_removal_left_is_judged_and_measured_in_the_mask() -> None:
+    class White(Judge):
+        """Says `horse` as surely as there is white in the view."""
+
+        def forward(self, views: Tensor) -> Tensor:
+            white = views.mean((1, 2, 3))
+            return torch.stack([100 * (white - 0.3), torch.zeros_like(white)], 1)
+
+    truth, mask = torch.zeros(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)
+    mask[..., 40:80, 40:80] = 1
+    case = remove.Case(truth + mask, truth, mask, "white horse", "dog", "known place", 1)
+    area = Image.new("L", (128, 128))
+    area.paste(255, (40, 40, 80, 60))  # half of the object
+    judge = White(["horse", "dog"]).eval()
+    kept, gone = (
+        remove.figures_of(case, case.picture(pixels).rgb, area, judge)
+        for pixels in (truth + mask, truth + 0.1)
+    )
+    assert (kept["gone"], gone["gone"]) == (0, 1)
+    assert kept["psnr"] == pytest.approx(0)
+    assert gone["psnr"] == pytest.approx(20, abs=0.2)
+    assert kept["left out"] == gone["left out"] == 0.5
 
 
 def test_a_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from diffedit_cli.cli.app import app
 from docs.make_pictures import PAGES, PICTURES, ROOT, commands
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
-MADE_BY_SCRIPTS = {"edits.png", "page.png"}  # benchmarks/quality.py --sheet, docs/make_page_picture.py
+# benchmarks/quality.py and remove.py with --sheet, docs/make_page_picture.py
+MADE_BY_SCRIPTS = {"edits.png", "removed.png", "page.png"}
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text("utf-8")]
 OUTSIDE = (
     "CONTRIBUTING.md",

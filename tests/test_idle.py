@@ -19,6 +19,7 @@ OWN = ["edit", "photo.png", "--query", "zebra", "--mask", "own.png", "--steps", 
 DRAW = ["generate", "a horse", "--steps", "1"]
 FILM = ["interpolate", "a", "b", "--frames", "2", "--steps", "1", "-o", "film.gif"]
 RAW = ["--guidance-scale", "1"]  # no guidance
+REMOVE = ["remove", "photo.png", "--ref", "horse", "--mask", "own.png", "--steps", "2"]
 FOUND = ["mask", "photo.png", "--query", "zebra", "--mask-samples", "1"]
 FALLING = ["--guidance-schedule", "linear-down", "--guidance-end", "2"]
 MODEL = {"revision": None, "variant": None}
@@ -38,6 +39,9 @@ TABLE: list[tuple[list[str], list[str], dict[str, Any], str]] = [
     (EDIT, ["--mask-invert", "--room", "0.5"], {"room": 0.11}, "with --mask-invert"),
     (EDIT, ["--mask-invert", "--zoom"], {"zoom": False}, "with --mask-invert"),
     (EDIT, ["--mask-grey", "blend"], {"mask_grey": "strength"}, "without a mask of your own"),
+    (REMOVE, ["--room", "0.5"], {"room": 0.08}, "with --mask"),
+    (REMOVE, ["--mask-samples", "9"], {"mask_samples": 6}, "with --mask"),
+    (REMOVE, [*RAW, "--guidance-norm", "pred"], {"guidance_norm": "none"}, "scale 1"),
     (FOUND, ["--no-mask-evidence"], {}, "without --ref"),
     (EDIT, ["--guidance-end", "3"], {"guidance_end": 1.0}, "without --guidance-schedule"),
     (

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from web_server import TOKEN, Server, allow_loopback, photo, pixels, png, until
 
-from diffedit_cli import EditConfig, Masks, Session, edit_image, load_image
+from diffedit_cli import EditConfig, Masks, RemoveConfig, Session, edit_image, load_image, remove_object
 from diffedit_cli.cli.app import app as command
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import DiffusersDenoiser
@@ -148,6 +148,21 @@ def test_an_area_of_ones_own_needs_no_search(server: Server, tiny: DiffusersDeno
     assert "heat.png" not in job["facts"]["files"]
 
 
+def test_a_removal_is_that_of_the_command_line(server: Server, tiny: DiffusersDenoiser) -> None:
+    body, settings = photo(), {"steps": 4, "seed": 3}
+    picture, own = server.open(body, "a photo.png"), Image.new("L", load_image(body).rgb.size)
+    own.paste(255, (5, 5, 25, 25))
+    masks = {"use": server.area(picture, own)}
+    job = server.make("remove", picture=picture, settings=settings, masks=masks)
+    result = remove_object(tiny, load_image(body), build(RemoveConfig, settings), mask=own)
+    assert (pixels(server.file(job, "picture.png")) == np.array(result.image)).all()
+    assert (pixels(server.file(job, "mask.png")) == np.array(own)).all()
+    stored = read_settings(server.file(job, "picture.png"))
+    assert stored == {**result.settings(), "input": "a photo.png"}
+    assert job["facts"]["changed_outside"] == 0
+    assert job["about"]["settings"] == settings  # what the page puts back
+
+
 @pytest.mark.slow
 def test_the_mask_shown_is_that_of_the_edit_with_an_automatic_zoom() -> None:
     from diffedit_cli import load_model
@@ -246,6 +261,9 @@ def test_a_downloaded_result_is_made_again_by_rerun(server: Server, checkpoint: 
         ({"kind": "edit", "settings": QUICK, "film": {"frames": 9000}, "format": ".gif"}, "too long"),
         ({"kind": "edit", "settings": QUICK, "format": "../x.mp4"}, "is not a film's format"),
         ({"kind": "edit", "settings": {**QUICK, "inversion": "noise"}, "format": ".gif"}, "A film cannot"),
+        ({"kind": "remove", "settings": {}}, "Nothing says what to remove."),
+        ({"kind": "remove", "settings": {"ref": "a", "mask_invert": True}}, "--mask-invert cannot be used"),
+        ({"kind": "remove", "settings": QUICK}, "There is no setting query."),
         ({"kind": "find", "settings": {"ref": "a", "query": "a"}}, "are the same"),
         ({"kind": "generate", "settings": {}}, "There is no prompt."),
         ({"kind": "compare", "settings": {"ref": "a", "query": "b"}}, "nothing to compare"),

@@ -288,6 +288,26 @@ def test_the_whole_way_with_the_embedded_model(chromium: Any, visit: Open, embed
     assert shown.content == embedded.file(job, "mask.png")
 
 
+def test_an_object_is_removed(chromium: Any, visit: Open, embedded: Server) -> None:
+    page = visit(chromium, embedded)
+    page.set_input_files("#file", EXAMPLES / "horse_park.jpg")
+    fill_in(page, query="", seed="1")
+    page.click("#remove")
+    shows(page, "result")
+    job = newest(embedded, page)
+    assert (job["kind"], job["facts"]["changed_outside"]) == ("remove", 0)
+    assert {"ref": "horse", "steps": 4}.items() <= job["facts"]["settings"].items()
+    expect(page.locator("#history .title").first).to_have_text("without horse")
+    expect(page.locator("#saves button:has-text('Save mask')")).to_be_visible()
+    page.fill("#ref", "bus")
+    page.click("#remove")
+    expect(page.locator("#alert-text")).to_contain_text("does not see bus", timeout=60_000)
+    page.click("#history [aria-label='Restore the settings of without horse']")
+    expect(page.locator("#ref")).to_have_value("horse")
+    page.click("[data-mode=generate]")
+    expect(page.locator("#remove")).to_be_hidden()
+
+
 # painting
 
 

@@ -20,6 +20,7 @@ from .interpolate import interpolate
 from .mask import mask
 from .merge import merge
 from .models import models
+from .remove import remove
 from .rerun import rerun
 from .serve import serve
 
@@ -51,7 +52,7 @@ def root(
         context.default_map = for_commands(context.command, context.obj.values)
 
 
-for command in (edit, batch, mask, compare, merge, generate, interpolate, serve, doctor, info):
+for command in (edit, remove, batch, mask, compare, merge, generate, interpolate, serve, doctor, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(rerun)
 for name, group in {"models": models, "config": config}.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -51,8 +51,9 @@ from .terminal import Terminal, plain_errors
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..results import EditResult
+    from ..results import Changed, EditResult
 
+Drawn = TypeVar("Drawn", bound="Changed")
 Together = Annotated[  # what `rerun` passes on: row and number of the pictures of the batch
     tuple[int, int], typer.Option("--together", hidden=True)
 ]
@@ -259,24 +260,25 @@ def finish(
     write_extras(result, job, overwrite=order.overwrite)
     film = None if frames is None else write_film_of(result, frames, order)
     objects = f" {len(result.objects)} objects were edited." if result.config.per_object else ""
-    when = "" if is_exact(job.target) else " before the encoding"
-    said = (
-        f" (seed {result.config.seed}).{objects} The mask covers {result.coverage:.1%} of the picture; "
-        f"outside it {result.changed_outside} pixels changed{when}."
-    )
+    said = outcome_of(result, job.target, objects)
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
         terminal.say(f"{film.sentence()}; {units['decode']} UNet sample-forwards for each that was drawn.")
         film.end()
 
 
-def is_exact(target: Path | None) -> bool:
+def outcome_of(result: "Changed", target: Path | None, objects: str = "") -> str:
+    """What the line that names the file goes on to say."""
     from ..images.write import is_lossless
 
-    return target is None or is_lossless(target)
+    when = "" if target is None or is_lossless(target) else " before the encoding"
+    return (
+        f" (seed {result.config.seed}).{objects} The mask covers {result.coverage:.1%} of the picture; "
+        f"outside it {result.changed_outside} pixels changed{when}."
+    )
 
 
-def noted(result: "EditResult", target: Path | None) -> "EditResult":
+def noted(result: Drawn, target: Path | None) -> Drawn:
     """The same result with notes on what its file does not hold of the input."""
     from ..images.write import is_lossless, losses
 
@@ -291,7 +293,7 @@ def noted(result: "EditResult", target: Path | None) -> "EditResult":
     return replace(result, notices=(*result.notices, *notices))
 
 
-def write_extras(result: "EditResult", job: Job, *, overwrite: bool) -> None:
+def write_extras(result: "Changed", job: Job, *, overwrite: bool) -> None:
     """The picture of all stages and the mask, if they were asked for."""
     from ..images import sheets
     from ..images.write import save_image

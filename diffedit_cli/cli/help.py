@@ -21,6 +21,10 @@ EXAMPLES = {
         "diffedit edit photo.jpg --ref horse --query zebra",
         "diffedit edit *.jpg --ref horse --query zebra --query cow -o results/",
     ),
+    "remove": (
+        "diffedit remove photo.jpg --ref horse",
+        "diffedit remove photo.jpg --mask painted.png --place meadow -o empty.png",
+    ),
     "batch": (
         "diffedit batch photos/ --ref horse --query zebra -o dataset",
         "diffedit batch manifest.jsonl -o dataset --workers 2 --format parquet",

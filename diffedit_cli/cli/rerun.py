@@ -8,7 +8,16 @@ import typer
 
 from .. import __version__
 from ..errors import SettingError
-from ..settings import EditConfig, InterpolateConfig, ModelConfig, TalkConfig, build, filled_in, keys
+from ..settings import (
+    EditConfig,
+    InterpolateConfig,
+    ModelConfig,
+    RemoveConfig,
+    TalkConfig,
+    build,
+    filled_in,
+    keys,
+)
 from .defaults import for_commands
 from .files import cut
 from .idle import is_given
@@ -91,8 +100,8 @@ def positionals(
     """What stands before the first flag, and the rest. SettingError: more of it than the command takes."""
     first = next((i for i, word in enumerate(words) if word.startswith("-") and word != "-"), len(words))
     places, flags = words[:first], words[first:]
-    names = {"edit": "pictures", "mask": "picture", "merge": "edited", "generate": "prompt"}
-    name = names.get(stored["command"], "prompts")
+    names = {"edit": "pictures", "merge": "edited", "generate": "prompt", "interpolate": "prompts"}
+    name = names.get(stored["command"], "picture")
     found = asked.params.get(name) or ()
     count = len(found) if isinstance(found, (list, tuple)) else 1
     extra = len(asked.args) + max(0, count - len(places))
@@ -223,7 +232,7 @@ def count_forwards(config: Any) -> int:
     from ..core.guidance import forwards_per_run
     from ..core.text2image import count_frames
 
-    config = filled_in(config, {})
+    config = filled_in(config.as_edit() if isinstance(config, RemoveConfig) else config, {})
     if isinstance(config, EditConfig):
         return sum(edit_forwards(config).values())
     frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1

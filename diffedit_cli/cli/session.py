@@ -43,11 +43,18 @@ def told_defaults(own: Mapping[str, Any]) -> str:
     return ", ".join(f"{option_name(key)} {value}" for key, value in shown.items())
 
 
+def own_words(config: ModelConfig) -> dict[str, list[str]] | None:
+    """The vocabulary that the checkpoint declares, without loading it; None if it declares none."""
+    from .. import models
+
+    return models.own_words(config.model, revision=config.revision, variant=config.variant)
+
+
 def unknown_words(config: ModelConfig, *prompts: str) -> str:
     """What to say of words that the checkpoint never learned, without loading it; empty if there are none."""
     from .. import models
 
-    words = models.own_words(config.model, revision=config.revision, variant=config.variant)
+    words = own_words(config)
     if words is None or not (unknown := models.words_not_in(words, prompts)):
         return ""
 

@@ -13,6 +13,7 @@ from ..settings import (
     InterpolateConfig,
     MergeConfig,
     ModelConfig,
+    RemoveConfig,
     build,
     keys,
     unknown_setting,
@@ -22,6 +23,7 @@ from ..settings.fields import validate
 SCHEMAS: dict[str, Any] = {
     "edit": EditConfig,
     "mask": EditConfig,
+    "remove": RemoveConfig,
     "generate": GenerateConfig,
     "interpolate": InterpolateConfig,
     "merge": MergeConfig,
@@ -87,7 +89,8 @@ def check_facts(file: Path, stored: dict[str, Any]) -> None:
         )
     if "fps" in stored and command != "interpolate":
         raise ImageError(f"{file} is a film of an edit.", "Run its picture again, with --animate.")
-    if not is_name(stored.get("input")) and (command in ("edit", "mask", "merge") or "input" in stored):
+    has_input = command in ("edit", "mask", "remove", "merge") or "input" in stored
+    if has_input and not is_name(stored.get("input")):
         raise ImageError(f"{file} does not say which picture it was made from.", f"Use diffedit {command}.")
     if command == "merge" and not is_name(stored.get("edited")):
         raise ImageError(f"{file} does not say which edit was merged.", "Use diffedit merge.")

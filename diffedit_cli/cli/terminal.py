@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from ..compare import Comparison
     from ..core.types import Report
     from ..merge import MergeResult
-    from ..results import EditResult, Generated, MaskResult
+    from ..results import Changed, Generated, MaskResult
 
-    Result = EditResult | MaskResult | Generated | Comparison | MergeResult
+    Result = Changed | MaskResult | Generated | Comparison | MergeResult
 
 STAGES = {
     "mask": "Finding the mask",
+    "place": "Recognising the place",
     "invert": "Encoding the picture",
     "decode": "Drawing the change",
     "generate": "Drawing",

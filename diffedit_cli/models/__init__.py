@@ -7,7 +7,7 @@ and no code of a checkpoint is ever run.
 
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
 from .converted import Converted, converted_networks, remove_converted
-from .denoiser import DiffusersDenoiser, words_not_in
+from .denoiser import DiffusersDenoiser, sibling_of, words_not_in
 from .load import backend_of, load_model, optimize, pull
 from .parts import known_words
 from .sources import EMBEDDED, check_name
@@ -29,5 +29,6 @@ __all__ = [
     "own_words",
     "pull",
     "remove_converted",
+    "sibling_of",
     "words_not_in",
 ]

@@ -272,3 +272,16 @@ def words_not_in(
     known = {word for name in named for word in re.findall(r"[^\W\d_]+", name.lower())}
     spoken = dict.fromkeys(word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower()))
     return [word for word in spoken if word not in known]
+
+
+def sibling_of(words: Mapping[str, Sequence[str]], prompt: str) -> str:
+    """Something like the object that a prompt names; empty if it names none.
+
+    words: a vocabulary {group: words} that lists objects that are alike next to each other.
+    """
+    objects = words.get("objects", [])
+    named = [one for one in objects if re.search(rf"\b{re.escape(one)}\b", prompt.lower())]
+    if not named or len(objects) < 2:
+        return ""
+    place = objects.index(max(named, key=len))
+    return objects[place + 1] if place + 1 < len(objects) else objects[place - 1]

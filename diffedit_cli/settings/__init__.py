@@ -6,6 +6,7 @@ from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_of_model, idle_settings, without_idle
 from .model import ModelConfig, public_name
 from .presets import FAST, PAPER, PRESETS
+from .remove import RemoveConfig, require_object
 from .sampling import MAX_SEED, Solver, TimestepSpacing
 from .schema import (
     SCHEMAS,

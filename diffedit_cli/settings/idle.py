@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from .fields import build, flatten, keys
 from .model import ModelConfig
+from .remove import RemoveConfig
 from .schema import (
     EditConfig,
     FilmConfig,
@@ -15,7 +16,7 @@ from .schema import (
     MaskConfig,
 )
 
-Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
+Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig, RemoveConfig)
 
 SEARCH = tuple(key for key, *_ in keys(MaskConfig, "mask_") if key not in ("mask_invert", "mask_grey"))
 GUIDANCE = tuple(key for key, *_ in keys(GuidanceConfig, "guidance_") if key != "guidance_scale")

@@ -3,10 +3,20 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from ..settings import FAST, EditConfig, FilmConfig, GenerateConfig, InterpolateConfig, keys, option_name
+from ..settings import (
+    FAST,
+    EditConfig,
+    FilmConfig,
+    GenerateConfig,
+    InterpolateConfig,
+    RemoveConfig,
+    keys,
+    option_name,
+)
 
 FORMS: Mapping[str, type] = {
     "edit": EditConfig,
+    "remove": RemoveConfig,
     "generate": GenerateConfig,
     "film": FilmConfig,
     "interpolate": InterpolateConfig,

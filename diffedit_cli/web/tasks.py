@@ -20,19 +20,22 @@ from ..images.masks import Masks
 from ..images.video import SUFFIXES, write_frames
 from ..images.write import save_image
 from ..models import DiffusersDenoiser
-from ..results import EditResult, covered, provenance
+from ..removal import forwards
+from ..results import EditResult, RemoveResult, covered, provenance
 from ..session import random_seed
 from ..settings import (
     EditConfig,
     FilmConfig,
     GenerateConfig,
     InterpolateConfig,
+    RemoveConfig,
     build,
     filled_in,
     flatten,
     keys,
     read_lists,
     require_difference,
+    require_object,
     require_query,
     require_way_back,
     unknown_setting,
@@ -143,6 +146,20 @@ def edit_order(request: Request) -> Order:
     return work, units, flatten(config)
 
 
+def remove_order(request: Request) -> Order:
+    config, shown = request.config(RemoveConfig), request.shown()
+    config = replace(config, seed=random_seed() if config.seed is None else config.seed)
+    masks = shown.masks(request.body.get("masks"))
+    has_mask = masks.use is not None
+    require_object(config, has_mask=has_mask)
+    units = forwards(config, request.model.words, request.model.own_defaults, has_mask=has_mask)
+
+    def work(model: DiffusersDenoiser, report: Report) -> Result:
+        return edit_result(shown.session_on(model).remove(config, masks, report))
+
+    return work, units, {**request.mapping("settings"), "seed": config.seed}
+
+
 def generate_order(request: Request) -> Order:
     config = request.config(GenerateConfig)
     config = replace(config, seed=random_seed() if config.seed is None else config.seed)
@@ -200,6 +217,7 @@ def interpolate_order(request: Request) -> Order:
 KINDS: Mapping[str, Callable[[Request], Order]] = {
     "find": find_order,
     "edit": edit_order,
+    "remove": remove_order,
     "generate": generate_order,
     "compare": compare_order,
     "interpolate": interpolate_order,
@@ -242,7 +260,7 @@ def check_frames(count: int) -> None:
         )
 
 
-def edit_result(result: EditResult, more: Mapping[str, bytes] | None = None) -> Result:
+def edit_result(result: EditResult | RemoveResult, more: Mapping[str, bytes] | None = None) -> Result:
     files = {"picture.png": saved(result.save), "mask.png": png(result.mask), **(more or {})}
     picture = result.picture
     if max(result.image.size) > VIEW_SIDE or picture.icc is not None:
@@ -250,7 +268,8 @@ def edit_result(result: EditResult, more: Mapping[str, bytes] | None = None) -> 
     if result.heat is not None:
         files["heat.png"] = heat_view(result.heat)
     stem = Path(picture.name).stem
-    return Result(files, {**result.facts(), "suggestion": f"{stem}-{result.config.query}"})
+    words = result.config.query if isinstance(result, EditResult) else f"without-{result.config.ref}"
+    return Result(files, {**result.facts(), "suggestion": f"{stem}-{words}"})
 
 
 def heat_view(heat: Image.Image) -> bytes:

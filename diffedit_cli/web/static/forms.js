@@ -136,6 +136,12 @@ export const collectFilm = () => ({
   ...Object.fromEntries(["fps", "loop"].map((key) => [key, read(field("film", key), $(`set-${key}`).value)])),
 });
 
+// Of a removal: what differs from the defaults of an edit, where a removal has that setting too.
+export function collectRemoval() {
+  const keys = schema.fields.remove.map((one) => one.key);
+  return Object.fromEntries(Object.entries(changes("edit").values).filter(([key]) => keys.includes(key)));
+}
+
 // Of a comparison: comma lists, as on the command line.
 export function collectLists() {
   const values = collect("compare");

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { words } from "./forms.js";
 
 const $ = (id) => document.getElementById(id);
-const STAGES = { mask: "Finding the area", invert: "Encoding the picture", decode: "Drawing the change", generate: "Drawing", frame: "Drawing frames", compare: "Drawing tiles" };
+const STAGES = { mask: "Finding the area", place: "Recognising the place", invert: "Encoding the picture", decode: "Drawing the change", generate: "Drawing", frame: "Drawing frames", compare: "Drawing tiles" };
 const EVERY = 200;
 const isOver = (job) => ["done", "failed", "stopped"].includes(job.state);
 
@@ -146,6 +146,7 @@ function button(className, text, act, label, role) {
 export function titleOf({ kind, about }) {
   const s = about.settings;
   if (kind === "edit") return `${s.ref || "picture"} → ${s.query || "repaint"}`;
+  if (kind === "remove") return `without ${s.ref || "what was painted"}`;
   if (kind === "generate") return s.prompt;
   if (kind === "compare") return `Compare ${about.vary?.replaceAll("_", " ") ?? ""}`;
   return s.prompts?.join(" → ") ?? kind;

@@ -20,6 +20,7 @@ const VARIANTS = {
 };
 
 const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
+const modeOf = ({ kind }) => (kind === "remove" ? "edit" : kind);
 const tab = (kept.tab ??= crypto.randomUUID());
 let mode = "edit", alone = null, isReady = false;
 let opening = Promise.resolve(); // the pictures that are on their way
@@ -238,6 +239,12 @@ async function edit(one) {
   for (let i = 0; i < 4; i++) await jobs.add({ ...request, settings: { ...request.settings, seed: first + i } });
 }
 
+const remove = attempt(async () => {
+  const one = await needPicture();
+  await sendAreas(one);
+  await jobs.add({ kind: "remove", picture: one.id, settings: forms.collectRemoval(), masks: areasOf(one) });
+});
+
 const editAll = attempt(async () => {
   for (const one of pictures.list) await jobs.add({ kind: "edit", picture: one.id, settings: settingsFor(one), masks: {} });
 });
@@ -247,7 +254,7 @@ async function onDone(job, isNew) {
     if (job.kind === "find") return isNew && (await onFound(job));
     const blob = await api.resultFile(job.id, "picture.png");
     jobs.setThumb(job.id, await thumbOf(blob));
-    const belongs = job.kind === mode && (mode !== "edit" || job.about.picture === pictures.current?.id);
+    const belongs = modeOf(job) === mode && (mode !== "edit" || job.about.picture === pictures.current?.id);
     if (isNew && belongs) await openJob(job);
   } catch (problem) {
     if (problem.status !== 404) complain(problem); // it is too old, and the server has let it go
@@ -272,7 +279,7 @@ const openJob = attempt(async (job) => {
   const view = job.facts.files.includes("view.png") ? await api.resultFile(job.id, "view.png") : picture;
   const result = { job, picture, url: URL.createObjectURL(view) };
   jobs.setCurrent(job.id);
-  const one = job.kind === "edit" ? pictures.byId(job.about.picture) : null;
+  const one = modeOf(job) === "edit" ? pictures.byId(job.about.picture) : null;
   if (one) {
     URL.revokeObjectURL(one.result?.url ?? "");
     one.result = result;
@@ -315,7 +322,7 @@ function showResult(result) {
 
 const showFacts = (result) =>
   results.showFacts(result, {
-    one: result.job.kind === "edit" ? pictures.byId(result.job.about.picture) : null,
+    one: modeOf(result.job) === "edit" ? pictures.byId(result.job.about.picture) : null,
     play: attempt(() => playFilm(result)),
     further: attempt((file) => openFiles([file])),
   });
@@ -326,9 +333,9 @@ async function playFilm(result) {
 }
 
 function restoreJob(job) {
-  setMode(job.kind);
+  setMode(modeOf(job));
   if (job.kind === "compare") Object.assign($("values"), { value: job.about.settings[job.about.vary] ?? "" });
-  else forms.restore(job.kind, job.about.settings);
+  else forms.restore(modeOf(job), job.about.settings);
   if (job.kind === "compare") $("vary").value = job.about.vary;
   showSliders();
   const one = pictures.byId(job.about.picture);
@@ -399,7 +406,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function listen() {
-  const click = { choose: () => $("file").click(), drop: () => $("file").click(), find, all: editAll, undo: undo("undo"), redo: undo("redo"), clear: undo("clear"), stop: () => jobs.stop(), share: () => share(forms.changes(mode)) };
+  const click = { choose: () => $("file").click(), drop: () => $("file").click(), find, remove, all: editAll, undo: undo("undo"), redo: undo("redo"), clear: undo("clear"), stop: () => jobs.stop(), share: () => share(forms.changes(mode)) };
   for (const [id, act] of Object.entries(click)) $(id).addEventListener("click", () => act());
   $("mask-file").addEventListener("click", () => $("mask-input").click());
   $("alert-close").addEventListener("click", () => { $("alert").hidden = true; });

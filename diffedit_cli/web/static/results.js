@@ -13,7 +13,7 @@ export function showFacts({ job, picture }, on) {
   if (facts.frames) parts.push(`${facts.frames} frames`);
   if (facts.settings.seed !== undefined) parts.push(`seed ${[...new Set([facts.settings.seed].flat())].join(", ")}`);
   const text = parts.join(", ");
-  say(`${text[0].toUpperCase()}${text.slice(1)}. It took ${job.seconds.toFixed(1)} s.`, facts.changed_outside === 0 || job.kind !== "edit");
+  say(`${text[0].toUpperCase()}${text.slice(1)}. It took ${job.seconds.toFixed(1)} s.`, facts.changed_outside === 0 || facts.changed_outside === undefined);
   showNotices(facts.notices);
   $("saves").replaceChildren();
   const name = fileName(facts.suggestion), film = job.about.format;
@@ -23,11 +23,11 @@ export function showFacts({ job, picture }, on) {
     saveButton("Play film", on.play);
     saveButton("Save film", attempt(file(`film${film ?? ".mp4"}`)));
   }
-  if (job.kind === "edit") {
+  if (["edit", "remove"].includes(job.kind)) {
     saveButton("Save mask", attempt(file("mask.png")));
     if (on.one && !paintingOf(on.one).isEmpty) saveButton("Save painting", () => savePainting(on.one));
   }
-  if (["edit", "generate"].includes(job.kind)) saveButton("Edit this further", () => on.further(new File([picture], `${name}.png`)));
+  if (["edit", "remove", "generate"].includes(job.kind)) saveButton("Edit this further", () => on.further(new File([picture], `${name}.png`)));
 }
 
 function savePainting(one) {

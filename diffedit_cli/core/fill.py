@@ -1,0 +1,46 @@
+"""What fills a hole in a picture: a smooth surface to start from, and the text that fits the rest best."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .detail import membrane
+from .schedules import add_noise, draw_noise, round_half_up, vp_level
+from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report
+
+Hole = Float[Tensor, "b 1 H W"]
+LEVELS = (0.5, 0.7)  # noise levels, as shares of all timesteps, at which texts are compared
+
+
+def bridge(pixels: Pixels, hole: Hole) -> Pixels:
+    """The pictures with a hole, wherever that is not 0, filled by the membrane of its rim."""
+    return membrane(pixels, (hole == 0).to(pixels))
+
+
+def seamless(drawn: Pixels, around: Pixels, hole: Hole) -> Pixels:
+    """Drawn pictures laid into others: what they are off on the hole's rim is carried into it, smoothly.
+
+    Perez et al. 2003, "Poisson image editing", equation 2 with the drawn picture as the guide.
+    """
+    return (drawn + membrane(around - drawn, (hole == 0).to(drawn))).clamp(0, 1)
+
+
+def likeliest(
+    denoiser: Denoiser, x0: Latents, texts: PromptEmbeds, where: Heat, seeds: list[int], report: Report
+) -> int:
+    """Which row of `texts` tells best, in `where` (0 or 1), the noise that was added to one picture x0.
+
+    That is the text that is likeliest true there (Li et al. 2023, arXiv 2303.16203). Each of LEVELS costs as
+    many forwards as there are texts.
+    """
+    alphas, count = denoiser.schedule.alphas_cumprod, len(texts.tokens)
+    errors = torch.zeros(count)
+    for done, level in enumerate(LEVELS):
+        report("place", done, len(LEVELS))
+        timestep = max(0, round_half_up(level * len(alphas)) - 1)
+        noise = draw_noise((x0.shape[1], x0.shape[2], x0.shape[3]), seeds, 1 + done).to(x0)
+        noised = add_noise(x0, noise, vp_level(float(alphas[timestep]))).repeat(count, 1, 1, 1)
+        eps = denoiser.predict(noised, torch.tensor([timestep] * count, device=x0.device), texts)
+        errors += (((eps - noise) ** 2).mean(1, keepdim=True) * where).sum((1, 2, 3)).cpu()
+    report("place", len(LEVELS), len(LEVELS))
+    return int(errors.argmin())
