@@ -40,7 +40,7 @@ from diffedit_cli.images import canvas
 from diffedit_cli.images.paste import paste
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.results import EditResult, put_back
-from diffedit_cli.settings import EditConfig, filled_in
+from diffedit_cli.settings import PAPER, EditConfig, build, filled_in
 
 SIDE = 512
 STYLE = "9"
@@ -236,9 +236,11 @@ def main(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to keep the results.")] = None,
     clip: Annotated[Path | None, typer.Option(help="A folder of CLIP.")] = None,
     dino: Annotated[Path | None, typer.Option(help="A folder of DINO.")] = None,
+    paper: Annotated[bool, typer.Option(help="With the published settings, as edit --paper.")] = False,
     seed: int = 0,
 ) -> None:
     """Edit every sample and print the figures by type."""
+    config = build(EditConfig, PAPER if paper else {}, {"seed": seed})
     denoiser = load_model(model)
     clip_of, dino_of = Clip(clip) if clip else None, Dino(dino) if dino else None
     rows: list[tuple[str, Figures]] = []
@@ -247,7 +249,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
     for sample in list(read_samples(data, prompts=prompts))[:count]:
         try:
-            row = run_sample(denoiser, sample, EditConfig(seed=seed), out, clip_of, dino_of)
+            row = run_sample(denoiser, sample, config, out, clip_of, dino_of)
         except DiffeditError as error:
             failed.append(f"{sample.name}: {error.message}")
             continue

@@ -37,15 +37,14 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.report import markdown, record, write_block
+from diffedit_cli.api import edit_image, edit_images
 from diffedit_cli.core.types import silent
 from diffedit_cli.images.read import Picture
-from diffedit_cli.many import edit_images
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.few_steps import recognise
 from diffedit_cli.models.load import compile_unet
 from diffedit_cli.models.parts import Parts
 from diffedit_cli.models.prepack import PackedConv2d, prepack
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import FAST, EditConfig, build, filled_in
 
 PICTURE = Path(__file__).parents[1] / "examples/horse_park.jpg"

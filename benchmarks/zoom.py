@@ -21,10 +21,10 @@ from torch import Tensor
 from benchmarks.classifier import Judge, judge, load_judge, verdict
 from benchmarks.quality import PAIRS
 from benchmarks.report import Figures, markdown, means, record, write_block
+from diffedit_cli.api import edit_image
 from diffedit_cli.images.canvas import pixels_to_image
 from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import EditConfig
 from training.evaluate import Case, iou
 from training.scenes import draw_scenes, load_world

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.5.0"
 
 if TYPE_CHECKING:
+    from .api import (
+        animate_edit,
+        compare_edits,
+        edit_image,
+        edit_images,
+        make_mask,
+        remove_object,
+    )
     from .errors import DiffeditError
     from .generation import compare_prompts, generate_image, interpolate_frames
     from .images.masks import Masks, load_mask
     from .images.read import Picture, load_image
-    from .many import edit_images
     from .merge import MergeResult, merge_images
     from .models import load_model
     from .results import EditResult, Generated, MaskResult, RemoveResult
-    from .session import (
-        Session,
-        animate_edit,
-        compare_edits,
-        edit_image,
-        make_mask,
-        remove_object,
-    )
+    from .session import Session
     from .settings import (
         EditConfig,
         GenerateConfig,
@@ -81,15 +81,8 @@ _MODULES = {
     "models": ["load_model"],
     "results": ["EditResult", "Generated", "MaskResult", "RemoveResult"],
     "merge": ["MergeResult", "merge_images"],
-    "many": ["edit_images"],
-    "session": [
-        "Session",
-        "animate_edit",
-        "compare_edits",
-        "edit_image",
-        "make_mask",
-        "remove_object",
-    ],
+    "api": ["animate_edit", "compare_edits", "edit_image", "edit_images", "make_mask", "remove_object"],
+    "session": ["Session"],
     "settings": [
         "EditConfig",
         "GenerateConfig",

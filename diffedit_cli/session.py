@@ -1,7 +1,6 @@
 """Edits of pictures: each goes into the working canvas, is edited there, and comes back at its own size.
 
-The Python API is here: a `Session` computes once what several runs share; `edit_image`, `make_mask` and the
-others are a session's methods for one run.
+A `Session` computes once what several runs share; api.py has its methods as functions for one run.
 """
 
 import functools
@@ -260,90 +259,6 @@ class Session:
 
     def _shown(self, found: Heat, config: EditConfig, fit: Fit) -> Image.Image:
         return paste.full_mask(found, config.mask.feather, fit, self.model.factor)
-
-
-def edit_image(
-    model: DiffusersDenoiser,
-    picture: Picture,
-    config: EditConfig,
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> EditResult:
-    """Change `config.ref` into `config.query` and leave every other pixel as it was.
-
-    mask: where to edit, instead of a search (mode L at the picture's size, white is edited); or `Masks`,
-    which can also add areas to a found mask and keep areas out of it. report: called after each step.
-    Raises DiffeditError: texts that do not differ, numbers that are not finite.
-    """
-    return Session(model, picture).edit(config, mask, report)[0]
-
-
-def make_mask(
-    model: DiffusersDenoiser,
-    picture: Picture,
-    config: EditConfig,
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> MaskResult:
-    """Find where `config.ref` is, against `config.query`: step 1 of `edit_image` alone.
-
-    mask: `Masks` with areas to add and to subtract. Raises SettingError where a mask to use is given, and
-    DiffeditError where the texts are the same or the model sees no difference.
-    """
-    return Session(model, picture).mask(config, mask, report)
-
-
-def remove_object(
-    model: DiffusersDenoiser,
-    picture: Picture,
-    config: RemoveConfig,
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> RemoveResult:
-    """Take `config.ref` out of a picture and draw what may be behind it; every other pixel stays as it was.
-
-    The object is found as in `make_mask`, against a sibling where the model lists its words. The hole is
-    filled smoothly from its rim, and that is noised and redrawn: nothing of the object is in the start.
-    mask, report: as in `edit_image`. Raises SettingError where nothing says what to remove, and DiffeditError
-    where the model does not see it in the picture.
-    """
-    return Session(model, picture).remove(config, mask, report)
-
-
-def animate_edit(
-    model: DiffusersDenoiser,
-    picture: Picture,
-    config: EditConfig,
-    frames: int,
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> tuple[EditResult, Iterator[Image.Image]]:
-    """An edit as `edit_image` makes it, and its film: `frames` RGB pictures, 2 or more.
-
-    The first frame is the picture and the last the edit; neighbours look about equally different, and outside
-    the mask every frame is the picture, bit for bit. All are drawn when the first is asked for (stage "frame"
-    of `report`). After Ctrl-C the frames that are finished come, in order, and then KeyboardInterrupt.
-    """
-    return Session(model, picture).film(config, frames, mask, report)
-
-
-def compare_edits(
-    model: DiffusersDenoiser,
-    picture: Picture,
-    configs: Sequence[EditConfig],
-    *,
-    mask: Mask = None,
-    report: Report = silent,
-) -> Iterator[EditResult]:
-    """`edit_image` under each of several settings, in order; what they share is computed once.
-
-    Configs without a seed get one seed in common. report: called as ("compare", forwards done, in all).
-    """
-    return Session(model, picture).compare(configs, mask, report)
 
 
 def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from diffedit_cli.api import edit_image
 from diffedit_cli.batch import Batch, Summary
 from diffedit_cli.batch.engines.ray import Share, share_of
 from diffedit_cli.batch.formats import names_of
@@ -28,7 +29,6 @@ from diffedit_cli.errors import DiffeditError, SettingError
 from diffedit_cli.images.masks import Masks, load_mask
 from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import EditConfig, MaskConfig, ModelConfig
 
 WORDS = ["--ref", "horse", "--query", "zebra"]

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from diffedit_cli import __version__
+from diffedit_cli.api import edit_image
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.mask import UNUSED
 from diffedit_cli.cli.options import with_flags
@@ -33,7 +34,6 @@ from diffedit_cli.images.masks import load_mask
 from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.images.video import read_film_settings
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import (
     FAST,
     EditConfig,

@@ -10,6 +10,7 @@ import torch
 from oracles import Oracle, sd_schedule
 from torch import Tensor
 
+from diffedit_cli.api import make_mask
 from diffedit_cli.core.costs import edit_forwards
 from diffedit_cli.core.diffedit import Areas, DiffEdit, Texts, encode_source, find_heat, recognition
 from diffedit_cli.core.mask import binarise, widen
@@ -17,7 +18,6 @@ from diffedit_cli.core.schedules import draw_noise, make_steps
 from diffedit_cli.errors import DiffeditError, NumericError
 from diffedit_cli.images.read import load_image
 from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, load_model
-from diffedit_cli.session import make_mask
 from diffedit_cli.settings import EditConfig, GuidanceConfig, Inversion, MaskConfig
 
 QUICK = EditConfig(

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 from typer.testing import CliRunner
 
+from diffedit_cli.api import edit_image
 from diffedit_cli.cli.app import app
 from diffedit_cli.core.ddim import decode, renoise
 from diffedit_cli.core.guidance import Guidance
@@ -32,7 +33,6 @@ from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.models import few_steps, load_model, own_defaults
 from diffedit_cli.models.few_steps import recognise
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import EditConfig, GuidanceConfig, InterpolateConfig, filled_in
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)

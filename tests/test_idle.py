@@ -10,8 +10,8 @@ from pictures import box_mask, noise
 from typer.testing import CliRunner
 
 from diffedit_cli.cli.app import app
-from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig, ModelConfig, flatten, keys
-from diffedit_cli.settings.idle import idle_of_model, idle_settings, without_idle
+from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig, flatten, keys
+from diffedit_cli.settings.idle import idle_settings, without_idle
 
 Run = Callable[..., Any]
 EDIT = ["edit", "photo.png", "--ref", "horse", "--query", "zebra", "--mask-samples", "1", "--steps", "2"]
@@ -147,12 +147,11 @@ def test_a_list_that_counts_in_one_tile_is_drawn() -> None:
     assert ["guidance_end" in idle_settings(EditConfig(guidance=one)) for one in both] == [True, False]
 
 
-def test_a_model_in_a_file_or_a_folder(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"")
-    assert idle_of_model(ModelConfig(model=str(file))).keys() == {"revision", "variant"}
-    assert idle_of_model(ModelConfig(model=str(tmp_path))).keys() == {"revision"}
-    assert idle_of_model(ModelConfig(model="org/name")) == {}
+def test_a_setting_of_no_use_to_a_folder_is_noted_once(run: Run, checkpoint: Path) -> None:
+    done = run(*EDIT, "--revision", "main", "--model", checkpoint, "--device", "cpu", "-o", "out.png")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("--revision") == 1
+    assert f"--revision does nothing with {checkpoint}, which has none." in done.stderr
 
 
 def test_idle_settings_fall_back_to_their_defaults_and_no_other() -> None:

@@ -13,13 +13,13 @@ from pictures import box_mask, noise, swapped_profile
 from PIL import Image
 from typer.testing import CliRunner
 
+from diffedit_cli.api import edit_image, make_mask
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.files import name_for
 from diffedit_cli.images.colour import to_srgb
 from diffedit_cli.images.masks import Masks
 from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.session import edit_image, make_mask
 from diffedit_cli.settings import EditConfig, MaskConfig
 
 Run = Callable[..., Any]

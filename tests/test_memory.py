@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from diffedit_cli import load_image
+from diffedit_cli.api import edit_image
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import MemoryShort
 from diffedit_cli.models import DiffusersDenoiser, load_model, memory
 from diffedit_cli.models.memory import Offload, attempt, is_short, set_tiles, weight_bytes
-from diffedit_cli.session import edit_image
 from diffedit_cli.settings import EditConfig, MaskConfig
 
 CPU = torch.device("cpu")

@@ -318,7 +318,7 @@ def test_the_home_folder_is_found(copy: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_settings_without_effect_are_noted(copy: Path) -> None:
     model = load_model("embedded", device="cpu", revision="main", variant="fp16")
-    assert [notice.split(" has no effect")[0] for notice in model.notices] == ["--revision", "--variant"]
+    assert [notice.split(" does nothing")[0] for notice in model.notices] == ["--revision", "--variant"]
     assert (model.origin["revision"], model.origin["variant"]) == (None, None)
 
 

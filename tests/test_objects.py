@@ -14,12 +14,12 @@ from PIL import Image, ImageChops
 from typer.testing import CliRunner
 
 from diffedit_cli import DiffeditError, EditConfig, MaskConfig, Masks, Session, edit_image
+from diffedit_cli.api import animate_edit
 from diffedit_cli.cli.app import app
 from diffedit_cli.core.mask import number_pieces, spread
 from diffedit_cli.errors import SettingError
 from diffedit_cli.images.pieces import pieces
 from diffedit_cli.models import DiffusersDenoiser
-from diffedit_cli.session import animate_edit
 from diffedit_cli.settings import queries_of
 
 Run = Callable[..., Any]

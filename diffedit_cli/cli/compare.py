@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SettingError
-from ..settings import EditConfig, ModelConfig, TalkConfig, idle_of_model
+from ..settings import EditConfig, ModelConfig, TalkConfig
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
 from .idle import note_idle
 from .options import (
@@ -86,7 +86,7 @@ def compare(
         if animate is not None:
             check_film(animate, fps=comparison.FPS, overwrite=overwrite)
         masks = None if source is None else read_masks(files, source)
-        note_idle(context, terminal, {**comparison.idle(values, own, **kind), **idle_of_model(checkpoint)})
+        note_idle(context, terminal, comparison.idle(values, own, **kind))
         if dry_run:
             terminal.result(
                 {"output": str(target or "-"), "tiles": tiles, "forwards": units},

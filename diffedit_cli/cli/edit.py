@@ -20,7 +20,6 @@ from ..settings import (
     filled_in,
     flatten,
     idle_film,
-    idle_of_model,
     idle_settings,
 )
 from .failures import Failures
@@ -137,13 +136,12 @@ def edit(
         check_words(pictures, configs, order, config.encoding)
         jobs = find_jobs(pictures, configs, order, recursive=recursive)
         check_film(order, config)
-        note_idle(context, terminal, what_does_nothing(config, order, checkpoint, jobs))
+        note_idle(context, terminal, what_does_nothing(config, order, jobs))
         failures, jobs = Failures(terminal, len(jobs)), without_existing(jobs, order, terminal)
         if dry_run:
             return preview(jobs, order, config, checkpoint, failures, terminal)
 
-        from ..many import edit_each
-        from ..session import animate_edit
+        from ..api import animate_edit, edit_each
 
         model, (row, rows) = functools.cache(lambda: open_model(checkpoint, terminal)), together
         for group in ready(jobs, order, failures):
@@ -172,16 +170,13 @@ def each_config(usual: EditConfig, queries: list[str], seeds: list[int]) -> list
     ]
 
 
-def what_does_nothing(
-    config: EditConfig, order: Order, checkpoint: ModelConfig, jobs: list[Job]
-) -> dict[str, str]:
+def what_does_nothing(config: EditConfig, order: Order, jobs: list[Job]) -> dict[str, str]:
     """The flags of `edit` that do nothing in this run, each with the reason."""
     has_folder = any(job.folder is not None for job in jobs)
     return {
         **({} if has_folder else {"recursive": "without a folder of pictures"}),
         **idle_settings(config, has_mask=order.masks[0] is not None, has_areas=any(order.masks)),
         **idle_film(order.animate is not None),
-        **idle_of_model(checkpoint),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SettingError
-from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_of_model, idle_settings
+from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_settings
 from .files import check_targets, target_for, write_picture
 from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, SeedCount, Seeds, each_seed, with_flags
@@ -42,7 +42,7 @@ def generate(
         check_targets(targets, overwrite=overwrite, places=[output])
         configs = [config({"prompt": prompt, "seed": one}) for one in chosen]
         known = filled_in(configs[0], own_defaults(checkpoint))
-        note_idle(context, terminal, {**idle_settings(known), **idle_of_model(checkpoint)})
+        note_idle(context, terminal, idle_settings(known))
         model = open_model(checkpoint, terminal)
 
         from ..generation import generate_image

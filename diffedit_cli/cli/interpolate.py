@@ -16,7 +16,6 @@ from ..settings import (
     build,
     filled_in,
     flatten,
-    idle_of_model,
     idle_settings,
     keys,
     public_name,
@@ -86,7 +85,7 @@ def interpolate(
         check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         known = filled_in(settings, own_defaults(checkpoint))
         idle = idle_settings(known, has_init=picture is not None)
-        note_idle(context, terminal, {**idle, **idle_of_model(checkpoint)})
+        note_idle(context, terminal, idle)
         model = open_model(checkpoint, terminal)
         if before is not None:
             check_same_model(before, model.origin, target)

@@ -12,7 +12,6 @@ from ..settings import (
     GuidanceConfig,
     ModelConfig,
     TalkConfig,
-    idle_of_model,
     idle_settings,
     keys,
     require_difference,
@@ -95,7 +94,7 @@ def mask(
         if cutout is not None:
             check_see_through(cutout, source, overwrite=overwrite)
         masks = read_masks((None, mask_add, mask_subtract), source)
-        note_idle(context, terminal, {**idle_settings(config), **idle_of_model(checkpoint)})
+        note_idle(context, terminal, idle_settings(config))
         model = open_model(checkpoint, terminal, draws=False)
 
         from ..session import Session

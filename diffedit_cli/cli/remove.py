@@ -11,7 +11,6 @@ from ..settings import (
     RemoveConfig,
     TalkConfig,
     filled_in,
-    idle_of_model,
     idle_settings,
     require_object,
 )
@@ -81,13 +80,13 @@ def remove(
         masks = read_masks((mask, mask_add, mask_subtract), source)
         own, given = own_defaults(checkpoint), {"has_mask": mask is not None, "has_areas": not masks.is_empty}
         idle = idle_settings(filled_in(settings.as_edit(), own), **given)
-        note_idle(context, terminal, {**idle, **idle_of_model(checkpoint)})
+        note_idle(context, terminal, idle)
         units = forwards(settings, own_words(checkpoint), own, has_mask=mask is not None)
         if dry_run:
             return preview(job, settings, units, checkpoint, terminal)
         model = open_model(checkpoint, terminal)
 
-        from ..session import remove_object
+        from ..api import remove_object
 
         with terminal.progress(units) as report:
             result = noted(remove_object(model, source, settings, mask=masks, report=report), target)

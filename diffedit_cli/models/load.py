@@ -182,11 +182,16 @@ def place(
 
 def unused_settings(config: ModelConfig, source: Source) -> list[str]:
     """A notice for each setting that says nothing about this checkpoint."""
-    unused = {
-        "revision": "only checkpoints on the hub have one" if config.revision and not source.revision else "",
-        "variant": "it has no variants" if config.variant and not source.variant else "",
-    }
-    return [f"--{key} has no effect on {config.model}: {why}." for key, why in unused.items() if why]
+    where = f"with {config.model}, which has none"
+    if config.model == "embedded":
+        where = "with the embedded model"
+    elif source.path.is_file():
+        where = "with a model in one file"
+    return [
+        f"--{key} does nothing {where}."
+        for key in ("revision", "variant")
+        if getattr(config, key) and not getattr(source, key)
+    ]
 
 
 def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:

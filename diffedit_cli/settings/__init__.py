@@ -3,7 +3,7 @@
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
 from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
-from .idle import idle_film, idle_of_model, idle_settings, without_idle
+from .idle import idle_film, idle_settings, without_idle
 from .model import ModelConfig, public_name
 from .presets import FAST, PAPER, PRESETS
 from .remove import RemoveConfig, require_object

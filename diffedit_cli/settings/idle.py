@@ -1,11 +1,9 @@
 """Idle settings, which do nothing in a run since another one rules them out: noted, not stored as used."""
 
 from dataclasses import fields
-from pathlib import Path
 from typing import TypeVar
 
 from .fields import build, flatten, keys
-from .model import ModelConfig
 from .remove import RemoveConfig
 from .schema import (
     EditConfig,
@@ -75,12 +73,3 @@ def without_idle(config: Config, idle: dict[str, str]) -> Config:
 def idle_film(has_film: bool) -> dict[str, str]:
     """As `idle_settings`, for the settings of a film."""
     return {} if has_film else {item.name: "without --animate" for item in fields(FilmConfig)}
-
-
-def idle_of_model(config: ModelConfig) -> dict[str, str]:
-    """As `idle_settings`: only a hub id has a revision, and one file has no variant."""
-    if config.model == "embedded":
-        return dict.fromkeys(("revision", "variant"), "with the embedded model")
-    if Path(config.model).is_file():
-        return dict.fromkeys(("revision", "variant"), "with a model in one file")
-    return {"revision": "with a folder"} if Path(config.model).is_dir() else {}

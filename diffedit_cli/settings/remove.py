@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from ..errors import SettingError
 from .fields import setting, validate
 from .groups import GuidanceConfig, MaskConfig
-from .sampling import SEED, SOLVER, STEPS, TIMESTEP_SPACING, Sampled, Solver, TimestepSpacing
+from .sampling import SEED, SIZE, SOLVER, STEPS, TIMESTEP_SPACING, ZOOM, Sampled, Solver, TimestepSpacing
 from .schema import EditConfig
 
 
@@ -26,18 +26,8 @@ class RemoveConfig(Sampled):
         high=1,
     )
     seed: int | None = SEED
-    size: int | None = setting(
-        None,
-        "Working size: what is redrawn is scaled to the area of a square with this side, in pixels. "
-        "Default: the model's own.",
-        low=32,
-        high=4096,
-    )
-    zoom: bool | None = setting(
-        None,
-        "Search for a small object at closer and closer range, and redraw only the region around it. "
-        "Default: only where this shows the object at least twice as large.",
-    )
+    size: int | None = SIZE
+    zoom: bool | None = ZOOM
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(

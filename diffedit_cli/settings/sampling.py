@@ -1,4 +1,4 @@
-"""How steps are taken, and what noise they start from: settings that several configs have."""
+"""How steps are taken, and what they start from: settings that several configs have."""
 
 from typing import Literal
 
@@ -37,6 +37,18 @@ SEED: int | None = setting(
     "Seed of all noise. Without one a random seed is chosen, printed and stored in the result.",
     low=0,
     high=MAX_SEED,
+)
+SIZE: int | None = setting(
+    None,
+    "Working size: what is redrawn is scaled to the area of a square with this side, in pixels. "
+    "Default: the model's own.",
+    low=32,
+    high=4096,
+)
+ZOOM: bool | None = setting(
+    None,
+    "Search for a small object at closer and closer range, and redraw only the region around it. Default: "
+    "only where this shows the object at least twice as large.",
 )
 WIDTH: int | None = setting(None, "Width in pixels. Default: the model's own.", low=32, high=4096)
 HEIGHT: int | None = setting(None, "Height in pixels. Default: the model's own.", low=32, high=4096)

@@ -17,10 +17,12 @@ from .sampling import (
     MAX_SEED,
     NEGATIVE_PROMPT,
     SEED,
+    SIZE,
     SOLVER,
     STEPS,
     TIMESTEP_SPACING,
     WIDTH,
+    ZOOM,
     Sampled,
     Solver,
     TimestepSpacing,
@@ -61,18 +63,8 @@ class EditConfig(Sampled):
         "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
-    size: int | None = setting(
-        None,
-        "Working size: what is edited is scaled to the area of a square with this side, in pixels. "
-        "Default: the model's own.",
-        low=32,
-        high=4096,
-    )
-    zoom: bool | None = setting(
-        None,
-        "Search for a small object at closer and closer range, and edit only the region around it. Default: "
-        "only where this shows the object at least twice as large.",
-    )
+    size: int | None = SIZE
+    zoom: bool | None = ZOOM
     keep_detail: bool = setting(
         True,
         "Restore the picture's own detail and tone inside the mask, wherever nothing changed. Never with "
