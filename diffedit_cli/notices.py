@@ -43,7 +43,7 @@ def mask_notices(coverage: float, fit: Fit, config: MaskConfig, *, searched: boo
 def object_notices(config: EditConfig, count: int) -> tuple[str, ...]:
     """What to say where there are more queries than objects."""
     left = config.next_queries[max(0, count - 1) :]
-    return (f"The mask has {count} separate pieces, so not used: {', '.join(left)}.",) if left else ()
+    return (f"The mask has {count} separate pieces; not used: {', '.join(left)}.",) if left else ()
 
 
 def zoom_notices(config: EditConfig, fit: Fit) -> tuple[str, ...]:
