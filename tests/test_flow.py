@@ -143,6 +143,41 @@ def test_cfg_plus_plus_is_the_papers_step_from_pure_noise_on() -> None:
         assert torch.allclose(ours, wanted, atol=1e-12)
 
 
+def even_steps(count: int, strength: float, shift: float) -> Steps:
+    """The levels at the times 1, 1 - 1/n, ..., 0, shifted, as FLUX has them."""
+    times = torch.linspace(1, 0, count + 1, dtype=torch.float64)[-round(strength * count) - 1 :]
+    sigmas = shift * times / (1 + (shift - 1) * times)
+    return Steps(1000 * sigmas[:-1], 1 - sigmas, sigmas, target="flow")
+
+
+def gaussian(x: Tensor, time: Tensor, _: Tensor, std: float = 0.3) -> Tensor:
+    """The exact velocity where pictures are normal with this deviation."""
+    alpha = 1 - time
+    return x / (time**2 + alpha**2 * std**2) * (time - alpha * std**2)
+
+
+def test_rounds_bring_the_way_back_closer() -> None:
+    x0, steps, errors = 0.3 * noise(1).double(), even_steps(28, 0.8, shift=3.16), list[float]()
+    for rounds in (0, 1, 2):
+        flow = Flow(gaussian)
+        *_, top = invert(flow, x0, steps, text(0), rounds)
+        assert len(flow.asked) == len(steps) * (1 + rounds)
+        errors.append(float((decoded(flow, top, steps)[-1] - x0).norm() / x0.norm()))
+    assert errors == pytest.approx([0.096, 0.0101, 0.0011], rel=0.05)
+
+
+def test_a_round_that_diverges_is_not_taken() -> None:
+    """Of a batch, only the picture for which it diverges goes without."""
+    x0, steps = noise(1).double(), even_steps(4, 1.0, shift=1.0)
+    steep = torch.tensor([20.0, 0.5]).double()[:, None, None, None]
+    flow = Flow(lambda x, *_: (steep[: len(x)] * x).sin())
+    plain, refined = (next(invert(flow, x0, steps, text(0), rounds)) for rounds in (0, 5))
+    alone = next(invert(flow, x0[:1], steps, text(0), 5))
+    assert torch.equal(refined[0], plain[0])
+    assert torch.equal(refined[:1], alone)
+    assert (refined[1] - plain[1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("config", [GuidanceConfig(method=m, scale=0.9) for m in ("apg", "adaptive")])
 def test_guidance_bears_pure_noise(config: GuidanceConfig) -> None:
     run = decoded(Flow(wavy), noise(), flow_steps(6), config)

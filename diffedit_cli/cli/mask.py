@@ -44,6 +44,7 @@ UNUSED = (
     "timestep_spacing",
     "strength",
     "inversion",
+    "inversion_rounds",
     "room",
     "keep_detail",
     "mask_grey",

@@ -17,7 +17,7 @@ def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -
     decode = forwards_per_run(config.guidance, steps)
     counts = {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
-        "invert": 0 if config.encoding == "noise" else steps,
+        "invert": 0 if config.encoding == "noise" else steps * (1 + config.inversion_rounds),
         "decode": decode,
     }
     return counts | ({"frame": (frames - 1) * decode} if frames else {})

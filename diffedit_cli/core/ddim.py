@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import NumericError
-from .guidance import Guidance, GuidanceState
+from .guidance import Guidance, GuidanceState, norm
 from .schedules import add_noise, from_x0, to_eps, to_x0
 from .types import (
     Denoiser,
@@ -68,17 +68,30 @@ def consistency_step(
     return x0 if i == len(steps) - 1 else add_noise(x0, fresh[i + 1], steps.level(i + 1))
 
 
-def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) -> Iterator[Latents]:
+def invert(
+    denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds, rounds: int = 0
+) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
     One forward a step, without guidance. The UNet is asked at the timestep that the step leads to, as in
     diffusers' DDIMInverseScheduler: decoding asks it there too.
+
+    rounds: each takes the step again, with one more forward, under the prediction for where it has led, so
+    that the step down from there leads back (Pan et al. 2023, arXiv 2309.04907, section 3.2). A round that
+    moves a picture further than the one before diverges: it is not taken, and is that picture's last of the
+    step.
     """
-    latents, batch, levels = x0, len(x0), steps.levels
+    latents, texts, levels = x0, embeds.expand(len(x0)), steps.levels
     for i in reversed(range(len(steps))):
-        timesteps = steps.timesteps[i : i + 1].to(x0.device).expand(batch)
-        predicted = denoiser.predict(latents, timesteps, embeds.expand(batch))
-        latents = ddim_step(latents, predicted, levels[i + 1], levels[i], steps.target)
+        timesteps = steps.timesteps[i : i + 1].to(x0.device).expand(len(x0))
+        led, moved = latents, torch.full_like(x0[:, :1, :1, :1], math.inf)
+        for _ in range(rounds + 1):
+            predicted = denoiser.predict(led, timesteps, texts)
+            again = ddim_step(latents, predicted, levels[i + 1], levels[i], steps.target)
+            gap = norm(again - led)
+            is_closer = ~(gap >= moved)  # NaN goes on, to be told of
+            led, moved = torch.where(is_closer, again, led), torch.where(is_closer, gap, 0)
+        latents = led
         yield latents
 
 

@@ -156,7 +156,7 @@ def encode_source(
         return renoise(x0, noise_like(x0, seeds, steps), steps)
     levels = [x0]
     report("invert", 0, len(steps))
-    for latents in invert(denoiser, x0, steps, texts.source):
+    for latents in invert(denoiser, x0, steps, texts.source, config.inversion_rounds):
         levels.append(latents)
         report("invert", len(levels) - 1, len(steps))
     return Trajectory(torch.stack(levels[::-1]))
@@ -294,6 +294,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         timestep_spacing=usual.timestep_spacing,
         strength=usual.strength,
         inversion=usual.inversion,
+        inversion_rounds=usual.inversion_rounds,
         zoom=None,
         keep_detail=True,
         per_object=False,

@@ -62,6 +62,14 @@ class EditConfig(Sampled):
         "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
+    inversion_rounds: int = setting(
+        0,
+        "Rounds of a fixed-point iteration at each step of the inversion, which bring the way back closer to "
+        "the picture: each takes one more run of the network. For flow-matching models and few steps.",
+        low=0,
+        high=20,
+        expert=True,
+    )
     size: int | None = SIZE
     zoom: bool | None = ZOOM
     keep_detail: bool = setting(
