@@ -207,6 +207,61 @@ def test_a_scale_given_as_an_input_costs_one_forward_a_step(folders: dict[str, P
         GuidanceConfig(method="embedded", rescale=0.5)
 
 
+TO_Q = "transformer_blocks.0.attn.to_q"
+CLIP_Q = "encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "style"), [("sd3.5", "peft"), ("dev", "peft"), ("dev", "kohya"), ("schnell", "alpha")]
+)
+def test_a_lora_adds_its_product_to_the_weights(
+    folders: dict[str, Path], tmp_path: Path, name: str, style: str
+) -> None:
+    pytest.importorskip("peft")
+    plain = load_model(folders[name], device="cpu")
+    networks = {"transformer": plain.unet, "text_encoder": plain.text_encoders[0]}
+    clip_q = f"text_model.{CLIP_Q}" if hasattr(plain.text_encoders[0], "text_model") else CLIP_Q
+    places = [("transformer", TO_Q)] + ([("text_encoder", clip_q)] if style == "peft" else [])
+    state: dict[str, torch.Tensor] = {}
+    wanted: dict[tuple[str, str], torch.Tensor] = {}
+    for net, place in places:
+        weight = networks[net].get_submodule(place).weight
+        down, up = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4)
+        share = 1.0
+        if style == "kohya":  # of FLUX, whose to_q is a third of one product
+            stem = "lora_unet_double_blocks_0_img_attn_qkv"
+            state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up.repeat(3, 1)}
+            state[f"{stem}.alpha"] = torch.tensor(2.0)
+            share = 0.5
+        else:
+            state |= {f"{net}.{place}.lora_A.weight": down, f"{net}.{place}.lora_B.weight": up}
+            if style == "alpha":
+                state[f"{net}.{place}.alpha"], share = torch.tensor(2.0), 0.5
+        wanted[net, place] = weight + 0.5 * share * up @ down
+    save_file(state, tmp_path / "style.safetensors")
+    model = load_model(folders[name], device="cpu", lora=f"{tmp_path / 'style.safetensors'}:0.5")
+    networks = {"transformer": model.unet, "text_encoder": model.text_encoders[0]}
+    for (net, place), weight in wanted.items():
+        assert torch.allclose(networks[net].get_submodule(place).weight, weight, atol=1e-5)
+    assert model.unet.state_dict().keys() == plain.unet.state_dict().keys()
+
+
+def test_a_lora_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"unet.{layer}.lora_{end}.weight": torch.ones(4, 4) for end in "AB"}
+    save_file(state, tmp_path / "sd.safetensors")
+    for name in MADE:
+        with pytest.raises(ModelError, match="fit") as caught:
+            load_model(folders[name], device="cpu", lora=str(tmp_path / "sd.safetensors"))
+        assert "another kind" in caught.value.hint
+
+
+def test_a_lora_of_few_steps_keeps_the_levels_of_the_flow(folders: dict[str, Path]) -> None:
+    own = own_defaults(str(folders["dev"]), lora=["Hyper-FLUX.1-dev-8steps-lora.safetensors:0.125"])
+    assert own == {"steps": 8, "inversion": "noise", "guidance_scale": 3.5, "guidance_method": "embedded"}
+
+
 def test_without_t5_it_says_so(tmp_path: Path) -> None:
     model = load_model(save_flow(tmp_path, sd3_parts(has_t5=False), SD3_SCHEDULER), device="cpu")
     assert any("T5" in notice for notice in model.notices)

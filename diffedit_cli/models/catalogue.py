@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import safe_open
 
 from ..errors import ModelError
-from .families import Family, suited, suited_folder
-from .few_steps import FewSteps, of_checkpoint
+from .families import Family, suited
+from .few_steps import FewSteps, of_checkpoint, suited_to
 from .flow_schedule import describe_flow, read_flow
 from .layout import Layout, check_layout
 from .networks import native_cells, read_json, reading
@@ -97,9 +97,7 @@ def own_defaults(
     """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
     (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
-    of_family = suited_folder(name, path) if path else None
-    few = of_family or of_checkpoint(name, path, lora)
-    return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
+    return {**suited_to(name, path, lora), **(read_defaults(path) if path else {})}
 
 
 def few_steps(

@@ -18,7 +18,7 @@ from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .families import family_of
-from .few_steps import of_checkpoint
+from .few_steps import suited_to
 from .flux import FluxDenoiser
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
@@ -71,12 +71,11 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    few = of_checkpoint(config.model, source.path, config.lora)
+    own = suited_to(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         parts = converted_parts(config, source, *converted) if converted else load_all(config, source, dtype)
-        if few:
-            parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
+        parts = replace(parts, own_defaults={**own, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_unet(loaded)
@@ -90,7 +89,6 @@ def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
     given = {
         "--backend openvino": config.backend == "openvino",
         "--embedding": bool(config.embedding),
-        "--lora": bool(config.lora),
         "--vae": config.vae is not None,
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
