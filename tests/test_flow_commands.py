@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import put
 from flow_models import (
     DEV_SCHEDULER,
     SCHNELL_SCHEDULER,
@@ -25,6 +26,8 @@ from diffedit_cli.cli.app import app
 from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import describe, few_steps, load_model, own_defaults
+from diffedit_cli.models.catalogue import cached_models
+from diffedit_cli.models.hub import HubId, weights_to_fetch
 from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
 
 Run = Callable[..., Any]
@@ -121,6 +124,14 @@ def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path)
     assert own_defaults(str(folders["dev"]))["steps"] == 9
     assert load_model(folders["dev"], device="cpu").own_defaults["steps"] == 9
     (folders["dev"] / "diffedit.json").unlink()
+
+
+def test_presets_have_their_defaults_before_they_are_fetched(cache: Path) -> None:
+    assert own_defaults("sd3.5-medium") == {"steps": 40, "guidance_scale": 4.5}
+    assert own_defaults("flux-dev")["guidance_method"] == "embedded"
+    assert own_defaults("flux-schnell")["steps"] == 4
+    assert few_steps("flux-schnell") is not None
+    assert not describe("flux-dev")["is_here"]
 
 
 def test_a_few_step_flow_says_what_it_runs_with(run: Run, folders: dict[str, Path]) -> None:
@@ -363,11 +374,45 @@ def test_a_missing_part_is_named(copy: Callable[[str], Path], part: str) -> None
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     shutil.rmtree(folder / part)
-    if part == "text_encoder_3":  # it can be left out
-        assert any("T5" in notice for notice in load_model(folder, device="cpu").notices)
-        return
     with pytest.raises(ModelError, match=f"lacks {part}"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("index", [{}, {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}])
+def test_t5_can_be_left_out(copy: Callable[[str], Path], index: dict[str, Any]) -> None:
+    folder = copy("sd3.5")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.rmtree(folder / "text_encoder_3")
+    shutil.rmtree(folder / "tokenizer_3")
+    assert any("T5" in notice for notice in load_model(folder, device="cpu").notices)
+
+
+def test_a_checkpoint_in_the_cache_is_whole_or_said_not_to_be(cache: Path, folders: dict[str, Path]) -> None:
+    put(cache, folders["sd3.5"], "someone/flow")
+    put(cache, folders["dev"], "someone/part", leave_out="text_encoder_2")
+    put(cache, folders["dev"], "someone/other")
+    change(
+        next(cache.glob("*other/snapshots/*/transformer/config.json")),
+        _class_name="QwenImageTransformer2DModel",
+    )
+    assert load_model("someone/flow", device="cpu", offline=True).own_defaults["steps"] == 40
+    assert {name for name, _ in cached_models()} == {"someone/flow", "someone/part"}
+    with pytest.raises(ModelError, match=r"text_encoder_2/config\.json is missing"):
+        load_model("someone/part", device="cpu", offline=True)
+
+
+def test_all_parts_of_a_flow_are_fetched() -> None:
+    files = [
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "flux1-dev.safetensors",
+    ]
+    found = weights_to_fetch(HubId("someone/flow", None, ("fp16", None)), files)
+    assert sorted(found) == sorted({*files} - {files[2], files[-1]})
 
 
 def test_text_encoders_of_another_checkpoint_are_refused(copy: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelError
 from ..settings import Solver, TimestepSpacing, public_name
 from .addons import split
-from .families import Suited, suited_folder
+from .families import Suited, suited_to
 from .networks import read_json
 from .presets import PRESETS
 
@@ -58,7 +58,7 @@ def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewStep
     """
     preset = PRESETS.get(name)
     known_as = f"{preset.repository}/{preset.file}" if preset else public_name(name)
-    if path is not None and (kind := suited_folder(name, path)):
+    if kind := suited_to(name, path):
         return of_flow(kind, loras)
     files = ("scheduler/scheduler_config.json", "unet/config.json")
     scheduler, unet = (
@@ -68,10 +68,9 @@ def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewStep
     return recognise(known_as, names, scheduler, is_lcm=bool(unet.get("time_cond_proj_dim")))
 
 
-def suited_to(name: str, path: Path | None, loras: Sequence[str]) -> dict[str, Any]:
+def defaults_of(name: str, path: Path | None, loras: Sequence[str]) -> dict[str, Any]:
     """The settings that suit a checkpoint by its family and as a model of few steps."""
-    family = None if path is None else suited_folder(name, path)
-    few = of_checkpoint(name, path, loras)
+    family, few = suited_to(name, path), of_checkpoint(name, path, loras)
     return {**(family.defaults if family else {}), **(few.defaults if few else {})}
 
 

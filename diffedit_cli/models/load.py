@@ -18,7 +18,7 @@ from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .families import family_of
-from .few_steps import suited_to
+from .few_steps import defaults_of
 from .flux import FluxDenoiser
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
@@ -71,7 +71,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    own = suited_to(config.model, source.path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         parts = converted_parts(config, source, *converted) if converted else load_all(config, source, dtype)
