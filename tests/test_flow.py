@@ -10,11 +10,13 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from oracles import sd_schedule, text
 from torch import Tensor
 
+from diffedit_cli.core.costs import edit_forwards
 from diffedit_cli.core.ddim import decode, invert, renoise
+from diffedit_cli.core.flowedit import flow_edit
 from diffedit_cli.core.guidance import Guidance, cfg_plus_plus_scale
 from diffedit_cli.core.schedules import add_noise, draw_noise, from_x0, to_eps, to_x0
 from diffedit_cli.core.types import Level, PromptEmbeds, Steps, Trajectory
-from diffedit_cli.settings import GuidanceConfig, Solver
+from diffedit_cli.settings import EditConfig, GuidanceConfig, Solver
 
 PLAIN = GuidanceConfig(scale=1)
 
@@ -141,6 +143,34 @@ def test_cfg_plus_plus_is_the_papers_step_from_pure_noise_on() -> None:
         ours = add_noise(to_x0(x, scaled, here, "flow"), to_eps(x, scaled, here, "flow"), after)
         wanted = add_noise(to_x0(x, u + 0.6 * (t - u), here, "flow"), to_eps(x, u, here, "flow"), after)
         assert torch.allclose(ours, wanted, atol=1e-12)
+
+
+def towards(x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    """The exact velocity where every picture of a text has its number as all of its values."""
+    return (x - text) / time
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_flowedit_moves_the_picture_by_the_difference_of_the_texts(scale: float) -> None:
+    """Inside the mask the end is x0 + query - ref; guided, both are g times as far from the empty text."""
+    x0, steps, texts = noise(1).double(), even_steps(8, 1.0, shift=3.0), (text(2), text(5), text(0))
+    mask = torch.zeros(2, 1, 4, 5).double()
+    mask[..., 2:, :] = 1
+    flow = Flow(towards)
+    run = list(flow_edit(flow, x0, steps, *texts, GuidanceConfig(scale=scale), mask, [1, 2]))
+    moved = 5 * scale - 2 * max(1.0, 0.26 * scale)
+    assert torch.allclose(run[-1][..., 2:, :], x0[..., 2:, :] + moved, atol=1e-9)
+    assert all(torch.equal(latents[..., :2, :], x0[..., :2, :]) for latents in run)
+    assert len(flow.asked) == 16
+    config = EditConfig(inversion="flowedit", strength=1, steps=8, guidance=GuidanceConfig(scale=scale))
+    costs = edit_forwards(config, search=False)
+    assert costs == {"mask": 0, "invert": 0, "decode": 16 if scale == 1 else 32}
+
+
+def test_flowedit_under_one_text_leaves_the_picture() -> None:
+    x0, mask = noise(1), torch.ones(2, 1, 4, 5)
+    run = flow_edit(Flow(wavy), x0, flow_steps(6), text(1), text(1), text(0), PLAIN, mask, [1, 2])
+    assert all(torch.allclose(latents, x0, atol=1e-5) for latents in run)
 
 
 def even_steps(count: int, strength: float, shift: float) -> Steps:

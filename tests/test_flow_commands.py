@@ -39,6 +39,7 @@ COMMANDS = {
     "edit with lcm": [*EDIT, "--solver", "lcm", "-o", "out.png"],
     "edit with apg": [*EDIT, "--guidance-method", "apg", "-o", "out.png"],
     "edit from the reference": [*EDIT, "--inversion", "negative-prompt", "-o", "out.png"],
+    "edit with flowedit": [*EDIT, "--inversion", "flowedit", "-o", "out.png"],
     "edit from noise": [*EDIT, "--inversion", "noise", "-o", "out.png"],
     "mask": ["mask", "photo.png", *WORDS, "-o", "out.png"],
     "remove": [
@@ -170,6 +171,8 @@ REFUSED = [
     ("sd3.5", [*EDIT, "--backend", "openvino"], "--backend openvino cannot be used"),
     ("sd3.5", [*EDIT, "--embedding", "word.safetensors"], "--embedding cannot be used"),
     ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
+    ("sd3.5", [*EDIT, "--inversion", "flowedit", "--solver", "dpm++"], "--solver dpm++ cannot be used"),
+    ("sd3.5", [*EDIT, "--inversion", "flowedit", "--animate", "x.gif"], "A film cannot be made"),
     ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
@@ -201,6 +204,12 @@ def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     told = good(run(*EDIT, "--negative-prompt", "x", *model, "-o", "out.png")).output
     assert "--negative-prompt does nothing with a model that takes the guidance scale" in told
     assert (read_settings(Path("out.png")) or {})["negative_prompt"] == ""
+
+
+def test_flowedit_needs_a_flow(run: Run, checkpoint: Path) -> None:
+    done = run(*EDIT, "--inversion", "flowedit", "--model", checkpoint, "--device", "cpu", "-o", "out.png")
+    assert done.exit_code == 2
+    assert "--inversion flowedit needs a flow-matching model" in done.output
 
 
 def test_the_backend_is_torchs(run: Run, folders: dict[str, Path]) -> None:

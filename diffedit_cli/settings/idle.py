@@ -45,8 +45,8 @@ def idle_settings(
     if isinstance(config, EditConfig):
         if not config.ref:
             idle["mask_evidence"] = "without --ref"
-        if config.encoding == "noise":
-            idle["inversion_rounds"] = "with --inversion noise"
+        if not config.is_inverted:
+            idle["inversion_rounds"] = f"with --inversion {config.encoding}"
         if not config.per_object:
             idle["next_queries"] = "without --per-object"
         if not has_areas:

@@ -28,7 +28,7 @@ from .sampling import (
     check_solver,
 )
 
-Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
+Inversion = Literal["auto", "ddim", "negative-prompt", "noise", "flowedit"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 
@@ -59,7 +59,8 @@ class EditConfig(Sampled):
         "auto",
         "How the picture is turned into noise: DDIM inversion with the empty prompt, as in the paper (ddim), "
         "or with --ref as both prompt and negative prompt (negative-prompt); or by adding random noise "
-        "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
+        "(noise); or not at all, by the difference of two drawings (flowedit, for flow-matching models). "
+        "auto: the model's own, else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
     inversion_rounds: int = setting(
@@ -114,6 +115,21 @@ class EditConfig(Sampled):
                 f"--inversion {self.inversion} cannot be used with --solver lcm.",
                 "That solver adds fresh noise at every step: use --inversion noise, or --solver ddim.",
             )
+        if self.inversion == "flowedit":
+            self._check_flowedit()
+
+    def _check_flowedit(self) -> None:
+        given = {
+            f"--solver {self.solver}": self.solver in ("dpm++", "lcm"),
+            f"--guidance-method {self.guidance.method}": self.guidance.method not in ("cfg", "embedded"),
+            f"--guidance-norm {self.guidance.norm}": self.guidance.norm != "none",
+            "--guidance-rescale": self.guidance.rescale > 0,
+        }
+        if flag := next((flag for flag, is_given in given.items() if is_given), ""):
+            raise SettingError(
+                f"{flag} cannot be used with --inversion flowedit.",
+                "Its steps are the difference of two plainly guided predictions; leave it out.",
+            )
 
     @property
     def ratio(self) -> float:
@@ -126,6 +142,11 @@ class EditConfig(Sampled):
         if self.inversion != "auto":
             return self.inversion
         return "noise" if self.solver == "lcm" else "ddim"
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether the network itself takes the picture to noise."""
+        return self.encoding in ("ddim", "negative-prompt")
 
 
 def queries_of(config: EditConfig, count: int) -> list[str]:
@@ -162,6 +183,11 @@ def require_way_back(config: EditConfig) -> None:
         raise SettingError(
             "A film cannot be made with --per-object.",
             "It shows one edit; edit one object at a time, with a --mask of it.",
+        )
+    if config.encoding == "flowedit":
+        raise SettingError(
+            "A film cannot be made with --inversion flowedit.",
+            "It has no way back to the picture; use ddim or negative-prompt.",
         )
     if config.encoding == "noise":
         raise SettingError(
