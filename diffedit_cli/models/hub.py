@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import DiffeditError, ModelError
-from .layout import PARTS, STEMS, XL_PARTS, find_weights, has_two_encoders, weight_file
+from .layout import STEMS, find_weights, parts_in, tokenizer_of, weight_file
 from .networks import first_sentence
 from .weights import ONLY_SAFE
 
@@ -51,7 +51,7 @@ def cached_file(hub_id: HubId) -> Path | None:
 def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
     """What a folder lacks of a whole checkpoint, as a sentence; empty: nothing."""
     try:
-        parts = XL_PARTS if has_two_encoders(folder) else PARTS
+        parts = parts_in(hub_id.name, folder)
         networks = tuple(part for part in parts if part in STEMS)
         wanted = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in networks)]
         for part in parts:
@@ -74,7 +74,8 @@ def fetch(hub_id: HubId) -> None:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt"]
+    folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
+    small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in folders), "tokenizer*/*.txt"]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:
             hf_hub_download(

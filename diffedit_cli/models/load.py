@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from ..core.types import Report, silent
-from ..errors import ModelError
+from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
 from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
+from .families import family_of
 from .few_steps import of_checkpoint
+from .flux import FluxDenoiser
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
@@ -25,13 +27,17 @@ from .networks import first_sentence
 from .parts import Parts, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
 from .quiet import quiet
+from .sd3 import SD3Denoiser
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
+from .unet import UNetDenoiser
 from .vae import find_vae, load_vae
+
+DENOISERS: dict[str, type[DiffusersDenoiser]] = {"sd3": SD3Denoiser, "flux": FluxDenoiser}
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. Or a loaded
@@ -56,10 +62,14 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     source = find_checkpoint(
         config.model, revision=config.revision, variant=config.variant, offline=config.offline
     )
-    converted = find_converted(config, source, device)
+    is_flow = family_of(config.model, source.path) is not None
+    check_flow(config, is_flow=is_flow)
+    converted = None if is_flow else find_converted(config, source, device)
     if converted:
         dtype, _ = converted
-    elif config.dtype == "auto" and gains_by_bfloat16(source.path, device):
+    elif config.dtype == "auto" and (
+        gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
+    ):
         dtype = torch.bfloat16
     few = of_checkpoint(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
@@ -73,6 +83,21 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     loaded.notices += unused_settings(config, source)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
+
+
+def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
+    """SettingError for a setting that flow-matching models do not have."""
+    given = {
+        "--backend openvino": config.backend == "openvino",
+        "--embedding": bool(config.embedding),
+        "--lora": bool(config.lora),
+        "--vae": config.vae is not None,
+    }
+    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        raise SettingError(
+            f"{flag} cannot be used with the flow-matching model {config.model}.",
+            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
+        )
 
 
 def find_converted(
@@ -141,6 +166,7 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
         config.model, revision=config.revision, variant=config.variant, offline=config.offline
     )
     config = replace(config, backend="openvino")
+    check_flow(config, is_flow=family_of(config.model, source.path) is not None)
     _, folder = find_converted(config, source, device_of(config), report) or (None, Path())
     return read_about(folder)[0]
 
@@ -148,8 +174,10 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
 def compile_unet(model: DiffusersDenoiser) -> None:
     """Compile the blocks that the UNet repeats, one for all of their kind, and run it once.
 
-    Raises ModelError where nothing can be compiled.
+    Raises SettingError for a network without such blocks, ModelError where nothing can be compiled.
     """
+    if not getattr(model.unet, "_repeated_blocks", None):
+        raise SettingError(f"{model.name} has no blocks that can be compiled.", "Leave --compile out.")
     model.unet.compile_repeated_blocks(dynamic=True)
     cells = model.multiple // model.factor
     noise = torch.zeros(2, model.latent_channels, cells, cells, device=model.device)
@@ -175,7 +203,8 @@ def place(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
             f"take {weight_bytes(networks) / 1e9:.1f} GB), so --low-memory is on: slower."
         )
-    model = DiffusersDenoiser(name, parts, device, dtype, low_memory)
+    kind = UNetDenoiser if parts.family is None else DENOISERS[parts.family.key]
+    model = kind(name, parts, device, dtype, low_memory)
     model.notices += notices
     return model
 

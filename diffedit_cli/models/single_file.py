@@ -35,8 +35,8 @@ TEXT_PREFIXES = {
 }
 NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
-    "double_blocks.": ("a Flux checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
-    "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
+    "double_blocks.": ("a FLUX checkpoint", "Give a folder or a hub id in diffusers' layout."),
+    "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Give a folder or a hub id in diffusers' layout."),
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
