@@ -65,9 +65,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """The config of one part, checked. name: of the checkpoint. Raises ModelError with the reason."""
-    part, config = folder.name, read_json(folder / "config.json")
+def read_config(name: str, folder: Path, part: str = "") -> dict[str, Any]:
+    """The config of one part, checked. name: of the checkpoint. part: if its folder has another name.
+
+    Raises ModelError with the reason.
+    """
+    part, config = part or folder.name, read_json(folder / "config.json")
     what = f"{name}/{part}"
     for key in ("auto_map", "quantization_config"):
         if config.get(key) is not None:
