@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # What of a model's origin changes the pixels of a frame.
 PIXELS = (
-    "model", "revision", "variant", "lora", "embedding", "vae", "device", "dtype", "backend", "low_memory",
-    "compile",
+    "model", "revision", "variant", "lora", "embedding", "vae", "text_encoder", "device", "dtype", "backend",
+    "low_memory", "compile",
 )  # fmt: skip
 
 

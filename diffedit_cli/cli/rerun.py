@@ -121,6 +121,8 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
     for key in ("lora", "embedding"):
         if stored.get(key):
             needed[key] = ", ".join(stored[key])
+    if stored.get("text_encoder"):
+        needed["text_encoder"] = f"the text encoder {' and '.join(stored['text_encoder'])}"
     if stored.get("vae"):
         needed["vae"] = f"the VAE {stored['vae']}"
     if "model" in stored and not is_trusted(stored):

@@ -147,7 +147,7 @@ def of_scheduler(config: Mapping[str, Any]) -> str:
 
 def last_part(name: str) -> str:
     """The name of a file without folders and suffix, of a folder, or of a repository without its owner."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".safetensors")
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".safetensors").removesuffix(".gguf")
 
 
 def words_of(name: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What a folder holds, read from its small files, and refused with a reason before a weight is read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -95,7 +96,11 @@ def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
     missing = [part for part in parts_in(name, folder) if not (folder / part).is_dir()]
     if missing:
-        raise ModelError(f"{name} lacks {', '.join(missing)}.", HELP_FOLDER)
+        hint = f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
+        raise ModelError(
+            f"{name} lacks {', '.join(missing)}.",
+            hint if family is None and "unet" not in missing else HELP_FOLDER,
+        )
     zeros = bool(index.get("force_zeros_for_empty_prompt", is_xl))
     layout = Layout(name, folder, is_xl, zeros, family=family)
     for part, kind in layout.kinds.items():
@@ -103,7 +108,7 @@ def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
     layout.configs["scheduler"] = read_json(folder / "scheduler/scheduler_config.json")
     for part in layout.tokenizers:
         check_tokenizer(name, folder / part)
-    layout.files.update(find_weights(name, folder, layout.networks, variant))
+    layout.files.update(find_weights(name, {part: folder / part for part in layout.networks}, variant))
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout
@@ -142,14 +147,15 @@ def check_tokenizer(name: str, folder: Path) -> None:
             plain_name(name, f"{folder.name}/tokenizer_config.json", value)
 
 
-def find_weights(
-    name: str, folder: Path, networks: tuple[str, ...], variant: str | None
-) -> dict[str, list[Path]]:
-    """The weight files of each network: those of the variant, or else the plain ones, or the only ones."""
-    found = {part: variants_in(folder / part) for part in networks}
+def find_weights(name: str, places: Mapping[str, Path], variant: str | None) -> dict[str, list[Path]]:
+    """The weight files of each network: those of the variant, or else the plain ones, or the only ones.
+
+    places: the folder of each network.
+    """
+    found = {part: variants_in(folder, part) for part, folder in places.items()}
     if not any(variant in variants for variants in found.values()):
         others = {other for variants in found.values() for other in variants}
-        part = networks[0]
+        part = next(iter(places))
         wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
         flags = sorted(f"--variant {other}" if other else "no --variant" for other in others)
         have = " or ".join(flags)
@@ -159,10 +165,10 @@ def find_weights(
         usable = [one for one in (variant, None) if one in variants] or variants
         if len(usable) != 1 and usable != [variant, None]:
             wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
-            pickles = [*(folder / part).glob("*.bin"), *(folder / part).glob("*.ckpt")]
+            pickles = [*places[part].glob("*.bin"), *places[part].glob("*.ckpt")]
             several = f"Use --variant with one of {', '.join(map(str, usable))}."
             raise ModelError(wanted, several if usable else ONLY_SAFE if pickles else "Fetch it again.")
-        files[part] = weight_files(name, folder / part, usable[0])
+        files[part] = weight_files(name, places[part], part, usable[0])
     return files
 
 
@@ -176,9 +182,9 @@ def index_file(stem: str, variant: str | None) -> str:
     return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
 
 
-def variants_in(folder: Path) -> list[str | None]:
+def variants_in(folder: Path, part: str) -> list[str | None]:
     """The variants of the weights in the folder of a network; None stands for the plain ones."""
-    stem = re.escape(STEMS[folder.name])
+    stem = re.escape(STEMS[part])
     names = [file.name for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     single = rf"{stem}(?:\.(\w+))?\.safetensors"
     several = rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json"
@@ -186,9 +192,9 @@ def variants_in(folder: Path) -> list[str | None]:
     return sorted({match[1] for match in matches if match}, key=lambda one: one or "")
 
 
-def weight_files(name: str, folder: Path, variant: str | None) -> list[Path]:
+def weight_files(name: str, folder: Path, part: str, variant: str | None) -> list[Path]:
     """The files with a network's weights, one or several. ModelError names one that is missing."""
-    stem = STEMS[folder.name]
+    stem = STEMS[part]
     single = folder / weight_file(stem, variant)
     if single.is_file():
         return [single]

@@ -1,7 +1,7 @@
 """The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from .flow_schedule import read_flow
 from .layout import Layout
 from .networks import empty_network, flat, native_cells, read_json, reading
 from .schedulers import read_schedule
-from .weights import dequantised, fill, read_weights
+from .weights import fill, plain, read_network
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -58,8 +58,35 @@ class Parts:
         return native_cells(self.unet.config, self.is_xl or self.family is not None)
 
 
-def load_folder(layout: Layout, dtype: torch.dtype) -> Parts:
-    """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails."""
+@dataclass(frozen=True)
+class Rest:
+    """What goes with a UNet alone. name: of where it comes from. vae, schedule: None where that has none."""
+
+    name: str
+    text_encoders: list[Any]
+    tokenizers: list[Any]
+    has_zero_empty_prompt: bool
+    vae: Any = None
+    schedule: Schedule | None = None
+    predicts_v: bool = False
+
+    def given_to(self, name: str, parts: Parts) -> Parts:
+        """The checkpoint with these text encoders. ModelError where they do not fit."""
+        parts = replace(
+            parts,
+            text_encoders=self.text_encoders,
+            tokenizers=self.tokenizers,
+            has_zero_empty_prompt=self.has_zero_empty_prompt,
+        )
+        check_fit(f"{name} with {self.name}", parts)
+        return parts
+
+
+def load_folder(layout: Layout, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Parts:
+    """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
+
+    keeps_quantised: the UNet keeps quantised weights as they are.
+    """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
         schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
@@ -68,7 +95,7 @@ def load_folder(layout: Layout, dtype: torch.dtype) -> Parts:
         longest = suited(name, family, layout.configs["transformer"]).longest
     encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, layout.networks[0], dtype),
+        unet=load_network(layout, layout.networks[0], dtype, keeps_quantised=keeps_quantised),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
@@ -86,15 +113,18 @@ def load_folder(layout: Layout, dtype: torch.dtype) -> Parts:
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype) -> Any:
+def load_network(layout: Layout, part: str, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Any:
     what, kind = f"{layout.name}/{part}", layout.kinds[part]
     network = empty_network(what, kind, layout.configs[part])
-    state = dequantised(what, read_weights(*layout.files[part]), dtype)
+    state = read_network(what, *layout.files[part])
+    if part == "unet":
+        return fill(what, network, state, dtype, keeps_quantised=keeps_quantised)
+    state = plain(state, dtype)
     if kind == "t5":
         return fill_t5(what, network, state, dtype)
     if part.startswith("text_encoder"):
         state = for_text_encoder(network, state)
-    elif part == "vae":
+    else:
         network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
     return fill(what, network, state, dtype)
 
