@@ -13,7 +13,7 @@ from .images.read import Picture
 from .models import DiffusersDenoiser
 from .notices import guidance_notices, word_notices
 from .results import Generated, Meter
-from .session import counting, random_seed
+from .session import counting, random_seed, require_mixing
 from .settings import GenerateConfig, InterpolateConfig, filled_in, idle_settings, without_idle
 
 
@@ -44,6 +44,7 @@ def resolve_interpolation(
     model: DiffusersDenoiser, config: InterpolateConfig, *, has_init: bool = False
 ) -> InterpolateConfig:
     """The settings as `interpolate_frames` uses them: a seed for each prompt, a size, a scale."""
+    require_mixing(model)
     seeds = config.seed or (random_seed(),)
     config = replace(
         config,

@@ -177,6 +177,7 @@ class Session:
         """The edit of one picture, and the film from the picture to it. See `animate_edit`."""
         meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
         require_way_back(config)
+        require_mixing(self.model)
         ((picture,), (fit,)) = self.pictures, self._fits(config, masks, report)
         source, areas = self._source({0: fit}), masks.cells(fit, self.model.factor, self.model.device)
         edited = source.edit(config, [seed_of(config)], areas, report)
@@ -283,6 +284,15 @@ def film_frame(
         keep = canvas.mask_to_full(frame.keep.cpu(), fit)
         image = paste.add_difference(image, picture.rgb, softened, keep)
     return sheets.shown(picture, image)
+
+
+def require_mixing(model: DiffusersDenoiser) -> None:
+    """SettingError for a model that has nothing between two texts."""
+    if not model.can_mix_texts:
+        raise SettingError(
+            f"With {model.name} nothing lies between two texts, so no film can be made.",
+            "Use a model whose texts have one length, such as Stable Diffusion or FLUX.1.",
+        )
 
 
 def random_seed() -> int:

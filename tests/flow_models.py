@@ -126,6 +126,62 @@ def flux_parts(**config: Any) -> dict[str, Any]:
     }
 
 
+def qwen_tokenizer() -> Any:
+    """Bytes, each a token, and the marks of a chat."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (  # that of Qwen3, as far as one question goes
+        "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content "
+        "+ '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+        "{%- if enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"
+    )
+    return tokenizer
+
+
+def qwen3(**config: Any) -> Any:
+    from transformers import Qwen3Config, Qwen3Model
+
+    usual = dict(
+        vocab_size=300,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        pad_token_id=256,
+        eos_token_id=256,
+    )
+    return Qwen3Model(Qwen3Config(**{**usual, **config}))
+
+
+def zimage_parts(**config: Any) -> dict[str, Any]:
+    from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+
+    usual = dict(
+        dim=64,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=24,
+        axes_dims=[8, 12, 12],
+        axes_lens=[600, 64, 64],
+    )
+    transformer = ZImageTransformer2DModel(**{**usual, **config})
+    for name, weight in transformer.named_parameters():  # some are made as zeros
+        if name.endswith("pad_token") or not bool(weight.any()):
+            torch.nn.init.normal_(weight, std=0.1)
+    vae = flow_vae(scaling_factor=0.3611, shift_factor=0.1159)
+    return {"transformer": transformer, "vae": vae, "text_encoder": qwen3(), "tokenizer": qwen_tokenizer()}
+
+
 def save_flow(folder: Path, parts: dict[str, Any], scheduler: dict[str, Any]) -> Path:
     save_parts(folder, parts, {})
     (folder / "scheduler/scheduler_config.json").write_text(

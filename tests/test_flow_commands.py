@@ -17,6 +17,7 @@ from flow_models import (
     save_flow,
     sd3_parts,
     sd3_transformer,
+    zimage_parts,
 )
 from pictures import box_mask, noise
 from safetensors.torch import save_file
@@ -56,6 +57,7 @@ MADE: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any], dict[str, A
     "sd3.5": (sd3_parts, SD3_SCHEDULER, {}),
     "dev": (flux_parts, DEV_SCHEDULER, {"guidance_embeds": True}),
     "schnell": (flux_parts, SCHNELL_SCHEDULER, {}),
+    "zimage": (zimage_parts, SD3_SCHEDULER, {}),
 }
 
 
@@ -99,7 +101,7 @@ def test_a_rerun_gives_the_same_bytes(
     run: Run, folders: dict[str, Path], name: str, command: str, tmp_path: Path
 ) -> None:
     words, model = COMMANDS[command], ["--model", folders[name], "--device", "cpu"]
-    if "apg" in words and name == "dev":
+    if ("apg" in words and name == "dev") or (command == "interpolate" and name == "zimage"):
         pytest.skip("refused: see the table")
     good(run(*words, *model))
     out = Path(words[-1])
@@ -115,6 +117,7 @@ def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path)
     }  # fmt: skip
     schnell = {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"}
     assert own_defaults(str(folders["schnell"])) == schnell
+    assert own_defaults(str(folders["zimage"])) == {"steps": 50, "guidance_scale": 5.0}
     assert few_steps(str(folders["dev"])) is None
     turbo = shutil.copytree(folders["sd3.5"], tmp_path / "stable-diffusion-3.5-large-turbo")
     for folder in (folders["schnell"], turbo):
@@ -150,6 +153,7 @@ def test_a_few_step_flow_says_what_it_runs_with(run: Run, folders: dict[str, Pat
         ("sd3.5", "Stable Diffusion 3.5 medium", "shifted by 3"),
         ("dev", "FLUX.1 dev", "shifted by the size of the picture"),
         ("schnell", "FLUX.1 schnell", "shifted by 1"),
+        ("zimage", "Z-Image", "shifted by 3"),
     ],
 )
 def test_info_says_what_it_is(
@@ -177,6 +181,9 @@ REFUSED = [
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
     ("sd3.5", [*EDIT, "--compile"], "has no blocks that can be compiled"),
+    ("zimage", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
+    ("zimage", [*EDIT, "--animate", "x.gif"], "nothing lies between two texts"),
+    ("zimage", ["generate", "a", "--width", "260", "--height", "32"], "draws at most 256 pixels a side"),
     ("dev", [*EDIT, "--guidance-method", "apg"], "--guidance-method apg cannot be used"),
     ("dev", [*EDIT, "--guidance-method", "cfg++"], "--guidance-method cfg++ cannot be used"),
     ("dev", [*EDIT, "--guidance-norm", "pred"], "--guidance-norm pred cannot be used"),
@@ -190,11 +197,12 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(
 ) -> None:
     save_file({"emb_params": torch.zeros(1, 32)}, "word.safetensors")
     model = [folders[name]] if words[0] == "models" else ["--model", folders[name], "--device", "cpu"]
-    done = run(*words, *model, *([] if words[0] == "models" else ["-o", "out.png"]))
+    out = "out.gif" if words[0] == "interpolate" else "out.png"
+    done = run(*words, *model, *([] if words[0] == "models" else ["-o", out]))
     assert done.exit_code == 2, done.output
     assert said in " ".join(done.output.split())
     assert "Traceback" not in done.output
-    assert not Path("out.png").exists()
+    assert not Path(out).exists()
 
 
 def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
@@ -232,7 +240,8 @@ CLIP_Q = "encoder.layers.0.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
-    ("name", "style"), [("sd3.5", "peft"), ("dev", "peft"), ("dev", "kohya"), ("schnell", "alpha")]
+    ("name", "style"),
+    [("sd3.5", "peft"), ("dev", "peft"), ("dev", "kohya"), ("schnell", "alpha"), ("zimage", "transformer")],
 )
 def test_a_lora_adds_its_product_to_the_weights(
     folders: dict[str, Path], tmp_path: Path, name: str, style: str
@@ -241,7 +250,8 @@ def test_a_lora_adds_its_product_to_the_weights(
     plain = load_model(folders[name], device="cpu")
     networks = {"transformer": plain.unet, "text_encoder": plain.text_encoders[0]}
     clip_q = f"text_model.{CLIP_Q}" if hasattr(plain.text_encoders[0], "text_model") else CLIP_Q
-    places = [("transformer", TO_Q)] + ([("text_encoder", clip_q)] if style == "peft" else [])
+    to_q = "layers.0.attention.to_q" if name == "zimage" else TO_Q
+    places = [("transformer", to_q)] + ([("text_encoder", clip_q)] if style == "peft" else [])
     state: dict[str, torch.Tensor] = {}
     wanted: dict[tuple[str, str], torch.Tensor] = {}
     for net, place in places:
@@ -333,6 +343,19 @@ CONFIGS = [
     ("dev", "transformer", dict(num_single_layers=10**6), "num_single_layers is out of bounds"),
     ("dev", "transformer", dict(guidance_embeds=False), "not understood"),
     ("schnell", "transformer", dict(guidance_embeds=True), "missing or misshapen"),
+    ("zimage", "transformer", dict(n_layers=10**6), "n_layers is out of bounds"),
+    ("zimage", "transformer", dict(axes_dims=[8, 12, 14]), "widths do not fit"),
+    ("zimage", "transformer", dict(axes_lens=512), "widths do not fit"),
+    ("zimage", "transformer", dict(all_patch_size=[2, 4]), "widths do not fit"),
+    ("zimage", "transformer", dict(dim=[64]), "widths do not fit"),
+    ("zimage", "transformer", dict(siglip_feat_dim=24), "takes pictures"),
+    ("zimage", "transformer", dict(cap_feat_dim=32), "another network|misshapen"),
+    ("zimage", "text_encoder", dict(model_type="qwen2"), "not Qwen3"),
+    ("zimage", "text_encoder", dict(rope_parameters={"rope_type": "yarn"}), "not plain Qwen3"),
+    ("zimage", "text_encoder", dict(rope_parameters={"rope_theta": "x"}), "no number|cannot be loaded"),
+    ("zimage", "text_encoder", dict(rope_parameters={}, rope_theta=None), "no number|cannot be loaded"),
+    ("zimage", "text_encoder", dict(num_hidden_layers=10**4), "num_hidden_layers is out of bounds"),
+    ("zimage", "text_encoder", dict(num_key_value_heads=0), "num_key_value_heads"),
 ]
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models.networks import CHECKS, check_text, check_values, empty_network
-from diffedit_cli.models.parts import fill_t5, for_text_encoder
+from diffedit_cli.models.bounds import check_values
+from diffedit_cli.models.networks import CHECKS, check_text, empty_network
+from diffedit_cli.models.parts import fill_qwen3, fill_t5, for_text_encoder
 from diffedit_cli.models.weights import fill
 
 SD3 = {
@@ -50,6 +51,48 @@ SCHNELL = {
     "pooled_projection_dim": 768,
 }
 DEV = SCHNELL | {"guidance_embeds": True}
+Z_IMAGE = {
+    "_class_name": "ZImageTransformer2DModel",
+    "all_f_patch_size": [1],
+    "all_patch_size": [2],
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "cap_feat_dim": 2560,
+    "dim": 3840,
+    "in_channels": 16,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "norm_eps": 1e-05,
+    "qk_norm": True,
+    "rope_theta": 256.0,
+    "t_scale": 1000.0,
+}
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "model_type": "qwen3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
 T5_XXL = {
     "architectures": ["T5EncoderModel"],
     "d_ff": 10240,
@@ -86,6 +129,7 @@ PUBLISHED = [
     ("sd3", MEDIUM, 2.2, ["transformer_blocks.12.attn2.to_q.weight"]),
     ("sd3", LARGE, 8.1, ["transformer_blocks.37.attn.norm_added_k.weight", "context_embedder.bias"]),
     ("flux", DEV, 11.9, ["time_text_embed.guidance_embedder.linear_1.weight"]),
+    ("zimage", Z_IMAGE, 6.2, ["layers.29.adaLN_modulation.0.weight", "cap_pad_token"]),
     ("flux", SCHNELL, 11.9, ["single_transformer_blocks.37.proj_mlp.weight", "x_embedder.weight"]),
 ]  # fmt: skip
 
@@ -140,6 +184,20 @@ def test_t5_is_read_under_one_name_of_its_words_or_both(names: tuple[str, ...]) 
     wordless = {key: x for key, x in published.items() if key not in words}
     with pytest.raises(ModelError, match=r"missing or misshapen, as encoder\.embed_tokens\.weight"):
         fill_t5("it", empty_network("it", "t5", T5_XXL), wordless, torch.float16)
+
+
+def test_qwen3_is_read_without_its_last_layer() -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    check_values("it", QWEN3_4B)
+    CHECKS["qwen3"]("it", QWEN3_4B)
+    with torch.device("meta"):
+        published = tensors(Qwen3ForCausalLM(Qwen3Config(**QWEN3_4B)))
+    network = fill_qwen3("it", empty_network("it", "qwen3", QWEN3_4B), published, torch.bfloat16)
+    assert round(count(network), 2) == 4.02
+    assert network.rotary_emb.inv_freq.device.type == "cpu"
+    wanted = 1e6 ** -(torch.arange(0, 128, 2) / 128)
+    assert torch.allclose(network.rotary_emb.inv_freq, wanted)
 
 
 def test_the_second_clip_has_its_projection() -> None:

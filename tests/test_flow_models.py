@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline, calculate_shift, retrieve_timesteps
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+from diffusers.pipelines.z_image.pipeline_z_image import ZImagePipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from flow_models import (
     DEV_SCHEDULER,
@@ -18,6 +19,7 @@ from flow_models import (
     flux_parts,
     save_flow,
     sd3_parts,
+    zimage_parts,
 )
 from torch import Tensor
 
@@ -46,6 +48,10 @@ class Kind:
     def is_flux(self) -> bool:
         return self.parts is flux_parts
 
+    @property
+    def is_zimage(self) -> bool:
+        return self.parts is zimage_parts
+
 
 KINDS = {
     "SD3": Kind(sd3_parts, SD3_SCHEDULER, {"qk_norm": None, "dual_attention_layers": ()}),
@@ -54,6 +60,7 @@ KINDS = {
     "SD3.5, shifted by size": Kind(sd3_parts, DEV_SCHEDULER, {}),
     "FLUX.1 dev": Kind(flux_parts, DEV_SCHEDULER, {"guidance_embeds": True}),
     "FLUX.1 schnell": Kind(flux_parts, SCHNELL_SCHEDULER, {}),
+    "Z-Image": Kind(zimage_parts, SD3_SCHEDULER, {}),
 }
 
 
@@ -74,8 +81,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for name, part in kind.parts(**kind.config).items()
     }
     folder = save_flow(tmp_path_factory.mktemp("flow"), parts, kind.scheduler)
-    missing = {} if kind.is_flux else {"text_encoder_3": None, "tokenizer_3": None}
-    make = FluxPipeline if kind.is_flux else StableDiffusion3Pipeline
+    is_sd3 = kind.parts is sd3_parts
+    missing = {"text_encoder_3": None, "tokenizer_3": None} if is_sd3 else {}
+    make = StableDiffusion3Pipeline if is_sd3 else FluxPipeline if kind.is_flux else ZImagePipeline
     pipeline = make(scheduler=FlowMatchEulerDiscreteScheduler(**kind.scheduler), **{**missing, **parts})
     pipeline.set_progress_bar_config(disable=True)
     return Pair(kind, load_model(folder, device="cpu", dtype="float32"), pipeline)
@@ -92,6 +100,15 @@ def steps_of(model: DiffusersDenoiser, count: int, strength: float = 1.0, **more
 
 def test_texts_are_those_of_the_pipeline(pair: Pair) -> None:
     ours = pair.ours.embed(PROMPTS)
+    if pair.kind.is_zimage:
+        with torch.inference_mode():
+            wanted, _ = pair.pipeline.encode_prompt([*PROMPTS], do_classifier_free_guidance=False)
+        assert ours.counts is not None
+        assert len({len(tokens) for tokens in wanted}) == 3
+        for tokens, counts, own in zip(ours.tokens, ours.counts, wanted, strict=True):
+            assert worst(tokens[counts], own) < 1e-5
+            assert not bool(tokens[~counts].any())
+        return
     window = 256 if len(pair.ours.text_encoders) == 2 and not pair.kind.is_flux else T5_WINDOW
     with torch.inference_mode():
         if pair.kind.is_flux:
@@ -112,7 +129,7 @@ def test_levels_are_those_of_the_pipeline(pair: Pair, cells: tuple[int, int], co
     own, is_shifted = scheduler.config, scheduler.config.use_dynamic_shifting
     sizes = own.base_image_seq_len, own.max_image_seq_len, own.base_shift, own.max_shift
     more = {"mu": calculate_shift(cells[0] * cells[1] // 4, *sizes)} if is_shifted else {}
-    if pair.kind.is_flux:
+    if pair.kind.is_flux or pair.kind.is_zimage:
         more["sigmas"] = np.linspace(1.0, 1 / count, count)
     retrieve_timesteps(scheduler, count, "cpu", **more)
     ours = make_steps(pair.ours.schedule, count, cells=cells)
@@ -140,6 +157,8 @@ def test_pictures_of_a_text_are_those_of_the_pipeline(pair: Pair, scale: float) 
         if not is_told and scale != 1:
             shared |= {"negative_prompt": "", "true_cfg_scale": scale}
         wanted, ours = pair.pipeline(**shared).images, pack(ours)
+    elif pair.kind.is_zimage:  # whose scale multiplies what is added to the conditional prediction
+        wanted = pair.pipeline(**shared, latents=noise, negative_prompt="", guidance_scale=scale - 1).images
     else:
         window = 256 if len(pair.ours.text_encoders) == 2 else T5_WINDOW
         wanted = pair.pipeline(

@@ -19,6 +19,8 @@ PARALLEL = 0.9995  # |cosine| above which two noises are one line, and slerp wou
 
 def lerp(a: PromptEmbeds, b: PromptEmbeds, weights: Sequence[float]) -> PromptEmbeds:
     """(1 - w) a + w b of two prompts, one row for each weight; exact at 0 and 1."""
+    if a.counts is not None:
+        raise ValueError("texts of different lengths have nothing between them")
     w = a.tokens.new_tensor(list(weights))
     tokens = torch.lerp(a.tokens, b.tokens, w[:, None, None])
     pooled = None if a.pooled is None or b.pooled is None else torch.lerp(a.pooled, b.pooled, w[:, None])

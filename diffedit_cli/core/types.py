@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from ..settings import Solver
@@ -36,12 +36,14 @@ class PromptEmbeds:
     """Texts as the network takes them; one row a prompt.
 
     pooled: the whole text as one vector, for a network that takes that too. guidance: the guidance scale, for
-    one that takes it as an input; 1, which is none, unless a Guidance says otherwise.
+    one that takes it as an input; 1, which is none, unless a Guidance says otherwise. counts: which tokens
+    are the text's, where the others, all zeros, only fill it up; None: all are.
     """
 
     tokens: Float[Tensor, "b l d"]
     pooled: Float[Tensor, "b p"] | None = None
     guidance: Float[Tensor, " b"] | None = None
+    counts: Bool[Tensor, "b l"] | None = None
 
     def expand(self, batch: int) -> "PromptEmbeds":
         """One prompt for `batch` pictures; the embeddings of `batch` prompts come back as they are."""
@@ -60,15 +62,13 @@ class PromptEmbeds:
 
     @staticmethod
     def cat(parts: "Sequence[PromptEmbeds]") -> "PromptEmbeds":
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        guidance = [part.guidance for part in parts if part.guidance is not None]
         tokens = torch.cat([part.tokens for part in parts])
-        return PromptEmbeds(
-            tokens, torch.cat(pooled) if pooled else None, torch.cat(guidance) if guidance else None
-        )
+        columns = zip(*((part.pooled, part.guidance, part.counts) for part in parts), strict=True)
+        found = [[x for x in column if x is not None] for column in columns]
+        return PromptEmbeds(tokens, *(torch.cat(column) if column else None for column in found))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptEmbeds":
-        more = [None if x is None else change(x) for x in (self.pooled, self.guidance)]
+        more = [None if x is None else change(x) for x in (self.pooled, self.guidance, self.counts)]
         return PromptEmbeds(change(self.tokens), *more)
 
 

@@ -25,6 +25,7 @@ LORA_MIXINS = {
     "sdxl": "StableDiffusionXLLoraLoaderMixin",
     "sd3": "SD3LoraLoaderMixin",
     "flux": "FluxLoraLoaderMixin",
+    "zimage": "ZImageLoraLoaderMixin",
 }
 OTHER_KIND = "It is made for another kind of checkpoint."
 
@@ -79,7 +80,7 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
         parts.unet.load_lora_adapter(
             state, network_alphas=alphas, prefix="transformer" if parts.family else "unet"
         )
-        clips = [encoder for encoder in parts.text_encoders if encoder.config.model_type != "t5"]
+        clips = [one for one in parts.text_encoders if one.config.model_type.startswith("clip")]
         for prefix, encoder in zip(("text_encoder", "text_encoder_2"), clips, strict=False):
             mixin.load_lora_into_text_encoder(
                 state, network_alphas=alphas, text_encoder=encoder, prefix=prefix

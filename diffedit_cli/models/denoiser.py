@@ -43,6 +43,7 @@ class DiffusersDenoiser(ABC):
     """
 
     network_name = "UNet"
+    can_mix_texts = True  # whether there is something between two texts
     patch: int  # what the sides of latents must be multiples of
 
     def __init__(
@@ -150,15 +151,19 @@ class DiffusersDenoiser(ABC):
             self._note(f"Memory ran out, so the VAE works in tiles of {side} pixels; seams may show.")
         return out
 
-    def _encoded(self, which: int, prompts: Sequence[str], **options: bool) -> Any:
-        tokenizer, encoder = self.tokenizers[which], self.text_encoders[which]
-        tokens = tokenizer(
+    def _tokens(self, which: int, prompts: Sequence[str]) -> Any:
+        """The tokens of each prompt, cut or filled up to the tokenizer's window, and which of them count."""
+        tokenizer = self.tokenizers[which]
+        return tokenizer(
             [self._with_phrases(prompt) for prompt in prompts],
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids
+        )
+
+    def _encoded(self, which: int, prompts: Sequence[str], **options: Any) -> Any:
+        tokens, encoder = self._tokens(which, prompts).input_ids, self.text_encoders[which]
         self._claim(encoder)
         out = attempt(lambda: encoder(tokens.to(self.device), **options), self.device)
         if out is None:

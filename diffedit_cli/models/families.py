@@ -1,7 +1,8 @@
 """The families of transformers that predict the velocity of a flow: their parts, and what suits them.
 
-SD3 and SD3.5 (Esser et al. 2024, arXiv 2403.03206), FLUX.1 dev and schnell (Black Forest Labs 2024). Steps
-and scales are those of their pages.
+SD3 and SD3.5 (Esser et al. 2024, arXiv 2403.03206), FLUX.1 dev and schnell (Black Forest Labs 2024), Z-Image
+(arXiv 2511.22699). Steps and scales are those of their pages; that of Z-Image is one higher, since its
+pipeline multiplies what is added to the conditional prediction.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from ..settings import public_name
 from .networks import read_json
 from .presets import PRESETS
 
-HELP = "Use Stable Diffusion 3 or 3.5, FLUX.1 dev or schnell, or one of 1.x, 2.x or XL."
+HELP = "Use Stable Diffusion 3 or 3.5, FLUX.1 dev or schnell, Z-Image, or one of 1.x, 2.x or XL."
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ FAMILIES = {  # by the class of the transformer
     "FluxTransformer2DModel": Family(
         "flux", {"text_encoder": "text_encoder", "text_encoder_2": "t5"}, has_even_times=True
     ),
+    "ZImageTransformer2DModel": Family("zimage", {"text_encoder": "qwen3"}, has_even_times=True),
 }
 
 
@@ -69,7 +71,7 @@ def family_of(name: str, folder: Path) -> Family | None:
 class Suited:
     """A variant of a family: its name for people, and the settings that suit it, by key (settings.filled_in).
 
-    longest: the tokens of a text that T5 gets.
+    longest: the tokens of a text that T5 or Qwen3 gets.
     """
 
     name: str
@@ -92,6 +94,8 @@ SUITED = {
         "FLUX.1 dev", {"steps": 28, "guidance_scale": 3.5, "guidance_method": "embedded"}, longest=512
     ),
     "flux-schnell": Suited("FLUX.1 schnell", DISTILLED),
+    "zimage": Suited("Z-Image", {"steps": 50, "guidance_scale": 5.0}, longest=512),
+    "zimage-turbo": Suited("Z-Image-Turbo", {**DISTILLED, "steps": 8}, longest=512),
 }
 
 
@@ -99,7 +103,10 @@ def suited(name: str, family: Family, config: Mapping[str, Any]) -> Suited:
     """What suits a checkpoint, by its name and the config of its transformer."""
     if family.key == "flux":
         return SUITED["flux-dev" if config.get("guidance_embeds") else "flux-schnell"]
-    if "turbo" in PurePath(public_name(name)).name.lower():
+    is_turbo = "turbo" in PurePath(public_name(name)).name.lower()
+    if family.key == "zimage":
+        return SUITED["zimage-turbo" if is_turbo else "zimage"]
+    if is_turbo:
         return SUITED["sd3.5-turbo"]
     if config.get("qk_norm") is None:
         return SUITED["sd3"]

@@ -33,12 +33,17 @@ from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
 from .unet import UNetDenoiser
 from .vae import find_vae, load_vae
+from .zimage import ZImageDenoiser
 
-DENOISERS: dict[str, type[DiffusersDenoiser]] = {"sd3": SD3Denoiser, "flux": FluxDenoiser}
+DENOISERS: dict[str, type[DiffusersDenoiser]] = {
+    "sd3": SD3Denoiser,
+    "flux": FluxDenoiser,
+    "zimage": ZImageDenoiser,
+}
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, of FLUX.1 or of Z-Image.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With

@@ -6,7 +6,6 @@ names code, a kernel or another file does.
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,49 +14,10 @@ from typing import Any, cast
 import torch
 
 from ..errors import MemoryShort, ModelError, is_shortage
+from .bounds import check_values, flat, is_whole
 
 FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
 HELP_PLAIN = "Use the plain text-to-image checkpoint."
-MOST = {  # what one number can ask for: depth costs time, width costs memory
-    "layers_per_block": 16,
-    "transformer_layers_per_block": 32,
-    "reverse_transformer_layers_per_block": 32,
-    "num_hidden_layers": 100,
-    "block_out_channels": 8192,
-    "cross_attention_dim": 16384,
-    "sample_size": 4096,
-    "vocab_size": 10**6,
-    "max_position_embeddings": 10**4,
-    "attention_head_dim": 4096,
-    "num_attention_heads": 4096,
-    "norm_num_groups": 4096,
-    "hidden_size": 16384,
-    "intermediate_size": 65536,
-    "projection_dim": 16384,
-    "addition_time_embed_dim": 16384,
-    "projection_class_embeddings_input_dim": 65536,
-    "num_layers": 100,
-    "num_single_layers": 100,
-    "joint_attention_dim": 16384,
-    "caption_projection_dim": 16384,
-    "pooled_projection_dim": 16384,
-    "pos_embed_max_size": 1024,
-    "patch_size": 16,
-    "in_channels": 4096,
-    "axes_dims_rope": 1024,
-    "d_model": 16384,
-    "d_kv": 4096,
-    "d_ff": 65536,
-    "num_heads": 4096,
-    "relative_attention_num_buckets": 1024,
-    "relative_attention_max_distance": 10**4,
-}
-MOST_OF_OTHERS = 10**5
-MOST_ENTRIES = 16  # of a list in a config
-NUMBERS = (  # these are one number, where they stand
-    "norm_eps", "layer_norm_eps", "dropout", "attention_dropout", "freq_shift", "mid_block_scale_factor",
-    "resnet_out_scale_factor", "eos_token_id", "dropout_rate", "layer_norm_epsilon",
-)  # fmt: skip
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
@@ -74,7 +34,13 @@ CLASSES = {
     "flow_vae": "AutoencoderKL",
     "sd3": "SD3Transformer2DModel",
     "flux": "FluxTransformer2DModel",
+    "zimage": "ZImageTransformer2DModel",
 }
+QWEN3_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
+    "attention_bias", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
 TEXT_MODELS = ("clip_text_model", "clip", None)
 
 
@@ -115,30 +81,6 @@ def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
     check_values(f"{what}/config.json", config)
     CHECKS.get(kind or part, check_text)(name, config)
     return config
-
-
-def check_values(what: str, config: Mapping[str, Any]) -> None:
-    """Refuse numbers without bound and long lists: one of them can keep a machine busy for hours."""
-    for key, value in config.items():
-        parts = value if isinstance(value, list) else [value]
-        most = MOST.get(key, MOST_OF_OTHERS)
-        numbers = [part for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
-        is_long = len(parts) > MOST_ENTRIES and bool(numbers)
-        if is_long or not all(math.isfinite(n) and abs(n) <= most for n in numbers):
-            raise ModelError(f"{what} is spoilt: {key} is out of bounds.", "Fetch it again.")
-        if key in NUMBERS and len(numbers) != 1:
-            raise ModelError(f"{what} is spoilt: {key} is no number.", "Fetch it again.")
-        if key in MOST and not all(is_whole(part) for part in flat(parts) if part is not None):
-            raise ModelError(f"{what} is spoilt: {key} is not a whole number.", "Fetch it again.")
-
-
-def flat(values: list[Any]) -> list[Any]:
-    """The values, with those of inner lists among them."""
-    return [x for value in values for x in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-def is_whole(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def check_unet(name: str, config: Mapping[str, Any]) -> None:
@@ -204,6 +146,34 @@ def check_t5(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not T5.", HELP_PLAIN)
 
 
+def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a language model of another kind than plain Qwen3."""
+    kind, rope = config.get("model_type"), config.get("rope_parameters") or {}
+    if kind != "qwen3":
+        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen3.", HELP_PLAIN)
+    is_plain = isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
+    if config.get("rope_scaling") or config.get("use_sliding_window") or not is_plain:
+        raise ModelError(f"{name} has a text encoder that is not plain Qwen3.", HELP_PLAIN)
+    check_values(f"{name}/text_encoder/config.json", rope)
+
+
+def check_zimage(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a transformer of Z-Image that takes more than latents and a text, or whose widths do not fit."""
+    check_class(name, "zimage", config)
+    check_channels(name, config, 16)
+    axes, lens = config.get("axes_dims", [32, 48, 48]), config.get("axes_lens", [1024, 512, 512])
+    are_three = all(isinstance(one, list) and len(one) == 3 for one in (axes, lens))
+    width, heads = config.get("dim", 3840), config.get("n_heads", 30)
+    fits = are_three and not any(axis % 2 for axis in axes) and is_whole(width) and is_whole(heads)
+    patches = config.get("all_patch_size", [2]), config.get("all_f_patch_size", [1])
+    if not fits or width != heads * sum(axes) or [list(flat([x])) for x in patches] != [[2], [1]]:
+        raise ModelError(
+            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+        )
+    if config.get("siglip_feat_dim") is not None:
+        raise ModelError(f"{name} takes pictures besides a text.", HELP_PLAIN)
+
+
 def check_sd3(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a transformer of SD3 that takes more than latents, or whose widths do not fit."""
     check_class(name, "sd3", config)
@@ -243,6 +213,8 @@ CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "sd3": check_sd3,
     "flux": check_flux,
     "t5": check_t5,
+    "zimage": check_zimage,
+    "qwen3": check_qwen3,
 }
 
 
@@ -280,6 +252,13 @@ def make_text_encoder(kind: str, config: Mapping[str, Any]) -> Any:
         from transformers import T5Config, T5EncoderModel
 
         return T5EncoderModel(T5Config(**{key: config[key] for key in T5_KEYS if key in config}))
+    if kind == "qwen3":
+        from transformers import Qwen3Config, Qwen3Model
+
+        rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+        parameters = {"rope_type": "default", "rope_theta": float(rope["rope_theta"])}
+        plain = {key: config[key] for key in QWEN3_KEYS if key in config}
+        return Qwen3Model(Qwen3Config(**plain, rope_parameters=parameters))
     own = {key: config[key] for key in TEXT_KEYS if key in config}
     own["attn_implementation"] = "sdpa"  # a config could name a kernel to be fetched and run
     checked: Any = CLIPTextConfig(**own)

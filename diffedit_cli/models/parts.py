@@ -11,10 +11,11 @@ from torch import Tensor
 from ..core.types import FlowSchedule, Schedule
 from ..errors import ModelError, SettingError
 from ..settings import EditConfig, build
+from .bounds import flat
 from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
-from .networks import empty_network, flat, native_cells, read_json, reading
+from .networks import empty_network, native_cells, read_json, reading
 from .schedulers import read_schedule
 from .weights import fill, plain, read_network
 
@@ -122,6 +123,8 @@ def load_network(layout: Layout, part: str, dtype: torch.dtype, *, keeps_quantis
     state = plain(state, dtype)
     if kind == "t5":
         return fill_t5(what, network, state, dtype)
+    if kind == "qwen3":
+        return fill_qwen3(what, network, state, dtype)
     if part.startswith("text_encoder"):
         state = for_text_encoder(network, state)
     else:
@@ -153,18 +156,26 @@ def fill_t5(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.d
     return network
 
 
+def fill_qwen3(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """Qwen3 with these weights; a file may have those of its last layer too, which only writing needs."""
+    own = {key.removeprefix("model."): values for key, values in state.items() if key != "lm_head.weight"}
+    network = fill(what, network, own, dtype)
+    network.rotary_emb = type(network.rotary_emb)(network.config)  # computed, and on the meta device till now
+    return network
+
+
 def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> Any:
-    """The tokenizer of CLIP, with the encoder's window where the folder names none, or of T5, which has none.
+    """The tokenizer of CLIP, with the encoder's window where the folder names none, or of T5 or Qwen3.
 
-    longest: the tokens that T5 gets.
+    longest: the tokens that T5 or Qwen3 gets.
     """
-    from transformers import CLIPTokenizer, T5Tokenizer
+    from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
-    is_t5 = encoder.config.model_type == "t5"
+    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer}
+    kind = kinds.get(encoder.config.model_type)
     with reading(f"{name}/{folder.name}"):
-        kind: Any = T5Tokenizer if is_t5 else CLIPTokenizer
-        tokenizer: Any = kind.from_pretrained(folder, local_files_only=True)
-        window = longest if is_t5 else encoder.config.max_position_embeddings
+        tokenizer: Any = (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+        window = longest if kind else encoder.config.max_position_embeddings
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
         longest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
@@ -207,6 +218,12 @@ def check_fit(name: str, parts: Parts) -> None:
 def check_widths(name: str, parts: Parts) -> None:
     """`check_fit` for a transformer: the widths of its texts, and the channels of its latents."""
     config, own = parts.unet.config, "Its parts come from different checkpoints."
+    if parts.family is not None and parts.family.key == "zimage":
+        if parts.text_encoders[0].config.hidden_size != config.cap_feat_dim:
+            raise ModelError(
+                f"{name} does not fit together: its text encoder is made for another network.", own
+            )
+        return
     texts = [encoder.config for encoder in parts.text_encoders]
     clips = [text for text in texts if text.model_type != "t5"]
     is_flux = parts.family is not None and parts.family.key == "flux"

@@ -69,4 +69,8 @@ PRESETS = {
         "black-forest-labs/FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9",
         1024, 16_860_369_379, "Apache-2.0", "FLUX.1 schnell: 4 steps", suited="flux-schnell",
     ),
+    "zimage-turbo": Preset(
+        "Tongyi-MAI/Z-Image-Turbo", "f332072aa78be7aecdf3ee76d5c247082da564a6",
+        1024, 10_261_196_515, "Apache-2.0", "Z-Image-Turbo: 8 steps", suited="zimage-turbo",
+    ),
 }  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .bounds import check_values
 from .hub import hub_errors
-from .networks import check_vae, check_values, empty_network, read_json, reading
+from .networks import check_vae, empty_network, read_json, reading
 from .weights import check_weights, fill, plain, read_network
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

@@ -1,0 +1,49 @@
+"""Z-Image and Z-Image-Turbo (Tongyi-MAI 2025, arXiv 2511.22699)."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..core.types import Latents, PromptEmbeds, Timesteps
+from ..errors import SettingError
+from .denoiser import DiffusersDenoiser
+
+
+class ZImageDenoiser(DiffusersDenoiser):
+    """A checkpoint of Z-Image: its transformer reads latents and the states of a language model together."""
+
+    network_name = "transformer"
+    can_mix_texts = False  # each has as many tokens as it has
+    patch = 2
+
+    def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """The last states but one of Qwen3, which reads the prompt as a question to it."""
+        asked = [as_question(prompt) for prompt in prompts]
+        with self._network():
+            counts = self._tokens(0, asked).attention_mask.bool().to(self.device)
+            states = self._encoded(0, asked, attention_mask=counts, output_hidden_states=True).hidden_states
+            return PromptEmbeds(states[-2] * counts[..., None], counts=counts)
+
+    def is_too_long(self, prompt: str) -> bool:
+        return super().is_too_long(as_question(prompt))
+
+    def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+        """The velocity; the network counts time from noise to picture, and predicts x0 - eps.
+
+        SettingError: there are more places in the picture than the network knows.
+        """
+        assert embeds.counts is not None
+        most = self.patch * min(self.unet.config.axes_lens[1:])
+        if max(latents.shape[2:]) > most:
+            raise SettingError(
+                f"{self.name} draws at most {most * self.factor} pixels a side.", "Give a smaller --size."
+            )
+        pictures = list(latents.to(self.dtype)[:, :, None])  # of one frame
+        texts = [tokens[counts] for tokens, counts in zip(embeds.tokens, embeds.counts, strict=True)]
+        out = self.unet(pictures, 1 - timesteps / 1000, texts).sample
+        return -torch.stack(out)[:, :, 0].float()
+
+
+def as_question(prompt: str) -> str:
+    """The prompt in the form of Qwen3's chats."""
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
