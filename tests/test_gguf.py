@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 from diffedit_cli.cli.app import app
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import DiffusersDenoiser, describe, load_model, single_file
-from diffedit_cli.models.quantised import QuantisedConv2d, QuantisedLinear, of_gguf
+from diffedit_cli.models import DiffusersDenoiser, describe, load, load_model, single_file
+from diffedit_cli.models.memory import needed_bytes, weight_bytes
+from diffedit_cli.models.quantised import QuantisedConv2d, QuantisedLinear, is_quantised, of_gguf
 
 Q8, Q4, BF16, F16 = (getattr(GGMLQuantizationType, name) for name in ("Q8_0", "Q4_0", "BF16", "F16"))
 UNET = "model.diffusion_model."
@@ -116,10 +117,16 @@ def test_a_unet_runs_with_the_rest_of_a_folder(kind: str, prefix: str, of_kind: 
     assert one.origin["text_encoder"] == [kind]
 
 
-def test_layers_stay_quantised_in_memory(of_kind: Any, tmp_path: Path) -> None:
+def test_layers_stay_quantised_with_low_memory(of_kind: Any, tmp_path: Path) -> None:
     state, folder = of_kind("sd1")
     write(tmp_path / "unet.gguf", unet_of(state), Q8)
-    model = load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu")
+    model, plain = (
+        load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", low_memory=low_memory)
+        for low_memory in (True, False)
+    )
+    assert not is_quantised(plain.unet)
+    assert weight_bytes([model.unet]) < weight_bytes([plain.unet]) / 2
+    assert torch.allclose(predicted(model), predicted(plain), atol=1e-5)
     kinds = [type(module) for module in model.unet.modules()]
     assert kinds.count(QuantisedLinear) > 20
     assert QuantisedConv2d in kinds
@@ -130,8 +137,21 @@ def test_layers_stay_quantised_in_memory(of_kind: Any, tmp_path: Path) -> None:
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(predicted(copied), eps)
     weights = model.unet.state_dict()
-    assert weights.keys() == load_model(folder, device="cpu").unet.state_dict().keys()
+    assert weights.keys() == plain.unet.state_dict().keys()
     assert torch.equal(weights["conv_in.weight"], model.unet.conv_in.weight)
+
+
+def test_layers_stay_quantised_where_plain_ones_do_not_fit(
+    of_kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, folder = of_kind("sd1")
+    write(tmp_path / "unet.gguf", unet_of(state), Q8)
+    plain_bytes = weight_bytes([load_model(folder, device="cpu").unet])
+    for free, is_kept in ((needed_bytes(plain_bytes) - 1, True), (2**40, False)):
+        monkeypatch.setattr(load, "free_bytes", lambda device, free=free: free)
+        model = load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu")
+        assert (is_quantised(model.unet), model.low_memory, model.origin["low_memory"]) == 3 * (is_kept,)
+        assert bool(model.notices) == is_kept  # Little memory is free
 
 
 @pytest.mark.parametrize("kind", [BF16, F16, Q4])
@@ -194,7 +214,9 @@ def test_a_lora_is_added_to_plain_weights(of_kind: Any, tmp_path: Path) -> None:
     lora = {f"{stem}.lora_up.weight": torch.ones(32, 2), f"{stem}.lora_down.weight": torch.ones(2, 32)}
     save_file(lora, tmp_path / "lora.safetensors")
     plain, own = (
-        load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", lora=loras)
+        load_model(
+            tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", lora=loras, low_memory=True
+        )
         for loras in ((), str(tmp_path / "lora.safetensors"))
     )
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

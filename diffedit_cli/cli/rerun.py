@@ -185,6 +185,7 @@ def adapted(
         if not is_same_model(asked.params["model"], stored):
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
+            gone |= {"guidance_method"} if stored.get("guidance_method") == "embedded" else set()
             if is_few_step(asked.params["model"], stored):
                 gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):
@@ -234,7 +235,8 @@ def count_forwards(config: Any) -> int:
     from ..core.guidance import forwards_per_run
     from ..core.text2image import count_frames
 
-    config = filled_in(config.as_edit() if isinstance(config, RemoveConfig) else config, {})
+    config = config.as_edit() if isinstance(config, RemoveConfig) else config
+    config = filled_in(config, {"guidance_method": config.guidance.method})
     if isinstance(config, EditConfig):
         return sum(edit_forwards(config).values())
     frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1

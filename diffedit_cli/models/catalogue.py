@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .families import Family, suited, suited_folder
 from .few_steps import FewSteps, of_checkpoint
+from .flow_schedule import describe_flow, read_flow
 from .layout import Layout, check_layout
 from .needs import Head, count_tensors, heads_of, memory_for
 from .networks import native_cells, read_json
@@ -58,7 +60,7 @@ def catalogue() -> list[Entry]:
 
 
 def cached_models() -> list[tuple[str, int]]:
-    """Hub checkpoints in the local cache that have a UNet in safetensors: (id, bytes on disk)."""
+    """Hub checkpoints in the local cache whose UNet or transformer is in safetensors: (id, bytes on disk)."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -69,7 +71,11 @@ def cached_models() -> list[tuple[str, int]]:
     return sorted(
         (repo.repo_id, repo.size_on_disk)
         for repo in repos
-        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
+        if any(
+            [*revision.snapshot_path.glob(f"{part}/*.safetensors")]
+            for revision in repo.revisions
+            for part in ("unet", "transformer")
+        )
     )
 
 
@@ -94,10 +100,11 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 def own_defaults(
     name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The defaults of a checkpoint's own: those of a model of few steps (few_steps.py), and over them those
-    that it declares for itself (parts.read_defaults), if it is here."""
+    """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
+    (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
-    few = of_checkpoint(name, path, lora)
+    of_family = suited_folder(name, path) if path else None
+    few = of_family or of_checkpoint(name, path, lora)
     return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
 
 
@@ -142,24 +149,39 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 def describe_folder(layout: Layout) -> dict[str, Any]:
     """Kind, target, scheduler, side in pixels, and the parameters and dtypes of each network."""
-    unet, vae = layout.configs["unet"], layout.configs["vae"]
-    levels = len(vae.get("block_out_channels", [0]))
-    kind = "sdxl" if layout.is_xl else "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
-    heads = {
-        part: [head for path in paths for head in heads_of(path)] for part, paths in layout.files.items()
-    }
+    files = layout.files
+    heads = {part: [head for path in paths for head in heads_of(path)] for part, paths in files.items()}
     counts = {part: count_tensors(some) for part, some in heads.items()}
-    on_disk = sum(path.stat().st_size for paths in layout.files.values() for path in paths)
-    schedule, predicts_v = read_schedule(layout.name, layout.configs["scheduler"])
+    on_disk = sum(path.stat().st_size for paths in files.values() for path in paths)
+    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
+    unet = layout.configs[layout.networks[0]]
+    is_large = layout.is_xl or layout.family is not None
     return {
-        "kind": KINDS[kind],
-        "predicts": TARGETS[predicts_v],
-        "scheduler": describe_schedule(layout.configs["scheduler"], schedule),
-        "side": native_cells(unet, layout.is_xl) * 2 ** (levels - 1),
+        **(describe_unet(layout) if layout.family is None else describe_transformer(layout, layout.family)),
+        "side": native_cells(unet, is_large) * 2 ** (levels - 1),
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": on_disk,
         "memory": memory_for(heads, on_disk),
+    }
+
+
+def describe_unet(layout: Layout) -> dict[str, Any]:
+    unet, scheduler = layout.configs["unet"], layout.configs["scheduler"]
+    kind = "sdxl" if layout.is_xl else "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
+    schedule, predicts_v = read_schedule(layout.name, scheduler)
+    return {
+        "kind": KINDS[kind],
+        "predicts": TARGETS[predicts_v],
+        "scheduler": describe_schedule(scheduler, schedule),
+    }
+
+
+def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
+    return {
+        "kind": suited(layout.name, family, layout.configs["transformer"]).name,
+        "predicts": "velocity of a flow",
+        "scheduler": describe_flow(read_flow(layout.name, layout.configs["scheduler"], family)),
     }
 
 

@@ -162,6 +162,7 @@ def convert(
 
 def facts_of(parts: Parts) -> dict[str, Any]:
     """What of a checkpoint is not in its networks, in plain values."""
+    assert isinstance(parts.schedule, Schedule)
     names = [TEXTS[number] for number in range(len(parts.text_encoders))]
     encoders = zip(names, parts.text_encoders, strict=True)
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DiffeditError, ModelError
-from .layout import PARTS, STEMS, XL_PARTS, find_weights, has_two_encoders, weight_file
+from .layout import STEMS, find_weights, parts_in, tokenizer_of, weight_file
 from .networks import first_sentence
 from .weights import ONLY_SAFE
 
@@ -80,7 +80,7 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
     """A repository with a model_index.json means to be whole."""
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
-    parts = XL_PARTS if has_two_encoders(folder) else PARTS
+    parts = parts_in(hub_id.name, folder)
     return tuple(part for part in parts if part != "unet" or hub_id.needs != "rest")
 
 
@@ -91,13 +91,9 @@ def fetch(hub_id: HubId) -> None:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    small = [
-        "README.md",
-        *FIRST_FILES,
-        OF_UNET_ALONE,
-        *(f"{part}/*.json" for part in XL_PARTS),
-        "tokenizer*/*.txt",
-    ]
+    folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
+    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt"]
+    small += [f"{part}/*.json" for part in folders]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:
             hf_hub_download(
