@@ -5,6 +5,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from conftest import save_parts
 from diffusers.quantizers.gguf.utils import dequantize_functions
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
+from hypothesis import given
+from hypothesis import strategies as st
 from pictures import noise as picture
 from safetensors.torch import load_file, save_file
 from single_files import State
@@ -26,6 +29,7 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import DiffusersDenoiser, describe, load, load_model, single_file
 from diffedit_cli.models.memory import needed_bytes, weight_bytes
 from diffedit_cli.models.quantised import QuantisedConv2d, QuantisedLinear, is_quantised, of_gguf
+from diffedit_cli.models.weights import read_network
 
 Q8, Q4, BF16, F16 = (getattr(GGMLQuantizationType, name) for name in ("Q8_0", "Q4_0", "BF16", "F16"))
 UNET = "model.diffusion_model."
@@ -183,6 +187,10 @@ def test_a_gguf_says_what_it_is(of_kind: Any, tmp_path: Path) -> None:
     assert facts["networks"] == {"unet": {"parameters": facts["parameters"], "dtype": "Q8_0"}}
     assert facts["parameters"] == sum(x.numel() for x in unet_of(state).values())
     assert facts["lacks"] == ["text encoders (--text-encoder)", "VAE (--vae)"]
+    assert facts["memory"]["weights"] == facts["parameters"] * (
+        2 if facts["memory"]["dtype"] != "float32" else 4
+    )
+    assert facts["memory"]["kept"] < facts["memory"]["weights"] / 1.5
     with pytest.raises(ModelError, match="lacks a text encoder and a VAE") as caught:
         load_model(tmp_path / "unet.gguf", device="cpu")
     assert "--text-encoder" in caught.value.hint
@@ -288,6 +296,19 @@ def test_spoilt_files_are_refused_at_once(harm: str, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=words) as caught:
             run(str(path))
         assert caught.value.hint
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8))
+def test_any_change_of_a_head_is_refused_or_read(
+    changes: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "any.gguf"
+    data = bytearray(small(path))
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    path.write_bytes(data)
+    with suppress(ModelError):
+        read_network("any.gguf", path)
 
 
 @pytest.mark.parametrize("step", [0, 3])
