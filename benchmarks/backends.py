@@ -52,7 +52,7 @@ def names_of(dtype: str) -> list[str]:
 
 
 class Process:
-    """A contender in a process of its own, which edits once for each line that it is sent."""
+    """A warm contender in a process of its own, which edits once for each line that it is sent."""
 
     def __init__(self, name: str, model: str, side: int, steps: int) -> None:
         command = [
@@ -65,8 +65,13 @@ class Process:
             str(side),
             str(steps),
         ]
+        if name.startswith(OPENVINO):
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, check=True
+            )  # converts: it takes memory of its own
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+        self._read()
 
     def __enter__(self) -> "Process":
         return self
@@ -77,8 +82,11 @@ class Process:
 
     def edit(self) -> dict[str, float]:
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.write("\n")
+        return self._read()
+
+    def _read(self) -> dict[str, float]:
+        assert self.process.stdout
         return json.loads(self.process.stdout.readline())
 
 
@@ -107,6 +115,7 @@ def contender(name: str, model: str, side: int, steps: int) -> None:
             contenders(loaded, square(side), steps, 10)[wanted]()
 
     run(25 if fast else 2)  # --fast has steps of its own
+    print("{}", flush=True)
     for _ in sys.stdin:
         start, cpu = time.perf_counter(), time.process_time()
         before = loaded.forwards

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from benchmarks.quality import PAIRS, SEED
 from benchmarks.report import Figures, means, record
-from diffedit_cli import DiffeditError, Picture, load_image, merge_images
-from diffedit_cli.core.align import place, register
-from diffedit_cli.images.canvas import image_to_pixels, pixels_to_image
+from diffedit_cli import DiffeditError, MergeResult, Picture, load_image, merge_images
+from diffedit_cli.core.align import place
+from diffedit_cli.images.canvas import pixels_to_image
 from training.evaluate import iou
 from training.scenes import World, draw_scenes, load_world
 from training.sources import DATA
@@ -65,11 +65,11 @@ def returned(pixels: Tensor, index: int, seed: int) -> tuple[Picture, Tensor]:
     return picture_of(image, "JPEG", quality=85), placed
 
 
-def misplaced(fixed: Tensor, picture: Picture, placed: Tensor) -> float:
+def misplaced(result: MergeResult, placed: Tensor) -> float:
     """Pixels by which the registration is off in the corner where it is off most."""
-    found = register(fixed, image_to_pixels(picture.rgb, (SIZE, SIZE)))
     scale, shift = 1 / (1 + placed[:2]), -placed[2:] / (1 + placed[:2])
-    gap = found - torch.cat([scale - 1, shift])
+    found = torch.tensor([1 / zoom for zoom in result.zoom] + [-2 * one / SIZE for one in result.shift])
+    gap = found - torch.cat([scale, shift])
     return float((gap[:2].abs() + gap[2:].abs()).amax()) * SIZE / 2
 
 
@@ -88,7 +88,7 @@ def run_pair(pixels: tuple[Tensor, Tensor], index: int, seed: int) -> Figures:
     return figures | {
         "iou": iou(found, true),
         "changed outside": float(result.changed_outside),
-        "pixels off": misplaced(one, edited, placed),
+        "pixels off": misplaced(result, placed),
     }
 
 

@@ -104,11 +104,12 @@ def open_model(name: str, device: str, dtype: str, backend: str = "torch") -> Di
     if name != "sd15":
         return load_model(name, device=device, dtype=dtype, backend=backend)
     from diffedit_cli.models.hardware import pick_device, pick_dtype
+    from diffedit_cli.models.unet import UNetDenoiser
 
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     parts = converted_parts(kind) if backend == "openvino" else random_parts(kind)
-    return DiffusersDenoiser("sd15, random weights", parts, where, kind)
+    return UNetDenoiser("sd15, random weights", parts, where, kind)
 
 
 def random_parts(dtype: torch.dtype) -> Parts:

@@ -28,6 +28,8 @@ from .settings import MergeConfig
 SIDE = 1024  # the pictures are compared in a canvas of about SIDE * SIDE pixels
 CELL = 4  # pixels of the canvas in a cell of the mask, along a side
 MOST_MOVED = 0.1  # of a side: a larger shift or zoom is taken for another picture
+LEAST_LIKENESS = 0.5  # of what did not change; another scene has 0.1 at most
+STARTS = ((0, 0, 0, 0), (0, 0, 0, 0.03), (0, 0, 0, -0.03), (0, 0, 0.03, 0), (0, 0, -0.03, 0))  # of placements
 MOST_CHANGED = 0.6  # of the picture: beyond it the two are not one picture with one change
 FROM_SHAPE = 0.03  # how far the proportions of the two may differ
 
@@ -89,12 +91,8 @@ def merge_images(
     moved = in_space_of(original, edited)
     before = canvas.to_pixels(original, fit)
     after = canvas.image_to_pixels(colour.to_srgb(moved, original.icc), fit.canvas)
-    placement = align.register(before, after)
-    require_registered(placement, edited)
-    placed = align.place(after, placement, fit.canvas[1], fit.canvas[0]).clamp(0, 1)
-    colours = align.fit_colours(avg_pool2d(before, CELL), avg_pool2d(placed, CELL))
-    where = masks.use or change(before, align.recolour(placed, colours), config, fit)
-    where = masks.mend(where)
+    placement, colours, after = laid_over(before, after, config.threshold, edited)
+    where = masks.mend(masks.use or change(before, after, config, fit))
     coverage = covered(where)
     require_a_change(coverage, edited)
     source = recoloured(warped(moved, placement), colours)
@@ -133,12 +131,30 @@ def require_one_shape(original: Picture, edited: Picture) -> None:
         )
 
 
-def require_registered(placement: align.Placement, edited: Picture) -> None:
-    if float(placement.abs().amax()) > 2 * MOST_MOVED:
-        raise DiffeditError(
-            f"{edited.name} does not lie on the original: no small shift or zoom makes them match.",
-            "Give the picture that it was made from, uncropped.",
-        )
+def laid_over(
+    before: torch.Tensor, after: torch.Tensor, threshold: float, edited: Picture
+) -> tuple[align.Placement, align.Colours, torch.Tensor]:
+    """The placement and the colours that lay `after` on `before`, and `after` under both.
+
+    The search begins at several places, because repeated structure can hold it at a wrong one. DiffeditError:
+    none of them leads to a picture of the same scene.
+    """
+    one = avg_pool2d(before, CELL)
+    for start in STARTS:
+        placement = align.register(before, after, start)
+        if float(placement.abs().amax()) > 2 * MOST_MOVED:
+            continue
+        placed = align.place(after, placement, before.shape[2], before.shape[3]).clamp(0, 1)
+        colours = align.fit_colours(one, avg_pool2d(placed, CELL))
+        matched = align.recolour(placed, colours)
+        other = avg_pool2d(matched, CELL)
+        kept = (align.difference(one, other, threshold) < 0.5).to(one)
+        if align.likeness(one, other, kept) >= LEAST_LIKENESS:
+            return placement, colours, matched
+    raise DiffeditError(
+        f"{edited.name} does not lie on the original: no small shift or zoom makes them match.",
+        "Give the picture that it was made from, uncropped.",
+    )
 
 
 def require_a_change(coverage: float, edited: Picture) -> None:

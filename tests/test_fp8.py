@@ -56,7 +56,7 @@ def scaled(state: State, style: str, prefix: str = "") -> tuple[State, State]:
 def same(one: DiffusersDenoiser, other: DiffusersDenoiser) -> None:
     x, t = draw_noise((4, 8, 8), [1, 2]), torch.tensor([10, 900])
     eps = [model.predict(x, t, model.embed(["a horse", "a zebra"])) for model in (one, other)]
-    assert torch.equal(*eps)
+    assert torch.allclose(*eps, atol=1e-5)  # plain convolutions are packed, and rounded in another order
 
 
 @pytest.mark.parametrize("style", ["scale_weight", "weight_scale", "rows"])

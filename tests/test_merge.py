@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from diffedit_cli import DiffeditError, Masks, MergeConfig, Picture, load_image, merge_images
 from diffedit_cli.cli.app import app
-from diffedit_cli.core.align import fit_colours, place, recolour, register
+from diffedit_cli.core.align import fit_colours, likeness, place, recolour, register
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.images.read import read_settings
 
@@ -98,6 +98,38 @@ def test_pictures_that_do_not_match_are_refused() -> None:
         merge_images(original, picture_of(with_ball(landscape(), "crimson"), "JPEG", quality=90))
     with pytest.raises(DiffeditError, match="not the shape"):
         merge_images(original, picture_of(image_of(landscape()).crop((0, 0, 200, 240))))
+
+
+def test_a_smooth_picture_is_not_taken_for_the_same_scene() -> None:
+    original = picture_of(with_ball(landscape(), "crimson"))
+    smooth = original.rgb.resize((6, 4), Image.Resampling.BOX).resize(original.rgb.size)
+    with pytest.raises(DiffeditError, match="does not lie on"):
+        merge_images(original, picture_of(smooth))
+
+
+def test_lines_do_not_hold_the_placement_at_a_wrong_one() -> None:
+    y = torch.arange(HEIGHT).view(1, 1, -1, 1)
+    lines = ((y % 16 < 4).float() * 0.6 + 0.2).expand(1, 3, HEIGHT, WIDTH)
+    road = 0.75 * lines + 0.25 * landscape()
+    shift = (0, 7.5)
+    result = merge_images(
+        picture_of(with_ball(road, "crimson")), returned(with_ball(road, "gold"), shift, 0.0)
+    )
+    assert result.shift == pytest.approx(shift, abs=0.3)
+
+
+def test_likeness() -> None:
+    one, other = (0.5 + 0.1 * draw_noise((3, HEIGHT, WIDTH), [seed]) for seed in (1, 2))
+    flat, everywhere = torch.full_like(one, 0.5), torch.ones(1, 1, HEIGHT, WIDTH)
+    assert likeness(one, one, everywhere) == pytest.approx(1)
+    assert likeness(one, 1 - one, everywhere) < -0.9
+    assert abs(likeness(one, other, everywhere)) < 0.1
+    assert abs(likeness(one, flat, everywhere)) < 0.2
+    assert likeness(flat, flat + 0.1, everywhere) == pytest.approx(1)  # nothing speaks against it
+    left = everywhere.clone()
+    left[..., WIDTH // 2 :] = 0
+    half = torch.cat([one[..., : WIDTH // 2], other[..., WIDTH // 2 :]], -1)
+    assert likeness(one, half, left) > 0.9
 
 
 def test_masks_add_and_keep() -> None:

@@ -230,7 +230,7 @@ WHOLE = {
         ({"model.diffusion_model.joint_blocks.0.x.weight": torch.zeros(1)}, "Stable Diffusion 3"),
         ({"edm_vpred.sigma_max": torch.zeros(1), "edm_vpred.sigma_min": torch.zeros(1)}, "is CosXL"),
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.tensor(1.0)}, "0 channels"),
-        ({"double_blocks.0.img_attn.norm": torch.zeros(1)}, "Flux"),
+        ({"double_blocks.0.img_attn.norm": torch.zeros(1)}, "FLUX"),
         ({"conditioner.embedders.0.model.ln_final.weight": torch.zeros(1)}, "refiner"),
         ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one network of several"),
         ({}, "its UNet, cannot be loaded: 686 tensors are missing or misshapen"),

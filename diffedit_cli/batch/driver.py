@@ -141,11 +141,11 @@ class Batch:
     def _checkpoint(self) -> ModelConfig:
         """The checkpoint with absolute paths: a worker may start elsewhere."""
         here = self.checkpoint
-        is_path = here.model != "embedded" and os.path.exists(here.model)
-        model = os.path.abspath(here.model) if is_path else here.model
+        model = here.model if here.model == "embedded" else absolute_if_there(here.model)
         files = {name: tuple(map(os.path.abspath, getattr(here, name))) for name in ("lora", "embedding")}
-        vae = os.path.abspath(here.vae) if here.vae and os.path.exists(here.vae) else here.vae
-        return replace(here, model=model, vae=vae, **files)
+        texts = tuple(map(absolute_if_there, here.text_encoder))
+        vae = here.vae and absolute_if_there(here.vae)
+        return replace(here, model=model, vae=vae, text_encoder=texts, **files)
 
     def _check_source(self) -> None:
         fs, path = opened(absolute(self.source))
@@ -157,3 +157,7 @@ class Batch:
             raise SettingError(
                 "The results would go into the folder of the pictures.", "Choose another folder with -o."
             )
+
+
+def absolute_if_there(name: str) -> str:
+    return os.path.abspath(name) if os.path.exists(name) else name

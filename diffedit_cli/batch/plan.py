@@ -82,16 +82,17 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
     """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
     from ..models import backend_of
     from ..models.addons import split
-    from ..models.sources import find_checkpoint, hash_of
+    from ..models.load import source_of, sources_of_texts
+    from ..models.sources import hash_of
     from ..models.vae import find_vae
 
-    name, offline = checkpoint.model, checkpoint.offline
-    found = find_checkpoint(name, revision=checkpoint.revision, variant=checkpoint.variant, offline=offline)
+    name, found = checkpoint.model, source_of(checkpoint)
     addons = [
         (Path(given).name, Path(split(given)[0])) for given in (*checkpoint.lora, *checkpoint.embedding)
     ]
     if checkpoint.vae:
-        addons.append((public_name(checkpoint.vae), find_vae(checkpoint.vae, offline=offline)))
+        addons.append((public_name(checkpoint.vae), find_vae(checkpoint.vae, offline=checkpoint.offline)))
+    texts = zip(checkpoint.text_encoder, sources_of_texts(checkpoint), strict=True)
     version = found.revision or hash_of(found.path)
     return {
         "name": public_name(name),
@@ -99,7 +100,10 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
         "variant": found.variant,
         "dtype": checkpoint.dtype,
         "backend": backend_of(checkpoint),
-        "addons": [f"{given} {hash_of(path)}" for given, path in addons],
+        "addons": [
+            *(f"{given} {hash_of(path)}" for given, path in addons),
+            *(f"{public_name(given)} {one.revision or hash_of(one.path)}" for given, one in texts),
+        ],
     }
 
 

@@ -26,7 +26,7 @@ from .interrupt import begin_work
 PROJECT_FILE = "diffedit.toml"
 PREFIX = "DIFFEDIT_"
 ARGUMENTS = ("prompt", "prompts", "next_queries")  # they belong to one command line and are not kept
-PLACES = ("model", "lora", "embedding", "vae")  # they may name a file or a folder
+PLACES = ("model", "lora", "embedding", "vae", "text_encoder")  # they may name a file or a folder
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_WAIT = 60.0  # seconds that one `config set` waits for another
 LIKE_A_TYPO = 0.75  # difflib's ratio from which an unknown variable is a mistyped setting

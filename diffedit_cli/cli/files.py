@@ -113,6 +113,12 @@ def check_new_folder(folder: Path) -> None:
         raise ImageError(f"The folder {folder} cannot be made in {above}.", "Choose another one with -o.")
 
 
+def keep_off_stdout(output: str | None) -> None:
+    """SettingError where several results would go to stdout."""
+    if output == "-":
+        raise SettingError("Several results cannot go to stdout.", "Name a folder with -o.")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for results, with those above it, if it is not there."""
     try:

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SettingError
 from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_settings
-from .files import check_targets, target_for, write_picture
+from .files import check_targets, keep_off_stdout, target_for, write_picture
 from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, SeedCount, Seeds, each_seed, with_flags
 from .session import open_model, own_defaults
@@ -35,8 +34,8 @@ def generate(
     with plain_errors(talk, output):
         terminal, checkpoint = Terminal(talk, output), model_config()
         chosen = each_seed(seed, seeds)
-        if len(chosen) > 1 and output == "-":
-            raise SettingError("Several results cannot go to stdout.", "Name a folder with -o.")
+        if len(chosen) > 1:
+            keep_off_stdout(output)
         ends = [f"seed-{one}" if len(chosen) > 1 else "" for one in chosen]
         targets = [target_for(output, "", prompt, end) for end in ends]
         check_targets(targets, overwrite=overwrite, places=[output])

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # What of a model's origin changes the pixels of a frame.
 PIXELS = (
-    "model", "revision", "variant", "lora", "embedding", "vae", "device", "dtype", "backend", "low_memory",
-    "compile",
+    "model", "revision", "variant", "lora", "embedding", "vae", "text_encoder", "device", "dtype", "backend",
+    "low_memory", "compile",
 )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def resumed(
     if len(wanted.seed) == 1:
         wanted = replace(wanted, seed=wanted.seed * len(wanted.prompts))
     wanted = without_idle(wanted, idle_settings(wanted, has_init=init is not None))
-    before = filled_in(before, {})
+    before = filled_in(before, {"guidance_method": before.guidance.method})
     before = without_idle(before, idle_settings(before, has_init=init is not None))
     new, old = flatten(wanted), flatten(before)
     differing = [key for key in known if new[key] != old[key]]

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from ..errors import ImageError, SettingError
 from ..settings import EditConfig, FilmConfig, Inversion, require_query, require_way_back
 from .failures import Failures
-from .files import check_targets, is_folder, name_for, picture_suffixes, read_masks, read_picture
+from .files import (
+    check_targets,
+    is_folder,
+    keep_off_stdout,
+    name_for,
+    picture_suffixes,
+    read_masks,
+    read_picture,
+)
 
 if TYPE_CHECKING:
     from ..images.masks import Masks
@@ -160,8 +168,7 @@ def check_several(pictures: int, order: Order) -> None:
     from ..images.write import WRITE_FORMATS
 
     folders = [Path(place) for place in (order.output or ".", order.grid, order.save_mask) if place]
-    if order.output == "-":
-        raise SettingError("Several results cannot go to stdout.", "Name a folder with -o.")
+    keep_off_stdout(order.output)
     for folder in folders:
         if folder.suffix.lower() in WRITE_FORMATS and not folder.is_dir():
             raise SettingError(f"{folder} is one file, but there are several results.", "Name a folder.")

@@ -15,7 +15,7 @@ models = typer.Typer(
     help="List, describe, fetch and convert checkpoints, and choose the default.", no_args_is_help=True
 )
 
-MODEL_HELP = "embedded, sd15, ..., a hub id, a folder or a .safetensors file."
+MODEL_HELP = "embedded, sd15, ..., a hub id, a folder, a .safetensors or .gguf file."
 Name = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the weight files, e.g. fp16.")]
@@ -73,10 +73,11 @@ def told(facts: dict[str, Any]) -> dict[str, str]:
         "family": facts.get("kind", ""),
         "predicts": facts.get("predicts", ""),
         "scheduler": facts.get("scheduler", ""),
+        "lacks": " and ".join(facts.get("lacks", [])),
         "side": f"{facts['side']} pixels",
         "size": f"{amount(facts['bytes'])} {'on disk' if facts['is_here'] else 'to fetch'}",
-        "weights": f"{count / 1e6:.0f} million; in memory {amount(2 * count)} in half precision, "
-        f"{amount(4 * count)} in float32",
+        "weights": f"{count / 1e6:.0f} million",
+        "memory": told_memory(facts["memory"]),
         "networks": ", ".join(
             f"{part} {network['parameters'] / 1e6:.0f} million ({network['dtype']})"
             for part, network in facts.get("networks", {}).items()
@@ -87,6 +88,17 @@ def told(facts: dict[str, Any]) -> dict[str, str]:
     for name in ("licence", "repository", "revision", "variant", "path"):
         own[name] = str(facts.get(name) or "")
     return {"name": facts["name"], **{name: value for name, value in own.items() if value}}
+
+
+def told_memory(needs: dict[str, Any]) -> str:
+    """What a run needs here, and what there is."""
+    there = f"{amount(needs['free'])} are free"
+    if needs["run"] > needs["free"]:
+        there += ": too little without --low-memory"
+    return (
+        f"about {amount(needs['run'])} for a run on {needs['device']} in {needs['dtype']}, "
+        f"{amount(needs['weights'])} of it weights; {there}"
+    )
 
 
 @models.command("pull")

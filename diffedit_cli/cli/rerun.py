@@ -121,6 +121,8 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
     for key in ("lora", "embedding"):
         if stored.get(key):
             needed[key] = ", ".join(stored[key])
+    if stored.get("text_encoder"):
+        needed["text_encoder"] = f"the text encoder {' and '.join(stored['text_encoder'])}"
     if stored.get("vae"):
         needed["vae"] = f"the VAE {stored['vae']}"
     if "model" in stored and not is_trusted(stored):
@@ -183,6 +185,7 @@ def adapted(
         if not is_same_model(asked.params["model"], stored):
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
+            gone |= {"guidance_method"} if stored.get("guidance_method") == "embedded" else set()
             if is_few_step(asked.params["model"], stored):
                 gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):
@@ -232,7 +235,8 @@ def count_forwards(config: Any) -> int:
     from ..core.guidance import forwards_per_run
     from ..core.text2image import count_frames
 
-    config = filled_in(config.as_edit() if isinstance(config, RemoveConfig) else config, {})
+    config = config.as_edit() if isinstance(config, RemoveConfig) else config
+    config = filled_in(config, {"guidance_method": config.guidance.method})
     if isinstance(config, EditConfig):
         return sum(edit_forwards(config).values())
     frames = count_frames(config) if isinstance(config, InterpolateConfig) else 1

@@ -6,6 +6,8 @@ Kanade 1981, as in Baker and Matthews 2004, "Lucas-Kanade 20 years on", IJCV 56(
 out what does not match: that is what was changed.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -22,6 +24,7 @@ LEVELS = 4  # of the pyramid; each halves the sides
 LEAST_SIDE = 24  # pixels of the smallest level, at least
 ROUNDS = 20  # Gauss-Newton steps on a level, at most
 STILL = 0.01  # pixels: a step below it ends a level
+FINE = 2 / 255  # noise and compression
 TUKEY = 4.685  # residuals beyond this many deviations have no weight
 
 
@@ -44,13 +47,12 @@ def tukey(residuals: Tensor, least: float = 2 / 255) -> Tensor:
     return (1 - (residuals / (TUKEY * deviation)) ** 2).clamp(min=0) ** 2
 
 
-def register(fixed: Pixels, moving: Pixels) -> Placement:
+def register(fixed: Pixels, moving: Pixels, start: Sequence[float] = (0, 0, 0, 0)) -> Placement:
     """How `moving` (1 3 h w, any size) has to be placed to lie on `fixed` (1 3 H W).
 
-    Brightness may differ by a gain and an offset. Starts from no shift, so it follows shifts of a few percent
-    of the width.
+    Brightness may differ by a gain and an offset. Follows shifts of a few percent of the width from `start`.
     """
-    placement = torch.zeros(4, dtype=torch.float64)
+    placement = torch.tensor(start, dtype=torch.float64)
     one, other = (x.double().mean(1, keepdim=True) for x in (fixed, moving))
     for level in reversed(range(LEVELS)):
         size = fixed.shape[-2] >> level, fixed.shape[-1] >> level
@@ -123,3 +125,15 @@ def difference(fixed: Pixels, moving: Pixels, threshold: float) -> Heat:
     noise = (1.4826 * gap.median()).clamp(min=3 / 255)
     heat = ((gap - 3 * noise) / (2 * threshold)).clamp(0, 1)
     return refine(heat, fixed, 4)
+
+
+def likeness(fixed: Pixels, moving: Pixels, where: Heat) -> float:
+    """How far the fine structure of two pictures (1 3 h w) agrees, -1 to 1, in the cells where `where` is 1.
+
+    The correlation of what a blur takes away, where FINE levels of either are as good as none.
+    """
+    one, other = (
+        (gray - box_mean(gray, 4))[where > 0] for gray in (x.mean(1, keepdim=True) for x in (fixed, moving))
+    )
+    covariance, *variances = ((a * b).mean() + FINE**2 for a, b in ((one, other), (one, one), (other, other)))
+    return float(covariance / (variances[0] * variances[1]).sqrt())

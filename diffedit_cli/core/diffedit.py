@@ -247,6 +247,8 @@ class DiffEdit:
     ) -> Plan:
         """Steps 1 and 2 for all b pictures, one seed each."""
         denoiser, heat, recognised = self.denoiser, None, None
+        how = config.step_solver, config.step_spacing, (self.x0.shape[2], self.x0.shape[3])
+        steps = make_steps(denoiser.schedule, config.step_count, config.ratio, *how)
         texts = Texts.embed(denoiser, config)
         if areas.mask is None:
             shown, heat = self.look(config, texts, seeds, report)
@@ -256,8 +258,6 @@ class DiffEdit:
             area = with_room(found, config)
         else:
             found = area = areas.mask
-        how = config.step_solver, config.step_spacing
-        steps = make_steps(denoiser.schedule, config.step_count, config.ratio, *how)
         key = source_key(config), *(seeds if config.encoding == "noise" else ())
         if key not in self.sources:
             self.sources[key] = encode_source(denoiser, self.x0, steps, texts, config, seeds, report)

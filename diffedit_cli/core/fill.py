@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .detail import membrane
-from .schedules import add_noise, draw_noise, round_half_up, vp_level
+from .schedules import add_noise, draw_noise, levels_at, to_eps
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report
 
 Hole = Float[Tensor, "b 1 H W"]
-LEVELS = (0.5, 0.7)  # noise levels, as shares of all timesteps, at which texts are compared
+LEVELS = (0.5, 0.7)  # noise levels, as shares of the time, at which texts are compared
 
 
 def bridge(pixels: Pixels, hole: Hole) -> Pixels:
@@ -33,14 +33,15 @@ def likeliest(
     That is the text that is likeliest true there (Li et al. 2023, arXiv 2303.16203). Each of LEVELS costs as
     many forwards as there are texts.
     """
-    alphas, count = denoiser.schedule.alphas_cumprod, len(texts.tokens)
+    count = len(texts.tokens)
     errors = torch.zeros(count)
-    for done, level in enumerate(LEVELS):
+    for done, share in enumerate(LEVELS):
         report("place", done, len(LEVELS))
-        timestep = max(0, round_half_up(level * len(alphas)) - 1)
         noise = draw_noise((x0.shape[1], x0.shape[2], x0.shape[3]), seeds, 1 + done).to(x0)
-        noised = add_noise(x0, noise, vp_level(float(alphas[timestep]))).repeat(count, 1, 1, 1)
-        eps = denoiser.predict(noised, torch.tensor([timestep] * count, device=x0.device), texts)
+        timesteps, level = levels_at(denoiser.schedule, [share], noise)
+        noised = add_noise(x0, noise, level).repeat(count, 1, 1, 1)
+        predicted = denoiser.predict(noised, timesteps.repeat(count), texts)
+        eps = to_eps(noised, predicted, level, denoiser.schedule.target)
         errors += (((eps - noise) ** 2).mean(1, keepdim=True) * where).sum((1, 2, 3)).cpu()
     report("place", len(LEVELS), len(LEVELS))
     return int(errors.argmin())

@@ -7,7 +7,7 @@ NaN for finite input. docs/math.md has the formulas side by side.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -148,7 +148,9 @@ class GuidanceState:
 
 def forwards_per_run(config: GuidanceConfig, count: int) -> int:
     """Forwards a picture of a guided run of `count` steps, the most that it can take: two a step, one where
-    the scale is 1."""
+    the scale is 1 or an input of the network."""
+    if config.method == "embedded":
+        return count
     scales = guidance_scales(config.schedule, config.base_scale, config.end, count)
     inside = inside_interval(config.bounds(), count)
     has_own_scales = config.method == "cfg++"
@@ -164,6 +166,7 @@ class Guidance:
     A step at scale 1 returns the raw conditional prediction and costs one forward a picture, any other
     step two. `adaptive` (Castillo et al. 2023, arXiv 2312.12487) goes on with one forward once all pictures
     of the batch have cos(t, u) >= gamma; a picture that has got there earlier uses t alone from then on.
+    `embedded` tells the network the scale of each step, in one forward.
     """
 
     gamma = 0.99
@@ -195,6 +198,12 @@ class Guidance:
         batch = len(latents)
         timestep = self.steps.timesteps[step : step + 1].to(latents.device)
         settled = state.settled is not None and bool(state.settled.all())
+        if self.config.method == "embedded":
+            told = torch.full((batch,), self.scales[step], device=latents.device)
+            if share is not None:
+                told = torch.lerp(torch.ones_like(told), told, share.flatten().to(told))
+            texts = replace(cond.expand(batch), guidance=told)
+            return denoiser.predict(latents, timestep.expand(batch), texts), state
         if self.scales[step] == 1 or settled:
             return denoiser.predict(latents, timestep.expand(batch), cond.expand(batch)), state
         embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])

@@ -21,9 +21,8 @@ def lerp(a: PromptEmbeds, b: PromptEmbeds, weights: Sequence[float]) -> PromptEm
     """(1 - w) a + w b of two prompts, one row for each weight; exact at 0 and 1."""
     w = a.tokens.new_tensor(list(weights))
     tokens = torch.lerp(a.tokens, b.tokens, w[:, None, None])
-    if a.pooled is None or b.pooled is None:
-        return PromptEmbeds(tokens)
-    return PromptEmbeds(tokens, torch.lerp(a.pooled, b.pooled, w[:, None]))
+    pooled = None if a.pooled is None or b.pooled is None else torch.lerp(a.pooled, b.pooled, w[:, None])
+    return PromptEmbeds(tokens, pooled, None if a.guidance is None else a.guidance.expand(len(w)))
 
 
 def slerp(a: Noise, b: Noise, weights: Sequence[float]) -> Latents:

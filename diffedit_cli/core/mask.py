@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..settings import MaskConfig
-from .schedules import add_noise, append_dims, draw_noise, round_half_up, vp_level
+from .schedules import add_noise, append_dims, draw_noise, levels_at, round_half_up, to_eps
 from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds
 
 MICRO_BATCH = 8  # samples in one forward, if a map of all pictures takes no more: more is hardly faster
@@ -28,7 +28,7 @@ def difference_maps(
 ) -> Iterator[Float[Tensor, "n b 3 h w"]]:
     """What each noise map shows, some maps at a time; texts: the reference, the query, and perhaps others.
 
-    Map k noises the source with noise n of its own at strength[k % len(strength)] of the timesteps. Its three
+    Map k noises the source with noise n of its own at strength[k % len(strength)] of the time. Its three
     channels, float32, are means over those of the latents, with sums over all texts t but the reference:
         gap    |eps(query) - eps(ref)|, the paper's
         gain   sum of (n - eps(t))^2 - (n - eps(ref))^2: how much better the reference tells the noise
@@ -37,21 +37,19 @@ def difference_maps(
     many forwards a picture as there are texts.
     """
     batch, channels, rows, columns = x0.shape
-    alphas = denoiser.schedule.alphas_cumprod
     per_forward = max(1, MICRO_BATCH // (len(texts) * batch))
     for start in range(0, config.samples, per_forward):
         maps = range(start, min(start + per_forward, config.samples))
-        levels = [config.strength[k % len(config.strength)] for k in maps]
-        timesteps = torch.tensor([round_half_up(s * len(alphas)) - 1 for s in levels]).clamp_min(0)
-        timesteps = timesteps.repeat_interleave(batch).to(x0.device)
+        shares = [config.strength[k % len(config.strength)] for k in maps for _ in range(batch)]
         noise = torch.cat([draw_noise((channels, rows, columns), seeds, 1 + k) for k in maps]).to(x0)
-        level = vp_level(append_dims(alphas.to(x0)[timesteps], noise))
+        timesteps, level = levels_at(denoiser.schedule, shares, noise)
         noised = add_noise(x0.repeat(len(maps), 1, 1, 1), noise, level)
         embeds = PromptEmbeds.cat([part.expand(batch).repeat(len(maps)) for part in texts])
-        eps = denoiser.predict(
+        predicted = denoiser.predict(
             noised.repeat(len(texts), 1, 1, 1), timesteps.repeat(len(texts)), embeds
-        ).unflatten(0, (len(texts), -1))
-        ref, others, noise = eps[0].float(), eps[1:].float(), noise.float()
+        ).chunk(len(texts))
+        eps = [to_eps(noised, one, level, denoiser.schedule.target).float() for one in predicted]
+        ref, others, noise = eps[0], torch.stack(eps[1:]), noise.float()
         gap = (others[0] - ref).abs()
         gain = ((noise - others) ** 2 - (noise - ref) ** 2).sum(0)
         reach = ((others - ref) ** 2).sum(0)

@@ -1,6 +1,7 @@
 """Which noise levels a run visits, how guidance changes over them, and where all noise comes from."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..settings import GuidanceSchedule, Solver, TimestepSpacing
-from .types import Latents, Level, PerSample, Schedule, Steps, Target
+from .types import Cells, FlowSchedule, Latents, Level, PerSample, Schedule, Steps, Target, Timesteps
 
 FRESH = 10_000  # index of the first fresh noise of a solver, beyond those of the search's noise maps
+MOST_SIGMA = 0.98  # of a flow, where a picture is searched: nothing is left of it in pure noise
 
 
 def round_half_up(value: float) -> int:
@@ -20,13 +22,34 @@ def round_half_up(value: float) -> int:
 
 
 def make_steps(
-    schedule: Schedule,
+    schedule: Schedule | FlowSchedule,
     count: int,
     strength: float = 1.0,
     solver: Solver = "ddim",
     spacing: TimestepSpacing = "scheduler",
+    cells: Cells = (0, 0),
 ) -> Steps:
     """The last round(strength * count), at least one, of `count` steps.
+
+    cells: of the latents; the levels of a flow may depend on them.
+    SettingError: more steps than the model has, or timesteps that it does not have.
+    """
+    if not isinstance(schedule, FlowSchedule):
+        return vp_steps(schedule, count, strength, solver, spacing)
+    if spacing != "scheduler":
+        raise SettingError(
+            f"--timestep-spacing {spacing} cannot be used with a flow-matching model.",
+            "Its noise levels come from its own scheduler; leave that flag out.",
+        )
+    check_count(count, schedule.most_steps)
+    sigmas = schedule.sigmas(count, cells)[-taken(strength, count) - 1 :]
+    return Steps(1000 * sigmas[:-1].float(), 1 - sigmas, sigmas, solver, schedule.target)
+
+
+def vp_steps(
+    schedule: Schedule, count: int, strength: float, solver: Solver, spacing: TimestepSpacing
+) -> Steps:
+    """`make_steps` on a schedule of Stable Diffusion.
 
     spacing: of the timesteps; scheduler: the schedule's own. A run that is given trailing or lcm ends clean,
     as the schedulers of few-step models do.
@@ -34,17 +57,12 @@ def make_steps(
     The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
     before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
     `linspace` and `trailing` free of its rounding. For `lcm` they are those of its LCMScheduler.
-    SettingError: more steps than the model has.
     """
     if spacing != "scheduler":
         clean = 1.0 if spacing in ("trailing", "lcm") else schedule.final_alpha
         schedule = replace(schedule, spacing=spacing, final_alpha=clean)
     total = len(schedule.alphas_cumprod)
-    if not 1 <= count <= schedule.most_steps:
-        raise SettingError(
-            f"--steps {count} is out of range for this model.",
-            f"Give a value from 1 to {schedule.most_steps}.",
-        )
+    check_count(count, schedule.most_steps)
     if schedule.spacing == "leading":
         timesteps = torch.arange(count).flip(0) * (total // count) + schedule.steps_offset
     elif schedule.spacing == "trailing":
@@ -55,11 +73,41 @@ def make_steps(
         timesteps = lcm_timesteps(total, schedule.distilled_steps, count)
     else:
         raise ValueError(f"unknown timestep spacing {schedule.spacing!r}")
-    timesteps = timesteps.clamp(0, total - 1)[-max(1, round_half_up(strength * count)) :]
+    timesteps = timesteps.clamp(0, total - 1)[-taken(strength, count) :]
     passed = schedule.alphas_cumprod.double()[timesteps].tolist()
     levels = [vp_level(abar) for abar in (*passed, schedule.final_alpha)]
     alphas, sigmas = torch.tensor(levels, dtype=torch.float64).unbind(1)
     return Steps(timesteps, alphas, sigmas, solver)
+
+
+def taken(strength: float, count: int) -> int:
+    """How many of `count` steps are taken at a strength."""
+    return max(1, round_half_up(strength * count))
+
+
+def check_count(count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise SettingError(
+            f"--steps {count} is out of range for this model.", f"Give a value from 1 to {most}."
+        )
+
+
+def levels_at(
+    schedule: Schedule | FlowSchedule, shares: Sequence[float], like: Latents
+) -> tuple[Timesteps, Level]:
+    """The timestep and the level (b 1 1 1) at a share of the time for each row of latents (b c h w).
+
+    Of a flow it is the time before its shift, and sigma is at most MOST_SIGMA.
+    """
+    if isinstance(schedule, FlowSchedule):
+        found = [schedule.sigma_at(share, (like.shape[2], like.shape[3])) for share in shares]
+        sigmas = torch.tensor(found, device=like.device).clamp(max=MOST_SIGMA)
+        sigma = append_dims(sigmas, like)
+        return 1000 * sigmas, Level(1 - sigma, sigma)
+    alphas = schedule.alphas_cumprod
+    timesteps = torch.tensor([round_half_up(share * len(alphas)) - 1 for share in shares])
+    timesteps = timesteps.clamp_min(0).to(like.device)
+    return timesteps, vp_level(append_dims(alphas.to(like)[timesteps], like))
 
 
 def lcm_timesteps(total: int, distilled: int, count: int) -> Int[Tensor, " s"]:

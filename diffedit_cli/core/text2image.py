@@ -23,7 +23,8 @@ def generate(
 ) -> Pixels:
     """Pictures (b 3 H W) of one prompt, from pure noise; one for each seed."""
     cond, uncond = (denoiser.embed([text]) for text in (config.prompt, config.negative_prompt))
-    steps = make_steps(denoiser.schedule, config.step_count, 1.0, config.step_solver, config.step_spacing)
+    how = config.step_solver, config.step_spacing, shape[1:]
+    steps = make_steps(denoiser.schedule, config.step_count, 1.0, *how)
     noise = level_noise(shape, seeds, steps).to(cond.tokens.device)
     run = decode(denoiser, noise[0], steps, cond, uncond, Guidance(config.guidance, steps), fresh=noise)
     return finish(denoiser, run, "generate", len(steps), report)
@@ -127,7 +128,7 @@ def make_leg(
     """
     strength = 1.0 if init is None else config.strength
     share = strength if last is None else config.chain or 1
-    how = config.step_solver, config.step_spacing
+    how = config.step_solver, config.step_spacing, shape[1:]
     steps = make_steps(denoiser.schedule, config.step_count, share, *how)
     inverted = None
     if last is not None:

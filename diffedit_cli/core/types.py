@@ -4,6 +4,7 @@ Axis names: b pictures, c latent channels, h w latent rows and columns, H W pixe
 n noise maps, s steps, l tokens, d width of the text embedding.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -19,6 +20,7 @@ Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit 
 Heat = Float[Tensor, "b 1 h w"]  # always four axes: (b h w) against (b c h w) broadcasts silently when b == c
 PerSample = Float[Tensor, "b 1 1 1"]
 Timesteps = Num[Tensor, " b"]  # those of a flow lie between whole numbers
+Cells = tuple[int, int]  # latent rows and columns
 
 Target = Literal["eps", "flow"]  # what a network predicts: the noise, or the velocity eps - x0 of a flow
 
@@ -31,10 +33,15 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """Texts as the UNet takes them; one row a prompt. pooled: for XL, the whole text as one vector."""
+    """Texts as the network takes them; one row a prompt.
+
+    pooled: the whole text as one vector, for a network that takes that too. guidance: the guidance scale, for
+    one that takes it as an input; 1, which is none, unless a Guidance says otherwise.
+    """
 
     tokens: Float[Tensor, "b l d"]
     pooled: Float[Tensor, "b p"] | None = None
+    guidance: Float[Tensor, " b"] | None = None
 
     def expand(self, batch: int) -> "PromptEmbeds":
         """One prompt for `batch` pictures; the embeddings of `batch` prompts come back as they are."""
@@ -54,10 +61,15 @@ class PromptEmbeds:
     @staticmethod
     def cat(parts: "Sequence[PromptEmbeds]") -> "PromptEmbeds":
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return PromptEmbeds(torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None)
+        guidance = [part.guidance for part in parts if part.guidance is not None]
+        tokens = torch.cat([part.tokens for part in parts])
+        return PromptEmbeds(
+            tokens, torch.cat(pooled) if pooled else None, torch.cat(guidance) if guidance else None
+        )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptEmbeds":
-        return PromptEmbeds(change(self.tokens), None if self.pooled is None else change(self.pooled))
+        more = [None if x is None else change(x) for x in (self.pooled, self.guidance)]
+        return PromptEmbeds(change(self.tokens), *more)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,29 @@ class Schedule:
     def most_steps(self) -> int:
         """The most steps that a run can take."""
         return self.distilled_steps if self.spacing == "lcm" else len(self.alphas_cumprod)
+
+    @property
+    def target(self) -> Target:
+        return "eps"
+
+
+class FlowSchedule(ABC):
+    """The noise levels of a flow, x = (1 - sigma) x0 + sigma eps, from pure noise to a picture.
+
+    Where the time t in [0, 1] is spent depends on the model, and in some on the number of latent cells: their
+    schedulers shift it. The network is asked at the timestep 1000 sigma.
+    """
+
+    most_steps = 1000
+    target: Target = "flow"
+
+    @abstractmethod
+    def sigmas(self, count: int, cells: Cells) -> Float[Tensor, " s_plus_1"]:
+        """The levels of a run of `count` steps, float64: falling, and 0 at the end."""
+
+    @abstractmethod
+    def sigma_at(self, time: float, cells: Cells) -> float:
+        """The level at a time in (0, 1] before the shift."""
 
 
 class Level(NamedTuple):
@@ -137,7 +172,7 @@ class Denoiser(Protocol):
     """
 
     @property
-    def schedule(self) -> Schedule: ...
+    def schedule(self) -> Schedule | FlowSchedule: ...
 
     def encode(self, pixels: Pixels) -> Latents: ...
 

@@ -3,22 +3,30 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from ..errors import ModelError
+from .families import Family, suited, suited_folder
 from .few_steps import FewSteps, of_checkpoint
+from .flow_schedule import describe_flow, read_flow
 from .layout import Layout, check_layout
-from .networks import native_cells, read_json, reading
+from .needs import Head, count_tensors, heads_of, memory_for
+from .networks import native_cells, read_json
 from .parts import known_words, read_defaults
 from .presets import PRESETS, Preset
 from .schedulers import describe_schedule, read_schedule
-from .single_file import CONFIGS, predicts_v, recognise, scheduler_config
+from .single_file import (
+    CONFIGS,
+    has_vae,
+    kind_by_texts,
+    predicts_v,
+    recognise,
+    scheduler_config,
+    with_prefix,
+)
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
-from .weights import read_weights
+from .weights import read_network
 
 TARGETS = {False: "epsilon", True: "v_prediction"}
 KINDS = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
@@ -52,7 +60,7 @@ def catalogue() -> list[Entry]:
 
 
 def cached_models() -> list[tuple[str, int]]:
-    """Hub checkpoints in the local cache that have a UNet in safetensors: (id, bytes on disk)."""
+    """Hub checkpoints in the local cache whose UNet or transformer is in safetensors: (id, bytes on disk)."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -63,7 +71,11 @@ def cached_models() -> list[tuple[str, int]]:
     return sorted(
         (repo.repo_id, repo.size_on_disk)
         for repo in repos
-        if any([*revision.snapshot_path.glob("unet/*.safetensors")] for revision in repo.revisions)
+        if any(
+            [*revision.snapshot_path.glob(f"{part}/*.safetensors")]
+            for revision in repo.revisions
+            for part in ("unet", "transformer")
+        )
     )
 
 
@@ -88,10 +100,11 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 def own_defaults(
     name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The defaults of a checkpoint's own: those of a model of few steps (few_steps.py), and over them those
-    that it declares for itself (parts.read_defaults), if it is here."""
+    """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
+    (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
-    few = of_checkpoint(name, path, lora)
+    of_family = suited_folder(name, path) if path else None
+    few = of_family or of_checkpoint(name, path, lora)
     return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
 
 
@@ -124,6 +137,9 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
         "side": preset.side,
         "parameters": preset.parameters,
         "bytes": preset.bytes,
+        "memory": memory_for(
+            {"all": [Head("all", "F16", preset.parameters, preset.bytes, False)]}, preset.bytes
+        ),
         "licence": preset.licence,
         "repository": preset.repository,
         "revision": preset.revision,
@@ -133,50 +149,66 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 def describe_folder(layout: Layout) -> dict[str, Any]:
     """Kind, target, scheduler, side in pixels, and the parameters and dtypes of each network."""
-    unet, vae = layout.configs["unet"], layout.configs["vae"]
-    levels = len(vae.get("block_out_channels", [0]))
+    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
+    heads = {
+        part: [head for path in paths for head in heads_of(path)] for part, paths in layout.files.items()
+    }
+    counts = {part: count_tensors(some) for part, some in heads.items()}
+    on_disk = sum(path.stat().st_size for paths in layout.files.values() for path in paths)
+    unet = layout.configs[layout.networks[0]]
+    is_large = layout.is_xl or layout.family is not None
+    return {
+        **(describe_unet(layout) if layout.family is None else describe_transformer(layout, layout.family)),
+        "side": native_cells(unet, is_large) * 2 ** (levels - 1),
+        "parameters": sum(count for count, _ in counts.values()),
+        "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
+        "bytes": on_disk,
+        "memory": memory_for(heads, on_disk),
+    }
+
+
+def describe_unet(layout: Layout) -> dict[str, Any]:
+    unet, scheduler = layout.configs["unet"], layout.configs["scheduler"]
     kind = "sdxl" if layout.is_xl else "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
-    counts = {part: count_tensors(paths) for part, paths in layout.files.items()}
-    schedule, predicts_v = read_schedule(layout.name, layout.configs["scheduler"])
+    schedule, predicts_v = read_schedule(layout.name, scheduler)
     return {
         "kind": KINDS[kind],
         "predicts": TARGETS[predicts_v],
-        "scheduler": describe_schedule(layout.configs["scheduler"], schedule),
-        "side": native_cells(unet, layout.is_xl) * 2 ** (levels - 1),
-        "parameters": sum(count for count, _ in counts.values()),
-        "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
-        "bytes": sum(path.stat().st_size for paths in layout.files.values() for path in paths),
+        "scheduler": describe_schedule(scheduler, schedule),
+    }
+
+
+def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
+    return {
+        "kind": suited(layout.name, family, layout.configs["transformer"]).name,
+        "predicts": "velocity of a flow",
+        "scheduler": describe_flow(read_flow(layout.name, layout.configs["scheduler"], family)),
     }
 
 
 def describe_file(name: str, path: Path) -> dict[str, Any]:
-    """The same of a checkpoint in one file."""
-    state = read_weights(path)
-    kind = recognise(name, state)
+    """The same of a checkpoint in one file; of a UNet alone also what it lacks."""
+    state = with_prefix(read_network(name, path))
+    kind = recognise(name, state, has_own_vae=False, has_own_texts=False)
     is_v = predicts_v(state, kind)
     config = scheduler_config(state, kind)
-    count, dtype = count_tensors([path])
+    heads = heads_of(path)
+    count, dtype = count_tensors(heads)
     cells = read_json(CONFIGS / kind / "unet/config.json")["sample_size"]
+    there = {"text encoders (--text-encoder)": kind_by_texts(state), "VAE (--vae)": has_vae(state)}
+    lacks = [part for part, is_there in there.items() if not is_there]
+    holds = "unet" if len(lacks) == len(there) else "all"
     return {
         "kind": KINDS[kind],
         "predicts": TARGETS[is_v],
         "scheduler": describe_schedule(config, read_schedule(name, config)[0]),
         "side": 8 * (96 if kind == "sd2" and is_v else cells),
+        "lacks": lacks,
         "parameters": count,
-        "networks": {"all": {"parameters": count, "dtype": dtype}},
+        "networks": {holds: {"parameters": count, "dtype": dtype}},
         "bytes": path.stat().st_size,
+        "memory": memory_for({holds: heads}, path.stat().st_size),
     }
-
-
-def count_tensors(paths: list[Path]) -> tuple[int, str]:
-    """How many numbers these files hold, and the dtype of most of them."""
-    counts: dict[str, int] = {}
-    for path in paths:
-        with reading(str(path)), safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 it is no mapping
-                part = file.get_slice(name)
-                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + prod(part.get_shape())
-    return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype], default="")
 
 
 def folder_bytes(folder: Path) -> int:

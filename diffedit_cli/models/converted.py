@@ -65,16 +65,16 @@ def cache_folder() -> Path:
 
 
 def folders_for(
-    source: Source, lora: Sequence[str], dtypes: Sequence[torch.dtype], vae: Path | None = None
+    source: Source, lora: Sequence[str], dtypes: Sequence[torch.dtype], apart: Sequence[Source] = ()
 ) -> dict[torch.dtype, Path]:
     """The folder of a checkpoint's converted networks for each dtype, whether it exists or not.
 
-    vae: one of the user's own.
+    apart: parts that do not come from the checkpoint.
     """
     weights = source.revision or hash_of(source.path)
     loras = [[hash_of(path_of(given)), split(given)[1]] for given in lora]
     facts = [FORMAT, version("openvino"), version("diffusers"), weights, source.variant, loras]
-    facts += [] if vae is None else [hash_of(vae)]
+    facts += [one.revision or hash_of(one.path) for one in apart]
     found: dict[torch.dtype, Path] = {}
     for dtype in dtypes:
         digest = hashlib.sha256(json.dumps([*facts, str(dtype)]).encode()).hexdigest()
@@ -162,6 +162,7 @@ def convert(
 
 def facts_of(parts: Parts) -> dict[str, Any]:
     """What of a checkpoint is not in its networks, in plain values."""
+    assert isinstance(parts.schedule, Schedule)
     names = [TEXTS[number] for number in range(len(parts.text_encoders))]
     encoders = zip(names, parts.text_encoders, strict=True)
     return {

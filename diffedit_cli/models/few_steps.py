@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ModelError
 from ..settings import Solver, TimestepSpacing, public_name
 from .addons import split
+from .families import suited_folder
 from .networks import read_json
 from .presets import PRESETS
 
@@ -57,6 +58,8 @@ def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewStep
     """
     preset = PRESETS.get(name)
     known_as = f"{preset.repository}/{preset.file}" if preset else public_name(name)
+    if path is not None and (kind := suited_folder(known_as, path)):
+        return FewSteps(kind.name, kind.defaults) if kind.is_few_steps else None
     files = ("scheduler/scheduler_config.json", "unet/config.json")
     scheduler, unet = (
         read_json(path / file) if path is not None and (path / file).is_file() else {} for file in files
@@ -130,7 +133,7 @@ def of_scheduler(config: Mapping[str, Any]) -> str:
 
 def last_part(name: str) -> str:
     """The name of a file without folders and suffix, of a folder, or of a repository without its owner."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".safetensors")
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".safetensors").removesuffix(".gguf")
 
 
 def words_of(name: str) -> set[str]:

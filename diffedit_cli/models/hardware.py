@@ -36,16 +36,20 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def gains_by_bfloat16(path: Path, device: torch.device) -> bool:
-    """Whether this is a CPU with bfloat16 products, and the checkpoint so large (1 GB) that they pay.
+    """Whether a checkpoint is to run in bfloat16 here, if nobody says otherwise."""
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return has_fast_bfloat16(device, sum(file.stat().st_size for file in files))
+
+
+def has_fast_bfloat16(device: torch.device, size: int) -> bool:
+    """Whether this is a CPU with bfloat16 products, and a checkpoint of `size` bytes so large that they pay.
 
     A large one takes half the time (docs/speed.md), and its weights half the memory. On other
     CPUs it takes longer.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if device.type != "cpu" or not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
-        return False
-    files = [path] if path.is_file() else path.rglob("*.safetensors")
-    return sum(file.stat().st_size for file in files) >= 1e9
+    is_fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return device.type == "cpu" and bool(is_fast) and size >= 1e9
 
 
 def openvino_dtypes(config: ModelConfig, device: torch.device) -> list[torch.dtype]:

@@ -5,32 +5,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from ..errors import DiffeditError, ModelError
-from .layout import PARTS, STEMS, XL_PARTS, find_weights, has_two_encoders, weight_file
+from .layout import STEMS, find_weights, parts_in, tokenizer_of, weight_file
 from .networks import first_sentence
 from .weights import ONLY_SAFE
 
 SECONDS_TO_ANSWER = 10
 FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells where the rest is
+OF_UNET_ALONE = "config.json"
+Needs = Literal["all", "unet", "rest"]
 
 
 @dataclass(frozen=True)
 class HubId:
     """A checkpoint on the hub. variants: those that will do, the first is fetched. file: the name of the one
-    that holds all of it, if one does."""
+    that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, or all but
+    the UNet."""
 
     name: str
     revision: str | None
     variants: tuple[str | None, ...]
     file: str = ""
+    needs: Needs = "all"
 
 
 def cached_folder(hub_id: HubId) -> Path | None:
     """The folder of a checkpoint in the cache, however much of it is there. No network is used."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    for file in FIRST_FILES:
+    for file in (*FIRST_FILES, *([OF_UNET_ALONE] if hub_id.needs == "unet" else [])):
         found = try_to_load_from_cache(
             hub_id.name, file, cache_dir=constants.HF_HUB_CACHE, revision=hub_id.revision
         )
@@ -51,9 +56,13 @@ def cached_file(hub_id: HubId) -> Path | None:
 def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
     """What a folder lacks of a whole checkpoint, as a sentence; empty: nothing."""
     try:
-        parts = XL_PARTS if has_two_encoders(folder) else PARTS
-        networks = tuple(part for part in parts if part in STEMS)
-        wanted = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in networks)]
+        parts = needed_parts(hub_id, folder)
+        networks = {part: folder / part for part in parts if part in STEMS}
+        if parts == ("unet",) and not networks["unet"].is_dir():
+            networks["unet"] = folder
+        files = [place / "config.json" for place in networks.values()]
+        files += [folder / "scheduler/scheduler_config.json"] if "scheduler" in parts else []
+        wanted = [str(file.relative_to(folder)) for file in files]
         for part in parts:
             if part.startswith("tokenizer"):
                 words = [f"{part}/tokenizer.json", f"{part}/vocab.json"]
@@ -61,10 +70,18 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
         missing = next((file for file in wanted if not (folder / file).is_file()), None)
         if missing:
             return f"{missing} is missing."
-        find_weights(hub_id.name, folder, networks, variant)
+        find_weights(hub_id.name, networks, variant)
     except ModelError as error:
         return error.message
     return ""
+
+
+def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
+    """A repository with a model_index.json means to be whole."""
+    if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
+        return ("unet",)
+    parts = parts_in(hub_id.name, folder)
+    return tuple(part for part in parts if part != "unet" or hub_id.needs != "rest")
 
 
 def fetch(hub_id: HubId) -> None:
@@ -74,7 +91,14 @@ def fetch(hub_id: HubId) -> None:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    small = ["README.md", "model_index.json", *(f"{part}/*.json" for part in XL_PARTS), "tokenizer*/*.txt"]
+    folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
+    small = [
+        "README.md",
+        *FIRST_FILES,
+        OF_UNET_ALONE,
+        *(f"{part}/*.json" for part in folders),
+        "tokenizer*/*.txt",
+    ]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:
             hf_hub_download(
@@ -96,6 +120,11 @@ def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
         for part, stem in STEMS.items():
             patterns = [f"{part}/{weight_file(stem, variant, number)}" for number in ("", "*-of-*")]
             found[part] = [file for file in files if any(fnmatchcase(file, one) for one in patterns)]
+        if hub_id.needs == "rest":
+            del found["unet"]
+        elif hub_id.needs == "unet" and not found["unet"]:
+            stem = STEMS["unet"]
+            found["unet"] = [file for file in files if file == weight_file(stem, variant)]
         return {part: names for part, names in found.items() if names}
 
     plain = of(None)

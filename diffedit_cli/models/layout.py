@@ -1,30 +1,34 @@
 """What a folder holds, read from its small files, and refused with a reason before a weight is read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ModelError
+from .families import Family, family_of
 from .networks import read_config, read_json
 from .weights import ONLY_SAFE, check_weights
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "text_encoder_3": "model",
 }
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # those that model_index.json may name
-HELP_FOLDER = "Give a folder in diffusers' layout of Stable Diffusion 1.x, 2.x or XL."
+HELP_FOLDER = "Give a folder in diffusers' layout of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder that passed `check_layout`. is_xl: it has two text encoders. configs: of each network and of
-    the scheduler. files: the weight files of each network."""
+    """A folder that passed `check_layout`. is_xl: its UNet is XL's. family: of its transformer, if there is
+    one. configs: of each network and of the scheduler. files: the weight files of each network."""
 
     name: str
     folder: Path
@@ -32,42 +36,74 @@ class Layout:
     has_zero_empty_prompt: bool
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, list[Path]] = field(default_factory=dict)
+    family: Family | None = None
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        return ("text_encoder", "text_encoder_2") if self.is_xl else ("text_encoder",)
+        return tuple(part for part in self.kinds if part.startswith("text_encoder"))
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
-        return ("tokenizer", "tokenizer_2") if self.is_xl else ("tokenizer",)
+        return tuple(tokenizer_of(part) for part in self.text_encoders)
 
     @property
     def networks(self) -> tuple[str, ...]:
-        return ("unet", "vae", *self.text_encoders)
+        return tuple(self.kinds)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each network (see networks.read_config)."""
+        return kinds_in(self.folder, self.family, is_xl=self.is_xl)
+
+
+def kinds_in(folder: Path, family: Family | None, *, is_xl: bool) -> dict[str, str]:
+    """The kind of each network that a folder has to hold; an optional one counts if it is there."""
+    if family is None:
+        parts = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if is_xl else ()))
+        return {part: part for part in parts}
+    is_there = (folder / family.optional).is_dir()
+    return {part: kind for part, kind in family.kinds.items() if part != family.optional or is_there}
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def parts_in(name: str, folder: Path) -> tuple[str, ...]:
+    """The parts of a folder's family, be they there or not."""
+    family = family_of(name, folder)
+    if family is None:
+        return XL_PARTS if has_two_encoders(folder) else PARTS
+    kinds = kinds_in(folder, family, is_xl=False)
+    encoders = [part for part in kinds if part.startswith("text_encoder")]
+    return (*kinds, *map(tokenizer_of, encoders), "scheduler")
 
 
 def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
-    """Refuse a folder that is no Stable Diffusion 1.x, 2.x or XL of safetensors, or wants code to be run.
+    """Refuse a folder of another family or without safetensors, or one that wants code to be run.
 
     variant: of the weight files; a part without it may have plain ones.
     """
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     check_index(name, index)
-    if (folder / "transformer").is_dir():
-        raise ModelError(f"{name} is a transformer, such as Stable Diffusion 3 or Flux.", HELP_FOLDER)
-    is_xl = has_two_encoders(folder)
+    family, is_xl = family_of(name, folder), has_two_encoders(folder)
     if is_xl and (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
-    missing = [part for part in (XL_PARTS if is_xl else PARTS) if not (folder / part).is_dir()]
+    missing = [part for part in parts_in(name, folder) if not (folder / part).is_dir()]
     if missing:
-        raise ModelError(f"{name} lacks {', '.join(missing)}.", HELP_FOLDER)
-    layout = Layout(name, folder, is_xl, bool(index.get("force_zeros_for_empty_prompt", is_xl)))
-    for part in layout.networks:
-        layout.configs[part] = read_config(name, folder / part)
+        hint = f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
+        raise ModelError(
+            f"{name} lacks {', '.join(missing)}.",
+            hint if family is None and "unet" not in missing else HELP_FOLDER,
+        )
+    zeros = bool(index.get("force_zeros_for_empty_prompt", is_xl))
+    layout = Layout(name, folder, is_xl, zeros, family=family)
+    for part, kind in layout.kinds.items():
+        layout.configs[part] = read_config(name, folder / part, kind)
     layout.configs["scheduler"] = read_json(folder / "scheduler/scheduler_config.json")
     for part in layout.tokenizers:
         check_tokenizer(name, folder / part)
-    layout.files.update(find_weights(name, folder, layout.networks, variant))
+    layout.files.update(find_weights(name, {part: folder / part for part in layout.networks}, variant))
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout
@@ -106,14 +142,15 @@ def check_tokenizer(name: str, folder: Path) -> None:
             plain_name(name, f"{folder.name}/tokenizer_config.json", value)
 
 
-def find_weights(
-    name: str, folder: Path, networks: tuple[str, ...], variant: str | None
-) -> dict[str, list[Path]]:
-    """The weight files of each network: those of the variant, or else the plain ones, or the only ones."""
-    found = {part: variants_in(folder / part) for part in networks}
+def find_weights(name: str, places: Mapping[str, Path], variant: str | None) -> dict[str, list[Path]]:
+    """The weight files of each network: those of the variant, or else the plain ones, or the only ones.
+
+    places: the folder of each network.
+    """
+    found = {part: variants_in(folder, part) for part, folder in places.items()}
     if not any(variant in variants for variants in found.values()):
         others = {other for variants in found.values() for other in variants}
-        part = networks[0]
+        part = next(iter(places))
         wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
         flags = sorted(f"--variant {other}" if other else "no --variant" for other in others)
         have = " or ".join(flags)
@@ -123,10 +160,10 @@ def find_weights(
         usable = [one for one in (variant, None) if one in variants] or variants
         if len(usable) != 1 and usable != [variant, None]:
             wanted = f"{name} has no {part}/{weight_file(STEMS[part], variant)}."
-            pickles = [*(folder / part).glob("*.bin"), *(folder / part).glob("*.ckpt")]
+            pickles = [*places[part].glob("*.bin"), *places[part].glob("*.ckpt")]
             several = f"Use --variant with one of {', '.join(map(str, usable))}."
             raise ModelError(wanted, several if usable else ONLY_SAFE if pickles else "Fetch it again.")
-        files[part] = weight_files(name, folder / part, usable[0])
+        files[part] = weight_files(name, places[part], part, usable[0])
     return files
 
 
@@ -140,9 +177,9 @@ def index_file(stem: str, variant: str | None) -> str:
     return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
 
 
-def variants_in(folder: Path) -> list[str | None]:
+def variants_in(folder: Path, part: str) -> list[str | None]:
     """The variants of the weights in the folder of a network; None stands for the plain ones."""
-    stem = re.escape(STEMS[folder.name])
+    stem = re.escape(STEMS[part])
     names = [file.name for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     single = rf"{stem}(?:\.(\w+))?\.safetensors"
     several = rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json"
@@ -150,9 +187,9 @@ def variants_in(folder: Path) -> list[str | None]:
     return sorted({match[1] for match in matches if match}, key=lambda one: one or "")
 
 
-def weight_files(name: str, folder: Path, variant: str | None) -> list[Path]:
+def weight_files(name: str, folder: Path, part: str, variant: str | None) -> list[Path]:
     """The files with a network's weights, one or several. ModelError names one that is missing."""
-    stem = STEMS[folder.name]
+    stem = STEMS[part]
     single = folder / weight_file(stem, variant)
     if single.is_file():
         return [single]

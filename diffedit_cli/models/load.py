@@ -11,33 +11,41 @@ from typing import Any
 import torch
 
 from ..core.types import Report, silent
-from ..errors import ModelError
+from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
 from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
+from .families import family_of
 from .few_steps import of_checkpoint
+from .flux import FluxDenoiser
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
 from .networks import first_sentence
-from .parts import Parts, check_fit, known_words, load_folder, read_defaults
+from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
 from .quiet import quiet
+from .sd3 import SD3Denoiser
+from .separate import load_rest, load_unet_folder
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
+from .unet import UNetDenoiser
 from .vae import find_vae, load_vae
+
+DENOISERS: dict[str, type[DiffusersDenoiser]] = {"sd3": SD3Denoiser, "flux": FluxDenoiser}
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a Stable Diffusion 1.x, 2.x or XL checkpoint.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
-    file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. Or a loaded
-    pipeline of diffusers: its networks are used as they are, and shared with it (pipelines.py).
+    or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
+    `text_encoder` a UNet alone will do. Or a loaded pipeline of diffusers: its networks are used as they
+    are, and shared with it (pipelines.py).
     settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
-    `lora` and `embedding` one file may be given as a plain string.
+    `lora`, `embedding` and `text_encoder` one may be given as a plain string.
 
     The caller's process stays as it is: levels of logging, progress bars, warning filters, random numbers
     and the environment. A model can be shared by threads and copied by copy.deepcopy. Processes that are
@@ -53,18 +61,24 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     device = device_of(config)
     dtype = pick_dtype(config.dtype, device)
     check_files(config.lora, config.embedding)  # before anything is fetched
-    source = find_checkpoint(
-        config.model, revision=config.revision, variant=config.variant, offline=config.offline
-    )
-    converted = find_converted(config, source, device)
+    source = source_of(config)
+    is_flow = family_of(config.model, source.path) is not None
+    check_flow(config, is_flow=is_flow)
+    converted = None if is_flow else find_converted(config, source, device)
     if converted:
         dtype, _ = converted
-    elif config.dtype == "auto" and gains_by_bfloat16(source.path, device):
+    elif config.dtype == "auto" and (
+        gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
+    ):
         dtype = torch.bfloat16
     few = of_checkpoint(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
-        parts = converted_parts(config, source, *converted) if converted else load_all(config, source, dtype)
+        if converted:
+            parts = converted_parts(config, source, *converted)
+        else:
+            stays = not (config.lora or config.compile)  # a LoRA is added to plain weights
+            parts = load_all(config, source, dtype, keeps_quantised=stays)
         if few:
             parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
@@ -73,6 +87,45 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     loaded.notices += unused_settings(config, source)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
+
+
+def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
+    """SettingError for a setting that flow-matching models do not have."""
+    given = {
+        "--backend openvino": config.backend == "openvino",
+        "--embedding": bool(config.embedding),
+        "--lora": bool(config.lora),
+        "--vae": config.vae is not None,
+        "--text-encoder": bool(config.text_encoder),
+    }
+    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        raise SettingError(
+            f"{flag} cannot be used with the flow-matching model {config.model}.",
+            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
+        )
+
+
+def source_of(config: ModelConfig) -> Source:
+    return find_checkpoint(
+        config.model,
+        revision=config.revision,
+        variant=config.variant,
+        offline=config.offline,
+        needs="unet" if config.text_encoder else "all",
+    )
+
+
+def sources_of_texts(config: ModelConfig) -> list[Source]:
+    return [
+        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs="rest")
+        for name in config.text_encoder
+    ]
+
+
+def given_apart(config: ModelConfig) -> list[Source]:
+    """Where the parts are that do not come from the checkpoint."""
+    vae = own_vae(config)
+    return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
 
 
 def find_converted(
@@ -85,7 +138,7 @@ def find_converted(
     """
     if config.backend == "torch" or (config.backend == "auto" and not may_be_converted(source)):
         return None
-    folders = folders_for(source, config.lora, openvino_dtypes(config, device), own_vae(config))
+    folders = folders_for(source, config.lora, openvino_dtypes(config, device), given_apart(config))
     if config.backend == "auto":
         return next(((dtype, folder) for dtype, folder in folders.items() if is_there(folder)), None)
     dtype, folder = next(iter(folders.items()))
@@ -103,9 +156,7 @@ def backend_of(config: ModelConfig) -> str:
     """What load_model would run the networks with, torch or openvino; nothing is converted or loaded."""
     if config.backend != "auto":
         return config.backend
-    source = find_checkpoint(
-        config.model, revision=config.revision, variant=config.variant, offline=config.offline
-    )
+    source = source_of(config)
     return "openvino" if find_converted(config, source, device_of(config)) else "torch"
 
 
@@ -117,13 +168,22 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
     return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
 
 
-def load_all(config: ModelConfig, source: Source, dtype: torch.dtype) -> Parts:
-    """The checkpoint as torch runs it, with a VAE of the user's own and all that is added to it."""
-    vae = own_vae(config)
-    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None)
+def load_all(
+    config: ModelConfig, source: Source, dtype: torch.dtype, *, keeps_quantised: bool = False
+) -> Parts:
+    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+    vae, texts = own_vae(config), sources_of_texts(config)
+    rest = load_rest(config.text_encoder, texts, dtype) if texts else None
+    parts = load_parts(
+        config.model, source, dtype, has_own_vae=vae is None, rest=rest, keeps_quantised=keeps_quantised
+    )
     if vae is not None:
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
         check_fit(f"{config.model} with {config.vae}", parts)
+    elif next(parts.vae.parameters()).is_meta:
+        raise ModelError(
+            f"There is no VAE in {config.model}, nor in {rest and rest.name}.", "Give one with --vae."
+        )
     return add_all(parts, config.lora, config.embedding)
 
 
@@ -137,10 +197,9 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
     Raises as load_model does.
     """
     check_files(config.lora, ())
-    source = find_checkpoint(
-        config.model, revision=config.revision, variant=config.variant, offline=config.offline
-    )
+    source = source_of(config)
     config = replace(config, backend="openvino")
+    check_flow(config, is_flow=family_of(config.model, source.path) is not None)
     _, folder = find_converted(config, source, device_of(config), report) or (None, Path())
     return read_about(folder)[0]
 
@@ -148,8 +207,10 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
 def compile_unet(model: DiffusersDenoiser) -> None:
     """Compile the blocks that the UNet repeats, one for all of their kind, and run it once.
 
-    Raises ModelError where nothing can be compiled.
+    Raises SettingError for a network without such blocks, ModelError where nothing can be compiled.
     """
+    if not getattr(model.unet, "_repeated_blocks", None):
+        raise SettingError(f"{model.name} has no blocks that can be compiled.", "Leave --compile out.")
     model.unet.compile_repeated_blocks(dynamic=True)
     cells = model.multiple // model.factor
     noise = torch.zeros(2, model.latent_channels, cells, cells, device=model.device)
@@ -175,7 +236,8 @@ def place(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
             f"take {weight_bytes(networks) / 1e9:.1f} GB), so --low-memory is on: slower."
         )
-    model = DiffusersDenoiser(name, parts, device, dtype, low_memory)
+    kind = UNetDenoiser if parts.family is None else DENOISERS[parts.family.key]
+    model = kind(name, parts, device, dtype, low_memory)
     model.notices += notices
     return model
 
@@ -208,6 +270,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         lora=tuple(map(without_folder, config.lora)),
         embedding=tuple(map(without_folder, config.embedding)),
         vae=None if config.vae is None else public_name(config.vae),
+        text_encoder=tuple(map(public_name, config.text_encoder)),
         device=str(model.device),
         low_memory=model.low_memory,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -234,11 +297,24 @@ def pull(name: str, *, revision: str | None = None, variant: str | None = None) 
     return source
 
 
-def load_parts(name: str, source: Source, dtype: torch.dtype, *, has_own_vae: bool = True) -> Parts:
-    """has_own_vae: its VAE is used; otherwise one file may lack it, and then it has no weights."""
+def load_parts(
+    name: str,
+    source: Source,
+    dtype: torch.dtype,
+    *,
+    has_own_vae: bool = True,
+    rest: Rest | None = None,
+    keeps_quantised: bool = False,
+) -> Parts:
+    """The parts of a checkpoint. has_own_vae, rest, keeps_quantised: see `load_single_file`."""
     if source.path.is_file():
-        return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae)
-    return load_folder(check_layout(name, source.path, source.variant), dtype)
+        return load_single_file(
+            name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, keeps_quantised=keeps_quantised
+        )
+    if rest is not None:
+        return load_unet_folder(name, source, dtype, rest, keeps_quantised=keeps_quantised)
+    layout = check_layout(name, source.path, source.variant)
+    return load_folder(layout, dtype, keeps_quantised=keeps_quantised)
 
 
 @contextmanager

@@ -36,7 +36,11 @@ def shortage(what: str, device: torch.device, low_memory: bool) -> MemoryShort:
 
 
 def weight_bytes(networks: Sequence[Any]) -> int:
-    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+    held = [
+        *(x for one in networks for x in one.parameters()),
+        *(x for one in networks for x in one.buffers()),
+    ]
+    return sum(x.numel() * x.element_size() for x in held)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -50,14 +54,18 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def needed_bytes(weights: int) -> int:
+    """What a run takes: the weights, and for the rest half as much and 256 MB, a rule of thumb."""
+    return weights + weights // 2 + 2**28
+
+
 def is_short(networks: Sequence[Any], device: torch.device) -> bool:
     """Whether these networks, with what a run needs besides them, would not fit on a device.
 
-    The rest is taken for half the size of the weights and 256 MB, a rule of thumb. On a CPU the weights are
-    there already.
+    On a CPU the weights are there already.
     """
     weights = weight_bytes(networks)
-    return free_bytes(device) < weights // 2 + 2**28 + (0 if device.type == "cpu" else weights)
+    return free_bytes(device) < needed_bytes(weights) - (weights if device.type == "cpu" else 0)
 
 
 class Offload:

@@ -36,19 +36,45 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
     "projection_dim": 16384,
     "addition_time_embed_dim": 16384,
     "projection_class_embeddings_input_dim": 65536,
+    "num_layers": 100,
+    "num_single_layers": 100,
+    "joint_attention_dim": 16384,
+    "caption_projection_dim": 16384,
+    "pooled_projection_dim": 16384,
+    "pos_embed_max_size": 1024,
+    "patch_size": 16,
+    "in_channels": 4096,
+    "axes_dims_rope": 1024,
+    "d_model": 16384,
+    "d_kv": 4096,
+    "d_ff": 65536,
+    "num_heads": 4096,
+    "relative_attention_num_buckets": 1024,
+    "relative_attention_max_distance": 10**4,
 }
 MOST_OF_OTHERS = 10**5
 MOST_ENTRIES = 16  # of a list in a config
 NUMBERS = (  # these are one number, where they stand
     "norm_eps", "layer_norm_eps", "dropout", "attention_dropout", "freq_shift", "mid_block_scale_factor",
-    "resnet_out_scale_factor", "eos_token_id",
+    "resnet_out_scale_factor", "eos_token_id", "dropout_rate", "layer_norm_epsilon",
 )  # fmt: skip
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
     "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
-CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+T5_KEYS = (
+    "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "dropout_rate", "layer_norm_epsilon", "feed_forward_proj",
+    "pad_token_id", "eos_token_id",
+)  # fmt: skip
+CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "flow_vae": "AutoencoderKL",
+    "sd3": "SD3Transformer2DModel",
+    "flux": "FluxTransformer2DModel",
+}
 TEXT_MODELS = ("clip_text_model", "clip", None)
 
 
@@ -65,8 +91,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """The config of one part, checked. name: of the checkpoint. Raises ModelError with the reason."""
+def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
+    """The config of one part, checked. name: of the checkpoint. Raises ModelError with the reason.
+
+    kind: of the network: a key of CLASSES, text_encoder (CLIP), text_encoder_2 (CLIP with a projection) or
+    t5; if empty, what the folder is called.
+    """
     part, config = folder.name, read_json(folder / "config.json")
     what = f"{name}/{part}"
     for key in ("auto_map", "quantization_config"):
@@ -83,7 +113,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ModelError(f"{what}/config.json is spoilt: it has no text_config.", "Fetch it again.")
     check_values(f"{what}/config.json", config)
-    {"unet": check_unet, "vae": check_vae}.get(part, check_text)(name, config)
+    CHECKS.get(kind or part, check_text)(name, config)
     return config
 
 
@@ -139,6 +169,22 @@ def check_vae(name: str, config: Mapping[str, Any]) -> None:
                 f"{name} has a VAE with {key}: its latents are not those of Stable Diffusion.",
                 "Use a checkpoint of Stable Diffusion 1.x, 2.x or XL.",
             )
+    check_factor(name, config)
+
+
+def check_flow_vae(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a VAE whose latents are scaled otherwise than by one shift and one factor."""
+    check_class(name, "flow_vae", config)
+    for key in ("latents_mean", "latents_std"):
+        if config.get(key):
+            raise ModelError(f"{name} has a VAE with {key}, which is not supported.", HELP_PLAIN)
+    shift = config.get("shift_factor") or 0.0
+    if isinstance(shift, bool) or not isinstance(shift, (int, float)):
+        raise ModelError(f"{name}/vae/config.json is spoilt: shift_factor is no number.", "Fetch it again.")
+    check_factor(name, config)
+
+
+def check_factor(name: str, config: Mapping[str, Any]) -> None:
     factor = config.get("scaling_factor", 0.18215)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
         raise ModelError(f"{name}/vae/config.json is spoilt: scaling_factor is no number.", "Fetch it again.")
@@ -151,6 +197,55 @@ def check_text(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not CLIP's.", HELP_PLAIN)
 
 
+def check_t5(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a text encoder of another kind than T5's."""
+    kind = config.get("model_type")
+    if kind != "t5":
+        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not T5.", HELP_PLAIN)
+
+
+def check_sd3(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a transformer of SD3 that takes more than latents, or whose widths do not fit."""
+    check_class(name, "sd3", config)
+    check_channels(name, config, 16)
+    heads, head = config.get("num_attention_heads", 18), config.get("attention_head_dim", 64)
+    fits = is_whole(heads) and is_whole(head) and config.get("caption_projection_dim", 1152) == heads * head
+    if not fits or config.get("patch_size", 2) != 2:
+        raise ModelError(
+            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+        )
+
+
+def check_flux(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a transformer of FLUX that takes more than latents, or whose widths do not fit."""
+    check_class(name, "flux", config)
+    check_channels(name, config, 64)
+    axes = config.get("axes_dims_rope", (16, 56, 56))
+    is_even = isinstance(axes, (list, tuple)) and len(axes) == 3 and not any(axis % 2 for axis in axes)
+    if not is_even or sum(axes) != config.get("attention_head_dim", 128) or config.get("patch_size", 1) != 1:
+        raise ModelError(
+            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+        )
+
+
+def check_channels(name: str, config: Mapping[str, Any], wanted: int) -> None:
+    """Refuse a transformer that takes other channels than those of plain latents, such as a mask's too."""
+    if [config.get("in_channels", wanted), config.get("out_channels") or wanted] != [wanted, wanted]:
+        raise ModelError(
+            f"{name} takes {config.get('in_channels')} channels: it is made for another task.", HELP_PLAIN
+        )
+
+
+CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
+    "unet": check_unet,
+    "vae": check_vae,
+    "flow_vae": check_flow_vae,
+    "sd3": check_sd3,
+    "flux": check_flux,
+    "t5": check_t5,
+}
+
+
 def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
     kind = config.get("_class_name", CLASSES[part])
     if kind != CLASSES[part]:
@@ -160,37 +255,46 @@ def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def empty_network(what: str, part: str, config: Mapping[str, Any]) -> Any:
-    """The network of a checked config, on the meta device, in evaluation mode. what: names it in an error."""
-    make = make_text_encoder if part.startswith("text_encoder") else make_diffusers
+def empty_network(what: str, kind: str, config: Mapping[str, Any]) -> Any:
+    """The network of a checked config, on the meta device, in evaluation mode.
+
+    what: names it in an error. kind: as for `read_config`.
+    """
+    make = make_diffusers if kind in CLASSES else make_text_encoder
     with reading(what), torch.device("meta"):  # of this thread alone
-        return make(part, config).eval()
+        return make(kind, config).eval()
 
 
-def make_diffusers(part: str, config: Mapping[str, Any]) -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+def make_diffusers(kind: str, config: Mapping[str, Any]) -> Any:
+    import diffusers
 
-    kind: Callable[..., Any] = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    taken = inspect.signature(kind).parameters
-    return kind(**{key: value for key, value in config.items() if key in taken})
+    make: Callable[..., Any] = getattr(diffusers, CLASSES[kind])
+    taken = inspect.signature(make).parameters
+    return make(**{key: value for key, value in config.items() if key in taken})
 
 
-def make_text_encoder(part: str, config: Mapping[str, Any]) -> Any:
+def make_text_encoder(kind: str, config: Mapping[str, Any]) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    if kind == "t5":
+        from transformers import T5Config, T5EncoderModel
+
+        return T5EncoderModel(T5Config(**{key: config[key] for key in T5_KEYS if key in config}))
     own = {key: config[key] for key in TEXT_KEYS if key in config}
     own["attn_implementation"] = "sdpa"  # a config could name a kernel to be fetched and run
     checked: Any = CLIPTextConfig(**own)
-    return (CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel)(checked)
+    return (CLIPTextModelWithProjection if kind == "text_encoder_2" else CLIPTextModel)(checked)
 
 
-def native_cells(config: Mapping[str, Any], is_xl: bool) -> int:
-    """The native side of a UNet in latent cells. A list has height and width; the shorter one counts."""
+def native_cells(config: Mapping[str, Any], is_large: bool) -> int:
+    """The native side of a network in latent cells. A list has height and width; the shorter one counts.
+
+    is_large: where the config does not tell, it is 128, as in XL and FLUX.
+    """
     cells = config.get("sample_size")
     if isinstance(cells, (list, tuple)):
         return min(int(side) for side in cast(list[Any], cells))
-    return int(cells) if cells else 128 if is_xl else 64
+    return int(cells) if cells else 128 if is_large else 64
 
 
 @contextmanager

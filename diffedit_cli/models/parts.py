@@ -1,20 +1,22 @@
 """The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..core.types import Schedule
+from ..core.types import FlowSchedule, Schedule
 from ..errors import ModelError, SettingError
 from ..settings import EditConfig, build
+from .families import Family, suited
+from .flow_schedule import read_flow
 from .layout import Layout
 from .networks import empty_network, flat, native_cells, read_json, reading
 from .schedulers import read_schedule
-from .weights import dequantised, fill, read_weights
+from .weights import fill, plain, read_network
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -26,64 +28,105 @@ WORDS_OF_CARD = dict[str, list[str]]
 class Parts:
     """What a checkpoint consists of; the networks are frozen, on the CPU, and in evaluation mode.
 
-    vae: in float32. text_encoders, tokenizers: one each, or XL's two. predicts_v: the UNet predicts v; else
-    eps. has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
-    `read_defaults` and few_steps.py. phrases: the tokens that a learned word stands for. is_borrowed: the
-    networks belong to a caller's pipeline, and must stay as they are.
+    family: of a transformer, which then is in the place of the UNet. vae: in float32. text_encoders,
+    tokenizers: one each, or XL's two, or those of the family. predicts_v: the UNet predicts v; else eps.
+    has_zero_empty_prompt: the empty prompt stands for zeros. words: see `known_words`. own_defaults: see
+    `read_defaults`, few_steps.py and families.py. phrases: the tokens that a learned word stands for.
+    is_borrowed: the networks belong to a caller's pipeline, and must stay as they are.
     """
 
     unet: Any
     vae: Any
     text_encoders: list[Any]
     tokenizers: list[Any]
-    schedule: Schedule
+    schedule: Schedule | FlowSchedule
     predicts_v: bool = False
     has_zero_empty_prompt: bool = False
     words: WORDS_OF_CARD | None = None
     own_defaults: dict[str, Any] = field(default_factory=dict)
     phrases: dict[str, str] = field(default_factory=dict)
     is_borrowed: bool = False
+    family: Family | None = None
 
     @property
     def is_xl(self) -> bool:
-        return len(self.text_encoders) == 2
+        return self.family is None and len(self.text_encoders) == 2
 
     @property
     def cells(self) -> int:
         """The native side in latent cells."""
-        return native_cells(self.unet.config, self.is_xl)
+        return native_cells(self.unet.config, self.is_xl or self.family is not None)
 
 
-def load_folder(layout: Layout, dtype: torch.dtype) -> Parts:
-    """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails."""
-    name = layout.name
-    schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
+@dataclass(frozen=True)
+class Rest:
+    """What goes with a UNet alone. name: of where it comes from. vae, schedule: None where that has none."""
+
+    name: str
+    text_encoders: list[Any]
+    tokenizers: list[Any]
+    has_zero_empty_prompt: bool
+    vae: Any = None
+    schedule: Schedule | None = None
+    predicts_v: bool = False
+
+    def given_to(self, name: str, parts: Parts) -> Parts:
+        """The checkpoint with these text encoders. ModelError where they do not fit."""
+        parts = replace(
+            parts,
+            text_encoders=self.text_encoders,
+            tokenizers=self.tokenizers,
+            has_zero_empty_prompt=self.has_zero_empty_prompt,
+        )
+        check_fit(f"{name} with {self.name}", parts)
+        return parts
+
+
+def load_folder(layout: Layout, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Parts:
+    """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
+
+    keeps_quantised: the UNet keeps quantised weights as they are.
+    """
+    name, family, own = layout.name, layout.family, read_defaults(layout.folder)
+    longest = 0
+    if family is None:
+        schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
+    else:
+        schedule, predicts_v = read_flow(name, layout.configs["scheduler"], family), False
+        fit = suited(name, family, layout.configs["transformer"])
+        own, longest = {**fit.defaults, **own}, fit.longest
     encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, "unet", dtype),
+        unet=load_network(layout, layout.networks[0], dtype, keeps_quantised=keeps_quantised),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
-            load_tokenizer(name, layout.folder / part, encoder)
+            load_tokenizer(name, layout.folder / part, encoder, longest)
             for part, encoder in zip(layout.tokenizers, encoders, strict=True)
         ],
         schedule=schedule,
         predicts_v=predicts_v,
         has_zero_empty_prompt=layout.has_zero_empty_prompt,
         words=known_words(layout.folder),
-        own_defaults=read_defaults(layout.folder),
+        own_defaults=own,
+        family=family,
     )
     check_fit(name, parts)
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype) -> Any:
-    what = f"{layout.name}/{part}"
-    network = empty_network(what, part, layout.configs[part])
-    state = dequantised(what, read_weights(*layout.files[part]), dtype)
+def load_network(layout: Layout, part: str, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Any:
+    what, kind = f"{layout.name}/{part}", layout.kinds[part]
+    network = empty_network(what, kind, layout.configs[part])
+    state = read_network(what, *layout.files[part])
+    if part == "unet":
+        return fill(what, network, state, dtype, keeps_quantised=keeps_quantised)
+    state = plain(state, dtype)
+    if kind == "t5":
+        return fill_t5(what, network, state, dtype)
     if part.startswith("text_encoder"):
         state = for_text_encoder(network, state)
-    elif part == "vae":
+    else:
         network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
     return fill(what, network, state, dtype)
 
@@ -96,13 +139,34 @@ def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Ten
     return {key if key.startswith("text_projection") else f"text_model.{key}": x for key, x in plain.items()}
 
 
-def load_tokenizer(name: str, folder: Path, encoder: Any) -> Any:
-    """CLIP's tokenizer, with the encoder's window where the folder names none."""
-    from transformers import CLIPTokenizer
+def fill_t5(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """T5's encoder with these weights. A file holds its table of words under one name, or under both.
 
+    In float16 the last products of the feed-forward layers overflow, so these weights stay in float32, as
+    transformers has them.
+    """
+    names = "shared.weight", "encoder.embed_tokens.weight"
+    words = next((state[name] for name in names if name in state), None)
+    network = fill(what, network, state if words is None else {**state, **dict.fromkeys(names, words)}, dtype)
+    network.encoder.embed_tokens = network.shared
+    if dtype == torch.float16:
+        for block in network.encoder.block:
+            block.layer[-1].DenseReluDense.wo.float()
+    return network
+
+
+def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> Any:
+    """The tokenizer of CLIP, with the encoder's window where the folder names none, or of T5, which has none.
+
+    longest: the tokens that T5 gets.
+    """
+    from transformers import CLIPTokenizer, T5Tokenizer
+
+    is_t5 = encoder.config.model_type == "t5"
     with reading(f"{name}/{folder.name}"):
-        tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        window = encoder.config.max_position_embeddings
+        kind: Any = T5Tokenizer if is_t5 else CLIPTokenizer
+        tokenizer: Any = kind.from_pretrained(folder, local_files_only=True)
+        window = longest if is_t5 else encoder.config.max_position_embeddings
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
         longest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
@@ -118,6 +182,8 @@ def check_fit(name: str, parts: Parts) -> None:
     """ModelError where the networks of a checkpoint do not fit each other."""
     unet, vae = parts.unet.config, parts.vae.config
     texts = [encoder.config for encoder in parts.text_encoders]
+    if parts.family is not None:
+        return check_widths(name, parts)
     width = sum(text.hidden_size for text in texts)
     if {*flat([unet.cross_attention_dim])} != {width}:
         raise ModelError(
@@ -138,6 +204,23 @@ def check_fit(name: str, parts: Parts) -> None:
                 f"{name} does not fit together: its second text encoder is made for another UNet.",
                 "Its parts come from different checkpoints.",
             )
+
+
+def check_widths(name: str, parts: Parts) -> None:
+    """`check_fit` for a transformer: the widths of its texts, and the channels of its latents."""
+    config, own = parts.unet.config, "Its parts come from different checkpoints."
+    texts = [encoder.config for encoder in parts.text_encoders]
+    clips = [text for text in texts if text.model_type != "t5"]
+    is_flux = parts.family is not None and parts.family.key == "flux"
+    pooled = clips[0].hidden_size if is_flux else sum(text.projection_dim for text in clips)
+    long = {text.d_model for text in texts if text.model_type == "t5"} - {config.joint_attention_dim}
+    fits = pooled == config.pooled_projection_dim and not long
+    if not fits or (not is_flux and sum(text.hidden_size for text in clips) > config.joint_attention_dim):
+        raise ModelError(
+            f"{name} does not fit together: its text encoders are made for another network.", own
+        )
+    if config.in_channels != parts.vae.config.latent_channels * (4 if is_flux else 1):
+        raise ModelError(f"{name} does not fit together: its VAE is made for another network.", own)
 
 
 def known_words(folder: Path) -> WORDS_OF_CARD | None:

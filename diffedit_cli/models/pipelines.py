@@ -13,6 +13,7 @@ from .hardware import pick_device, pick_dtype
 from .networks import check_text, check_unet, check_vae
 from .parts import Parts, check_fit
 from .schedulers import plain_config, read_schedule
+from .unet import UNetDenoiser
 
 TAKEN = ("device", "dtype")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -35,7 +36,7 @@ def model_of_pipeline(pipeline: Any, config: ModelConfig) -> DiffusersDenoiser:
     is_lcm = bool(parts.unet.config.time_cond_proj_dim)
     if few := recognise(known_as, scheduler=plain_config(pipeline.scheduler), is_lcm=is_lcm):
         parts = replace(parts, own_defaults={**few.defaults})
-    model = DiffusersDenoiser(known_as, parts, torch.device(device), dtype)
+    model = UNetDenoiser(known_as, parts, torch.device(device), dtype)
     model.origin = {
         "model": known_as.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1],
         "model_is_local": True,

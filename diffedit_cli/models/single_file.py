@@ -1,10 +1,11 @@
-"""A whole checkpoint in one .safetensors file, in the layout that A1111, ComfyUI and Civitai use.
+"""A checkpoint in one file, whole or its UNet alone, in the layout that A1111, ComfyUI and Civitai use.
 
-Such a file does not hold its configuration. Its kind is recognised by the names of its tensors, and the
-configs and CLIP's vocabulary come from the package: no network is needed.
+Such a file does not hold its configuration. Its kind is recognised by its tensors, and the configs and CLIP's
+vocabulary come from the package: no network is needed.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .clip_tokenizer import clip_tokenizer
-from .networks import empty_network, read_config, reading
-from .parts import Parts, for_text_encoder
+from .networks import empty_network, read_config, read_json, reading
+from .parts import Parts, Rest, for_text_encoder
+from .quantised import Quantised
 from .schedulers import plain_config, read_schedule
-from .weights import dequantised, fill, read_weights, refuse_unknown
+from .weights import State, fill, plain, read_network, refuse_unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 UNET = "model.diffusion_model."
+IN_UNET = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+BESIDE_UNET = ("first_stage_model.", "cond_stage_model.", "conditioner.")
+FIRST, FIRST_OF_DIFFUSERS = f"{UNET}input_blocks.0.0.weight", "conv_in.weight"
 ENCODERS = {  # the prefix of a text encoder's tensors tells what the file is
     "cond_stage_model.transformer.": "sd1",
     "cond_stage_model.model.": "sd2",
@@ -33,10 +38,14 @@ TEXT_PREFIXES = {
         "text_encoder_2": "conditioner.embedders.1.model.",
     },
 }
+TELLS_V = (
+    f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias",
+    "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
+)
 NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
-    "double_blocks.": ("a Flux checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
-    "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Use one of Stable Diffusion 1.x, 2.x or XL."),
+    "double_blocks.": ("a FLUX checkpoint", "Give a folder or a hub id in diffusers' layout."),
+    "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Give a folder or a hub id in diffusers' layout."),
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
@@ -48,59 +57,126 @@ OTHERS = {  # a piece of a tensor's name, and what a file with it is
 }
 
 
-def load_single_file(name: str, path: Path, dtype: torch.dtype, *, has_own_vae: bool = True) -> Parts:
+def load_single_file(
+    name: str,
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    has_own_vae: bool = True,
+    rest: Rest | None = None,
+    keeps_quantised: bool = False,
+) -> Parts:
     """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part.
 
-    has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights.
+    has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights. rest: has the text
+    encoders in place of its own, and what else it lacks. keeps_quantised: the UNet keeps quantised weights as
+    they are.
     """
-    state = read_weights(path)
-    kind = recognise(name, state, has_own_vae=has_own_vae)
-    return convert(name, dequantised(name, state, dtype), kind, dtype)
+    state = with_prefix(read_network(name, path))
+    lacks_vae = not has_own_vae or (rest is not None and rest.vae is not None)
+    kind = recognise(name, state, has_own_vae=not lacks_vae, has_own_texts=rest is None)
+    parts = convert(name, state, kind, dtype, keeps_quantised=keeps_quantised)
+    if rest is None:
+        return parts
+    tells_schedule = kind_by_texts(state) or kind == "sd2" or {"v_pred", "ztsnr"} & {*state}
+    if rest.schedule is not None and not tells_schedule:
+        parts = replace(parts, schedule=rest.schedule, predicts_v=rest.predicts_v)
+    if rest.vae is not None and not has_vae(state):
+        parts = replace(parts, vae=rest.vae)
+    return rest.given_to(name, parts)
 
 
-def recognise(name: str, state: Mapping[str, Tensor], *, has_own_vae: bool = True) -> str:
+def with_prefix(state: State) -> State:
+    """The tensors of a UNet alone under the names that they have in a whole checkpoint."""
+    if "input_blocks.0.0.weight" not in state:
+        return state
+    return {f"{UNET}{key}" if key.startswith(IN_UNET) else key: x for key, x in state.items()}
+
+
+def recognise(
+    name: str,
+    state: Mapping[str, Tensor | Quantised],
+    *,
+    has_own_vae: bool = True,
+    has_own_texts: bool = True,
+) -> str:
     """sd1, sd2 or sdxl, from the names of the tensors; ModelError says what else the file is."""
     for piece, (what, hint) in OTHERS.items():
         if any(piece in key for key in state):
             raise ModelError(f"{name} is {what}.", hint)
-    if any(key.startswith(("down_blocks.", "encoder.down_blocks.")) for key in state):
-        raise ModelError(f"{name} is one network of several.", "Give the folder that holds all of them.")
-    kind = next(
-        (kind for prefix, kind in ENCODERS.items() if any(key.startswith(prefix) for key in state)), ""
-    )
+    if has_own_texts and any(key.startswith(("down_blocks.", "encoder.down_blocks.")) for key in state):
+        raise ModelError(
+            f"{name} is one network of several.",
+            "Give the folder that holds all of them, or with a UNet --text-encoder.",
+        )
+    first = state.get(FIRST, state.get(FIRST_OF_DIFFUSERS))
+    kind = kind_by_texts(state) or kind_of_unet(state)
     lacks = [
         part
         for part, is_there in {
-            "a UNet": f"{UNET}input_blocks.0.0.weight" in state,
-            "a text encoder": kind,
+            "a UNet": first is not None,
+            "a text encoder": kind_by_texts(state) or not has_own_texts,
             "a VAE": has_vae(state) or not has_own_vae,
         }.items()
         if not is_there
     ]
-    if lacks:
+    if lacks or first is None:
         raise ModelError(
             f"{name} lacks {' and '.join(lacks)}: it is not all of a Stable Diffusion 1.x, 2.x or XL.",
-            "Give a VAE with --vae."
-            if lacks == ["a VAE"]
-            else "Get the full file, with text encoder and VAE baked in.",
+            hint_for(lacks),
         )
-    shape = state[f"{UNET}input_blocks.0.0.weight"].shape
-    channels = shape[1] if len(shape) == 4 else 0
+    channels = first.shape[1] if len(first.shape) == 4 else 0
     if channels != 4:
         task = {9: "inpainting", 8: "instructions (InstructPix2Pix)"}.get(channels, "another task")
         raise ModelError(
             f"{name} takes {channels} channels: it is made for {task}.",
             "Use the plain text-to-image checkpoint.",
         )
+    if not kind:
+        raise ModelError(
+            f"{name} holds a UNet of another kind than Stable Diffusion 1.x, 2.x and XL.",
+            "Use one of these.",
+        )
     return kind
 
 
-def has_vae(state: Mapping[str, Tensor]) -> bool:
+def hint_for(lacks: list[str]) -> str:
+    """What to do about the parts that a file lacks."""
+    if "a UNet" in lacks:
+        return "Get the full file, with text encoder and VAE baked in."
+    if lacks == ["a VAE"]:
+        return "Give a VAE with --vae."
+    return "Get the full file, or name a checkpoint that has the rest with --text-encoder."
+
+
+def kind_by_texts(state: Mapping[str, Tensor | Quantised]) -> str:
+    """The kind that the text encoders in a file tell; nothing where it has none."""
+    return next(
+        (kind for prefix, kind in ENCODERS.items() if any(key.startswith(prefix) for key in state)), ""
+    )
+
+
+def kind_of_unet(state: Mapping[str, Tensor | Quantised]) -> str:
+    """The kind whose texts are as wide as those that a UNet takes; nothing where none is."""
+    widths = {x.shape[-1] for key, x in state.items() if key.endswith("attn2.to_k.weight") and x.shape}
+    for kind in ENCODERS.values():
+        config = CONFIGS / kind / "unet/config.json"
+        if config.is_file() and widths == {read_json(config)["cross_attention_dim"]}:
+            return kind
+    return ""
+
+
+def has_vae(state: Mapping[str, Tensor | Quantised]) -> bool:
     return any(key.startswith("first_stage_model.") for key in state)
 
 
-def convert(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Parts:
-    """The parts of a checkpoint of a known kind, by diffusers' own conversion and the package's configs."""
+def convert(
+    name: str, state: State, kind: str, dtype: torch.dtype, *, keeps_quantised: bool = False
+) -> Parts:
+    """The parts of a file of a known kind, by diffusers' own conversion and the package's configs.
+
+    A UNet or a VAE that it lacks has no weights.
+    """
     folders = [CONFIGS / kind / part for part in NAMES if (CONFIGS / kind / part).is_dir()]
     configs = {folder.name: read_config(name, folder) for folder in folders}
     networks = {part: empty_network(name, part, config) for part, config in configs.items()}
@@ -108,40 +184,44 @@ def convert(name: str, state: dict[str, Tensor], kind: str, dtype: torch.dtype) 
     is_v = predicts_v(state, kind)
     if kind == "sd2" and is_v:
         networks["unet"].register_to_config(sample_size=96)  # trained on v at 768 pixels, on eps at 512
-    for part, own in converted(name, state, kind, networks).items():
+    others = {key: x for key, x in state.items() if key.startswith(BESIDE_UNET)}
+    own = converted(name, {**state, **plain(others, torch.float32)}, kind, networks)  # it cuts and turns them
+    for part, weights in own.items():
         as_type = torch.float32 if part == "vae" else dtype
         wanted = networks[part].state_dict()
-        own = {key: values for key, values in own.items() if key in wanted}
-        networks[part] = fill(f"{name}, its {NAMES[part]},", networks[part], own, as_type)
+        used = {key: values for key, values in weights.items() if key in wanted}
+        networks[part] = fill(
+            f"{name}, its {NAMES[part]},", networks[part], used, as_type, keeps_quantised=keeps_quantised
+        )
     schedule, _ = read_schedule(name, scheduler_config(state, kind))
+    has_texts = "text_encoder" in own
     return Parts(
         unet=networks["unet"],
         vae=networks["vae"],
-        text_encoders=[networks[part] for part in ("text_encoder", "text_encoder_2") if part in networks],
-        tokenizers=tokenizers(kind),
+        text_encoders=[networks[part] for part in TEXT_PREFIXES[kind]] if has_texts else [],
+        tokenizers=tokenizers(kind) if has_texts else [],
         schedule=schedule,
         predicts_v=is_v,
         has_zero_empty_prompt=kind == "sdxl",
     )
 
 
-def used_tensors(name: str, state: Mapping[str, Tensor], kind: str, networks: Mapping[str, Any]) -> set[str]:
+def used_tensors(name: str, state: State, kind: str, networks: Mapping[str, Any]) -> set[str]:
     """The names of the tensors that end up in a network.
 
     Found by converting numbers in place of the weights: a tensor may be renamed, transposed or cut in parts.
     """
     names = [*state]
-    numbered = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
+    numbered: State = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
     found: set[str] = set()
     for part, own in converted(name, numbered, kind, networks).items():
         wanted = networks[part].state_dict()
-        found |= {names[int(x.flatten()[0])] for key, x in own.items() if key in wanted and x.numel()}
+        placed = [x for key, x in own.items() if key in wanted and isinstance(x, Tensor) and x.numel()]
+        found |= {names[int(x.flatten()[0])] for x in placed}
     return found
 
 
-def converted(
-    name: str, state: Mapping[str, Tensor], kind: str, networks: Mapping[str, Any]
-) -> dict[str, dict[str, Tensor]]:
+def converted(name: str, state: State, kind: str, networks: Mapping[str, Any]) -> dict[str, State]:
     """The tensors of a file under the names of diffusers and transformers, by part."""
     from diffusers.loaders.single_file_utils import (
         convert_ldm_unet_checkpoint,
@@ -149,17 +229,21 @@ def converted(
         convert_open_clip_checkpoint,
     )
 
-    own: dict[str, dict[str, Tensor]] = {}
+    own: dict[str, State] = {}
+    found: Any = dict(state)  # the text encoders and the VAE are tensors already
     with reading(name):
-        own["unet"] = convert_ldm_unet_checkpoint(dict(state), networks["unet"].config)
+        if FIRST in state:
+            own["unet"] = convert_ldm_unet_checkpoint(found, networks["unet"].config)
+        elif FIRST_OF_DIFFUSERS in state:
+            own["unet"] = found
         if has_vae(state):
-            own["vae"] = convert_ldm_vae_checkpoint(dict(state), networks["vae"].config)
-        for part, prefix in TEXT_PREFIXES[kind].items():
+            own["vae"] = convert_ldm_vae_checkpoint(found, networks["vae"].config)
+        for part, prefix in TEXT_PREFIXES[kind].items() if kind_by_texts(state) else ():
             if prefix.endswith("model."):
-                text = convert_open_clip_checkpoint(networks[part], dict(state), prefix=prefix)
+                text = convert_open_clip_checkpoint(networks[part], found, prefix=prefix)
             else:
-                text = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
-            own[part] = for_text_encoder(networks[part], text)
+                text = {key.removeprefix(prefix): x for key, x in found.items() if key.startswith(prefix)}
+            own[part] = {**for_text_encoder(networks[part], text)}
     return own
 
 
@@ -190,7 +274,7 @@ def scheduler(*, is_v: bool = False, has_zero_snr: bool = False, ends_clean: boo
     )
 
 
-def scheduler_config(state: Mapping[str, Tensor], kind: str) -> dict[str, Any]:
+def scheduler_config(state: Mapping[str, Tensor | Quantised], kind: str) -> dict[str, Any]:
     """The config of the scheduler for a file of this kind."""
     has_zero_snr, ends_clean = "ztsnr" in state, kind == "sdxl"
     return plain_config(
@@ -198,7 +282,7 @@ def scheduler_config(state: Mapping[str, Tensor], kind: str) -> dict[str, Any]:
     )
 
 
-def predicts_v(state: Mapping[str, Tensor], kind: str) -> bool:
+def predicts_v(state: Mapping[str, Tensor | Quantised], kind: str) -> bool:
     """Whether the network predicts v: fine-tunes carry a tensor `v_pred` that says so.
 
     2.x does not say; its v networks are told apart by the spread of one bias, above .09 in them, as
@@ -206,5 +290,5 @@ def predicts_v(state: Mapping[str, Tensor], kind: str) -> bool:
     """
     if "v_pred" in state or kind != "sd2":
         return "v_pred" in state
-    bias = state.get(f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias")
-    return bias is not None and float(bias.float().std(correction=0)) > 0.09
+    bias = plain({key: state[key] for key in TELLS_V if key in state}, torch.float32)
+    return any(float(values.float().std(correction=0)) > 0.09 for values in bias.values())

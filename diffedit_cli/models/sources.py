@@ -7,13 +7,13 @@ as ./sd15. Any other name is first looked for as a folder or file, and is a hub 
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ModelError
-from .hub import HubId, cached_file, cached_folder, fetch, lacking
+from .hub import HubId, Needs, cached_file, cached_folder, fetch, lacking
 from .presets import PRESETS
-from .weights import ONLY_SAFE, PICKLES
+from .weights import ONLY_SAFE, PICKLES, SUFFIXES
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
@@ -30,14 +30,21 @@ class Source:
     revision: str | None = None
 
 
-def find_checkpoint(name: str, *, revision: str | None, variant: str | None, offline: bool) -> Source:
-    """Find a checkpoint by name. What is on the hub is looked for in its cache first, then fetched."""
+def find_checkpoint(
+    name: str, *, revision: str | None, variant: str | None, offline: bool, needs: Needs = "all"
+) -> Source:
+    """Find a checkpoint by name. What is on the hub is looked for in its cache first, then fetched.
+
+    needs: see HubId.
+    """
     if name == "embedded":
         return Source(EMBEDDED)
     path = local_path(name)
     if path is not None:
         return Source(path, variant if path.is_dir() else None)
-    hub_id = find_hub_id(name, revision, variant)
+    hub_id = replace(find_hub_id(name, revision, variant), needs=needs)
+    if needs == "rest" and not hub_id.file:
+        hub_id = replace(hub_id, variants=(*hub_id.variants, "fp16"))
     source = find_in_cache(hub_id)
     if source is not None:
         return source
@@ -63,11 +70,11 @@ def check_name(name: str) -> None:
 
 
 def local_path(name: str) -> Path | None:
-    """The folder or .safetensors file that a name stands for, ~ expanded; None: it stands for none."""
+    """The folder or file of weights that a name stands for, ~ expanded; None: it stands for none."""
     if name == "embedded" or name in PRESETS:
         return None
     path = os.path.expanduser(name)
-    is_file = path.endswith(".safetensors") and os.path.isfile(path)
+    is_file = path.endswith(SUFFIXES) and os.path.isfile(path)
     return Path(path) if is_file or os.path.isdir(path) else None
 
 
@@ -79,7 +86,7 @@ def full_name(name: str) -> str:
 
 def files_of(path: Path) -> list[Path]:
     """A file, or the files of a checkpoint that are read, in order."""
-    kinds = (".safetensors", ".json", ".txt")
+    kinds = (*SUFFIXES, ".json", ".txt")
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in kinds)
 
 
@@ -116,15 +123,15 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
         return HubId(preset.repository, revision or preset.revision, variants, preset.file)
     if name.endswith(PICKLES):
         raise ModelError(f"{name} is a pickle.", ONLY_SAFE)
-    if name.endswith(".safetensors"):
+    if name.endswith(SUFFIXES):
         raise ModelError(f"There is no file {name}.", "Check its name.")
     if os.path.isfile(os.path.expanduser(name)):
-        raise ModelError(f"{name} is no .safetensors file.", "Give one, a folder, or a hub id.")
+        raise ModelError(f"{name} is no .safetensors or .gguf file.", "Give one, a folder, or a hub id.")
     if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no model {name}." if name else "The model has no name.",
-            f"Give embedded, {', '.join(PRESETS)}, a folder or .safetensors file that exists, or a hub id "
-            f"such as {PRESETS['sd15'].repository}.",
+            f"Give embedded, {', '.join(PRESETS)}, a folder, a .safetensors or .gguf file that exists, or a "
+            f"hub id such as {PRESETS['sd15'].repository}.",
         )
     return HubId(name, revision, (variant,))
 

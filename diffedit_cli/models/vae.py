@@ -11,7 +11,7 @@ import torch
 from ..errors import ModelError
 from .hub import hub_errors
 from .networks import check_vae, check_values, empty_network, read_json, reading
-from .weights import check_weights, dequantised, fill, read_weights
+from .weights import check_weights, fill, plain, read_network
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 OF_A_CHECKPOINT = "first_stage_model."
@@ -79,7 +79,7 @@ def load_vae(name: str, path: Path, own: Mapping[str, Any]) -> Any:
             f"The checkpoint takes {wanted:g}: 0.18215 is that of 1.x and 2.x, 0.13025 that of XL.",
         )
     network = empty_network(name, "vae", config)
-    state = dequantised(name, read_weights(weights), torch.float32)
+    state = plain(read_network(name, weights), torch.float32)
     state = {key.removeprefix(OF_A_CHECKPOINT): x for key, x in state.items() if is_of_vae(key)}
     if any(key.startswith("encoder.down.") for key in state):
         from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint

@@ -1,8 +1,9 @@
-"""Files of weights: safetensors and nothing else, checked before any other library opens them."""
+"""Files of weights: safetensors and GGUF and nothing else, checked before any other library opens them."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
+from .gguf_file import GGUF, read_entries, read_gguf
 from .networks import reading
+from .quantised import Quantised, keep_quantised
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+SUFFIXES = (".safetensors", GGUF)
 ONLY_SAFE = "Pickles can run code when they are opened and are never read: get the safetensors file."
-FLOATS = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-}  # fmt: skip
+FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, *FP8}
+State = dict[str, Tensor | Quantised]
 SCALES = ("scale_weight", "weight_scale")
 FOR_FP8_PRODUCTS = ("scale_input", "input_scale")  # of activations, which stay in the run's dtype here
 HARMLESS = re.compile(  # what checkpoints carry and no network takes
@@ -32,12 +36,15 @@ HARMLESS = re.compile(  # what checkpoints carry and no network takes
 
 
 def check_weights(path: Path) -> None:
-    """Refuse a missing file, a pickle of whatever name, a truncated file, and one that is not safetensors."""
+    """Refuse a missing file, a pickle of whatever name, a truncated file, and one of another format."""
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", "Check its name.")
     if path.suffix in PICKLES:
         raise ModelError(f"{path} cannot be loaded: it is a pickle.", ONLY_SAFE)
     with reading(str(path)):
+        if path.suffix == GGUF:
+            read_entries(path)
+            return
         try:
             with safe_open(path, "pt"):
                 return
@@ -54,7 +61,7 @@ def check_weights(path: Path) -> None:
 
 
 def read_weights(*paths: Path) -> dict[str, Tensor]:
-    """The tensors of checked files, mapped from disk rather than read."""
+    """The tensors of checked safetensors files, mapped from disk rather than read."""
     state: dict[str, Tensor] = {}
     for path in paths:
         check_weights(path)
@@ -63,28 +70,47 @@ def read_weights(*paths: Path) -> dict[str, Tensor]:
     return state
 
 
-def dequantised(what: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights without the tensors that describe their quantisation: scaled fp8 times its scale.
+def read_network(what: str, *paths: Path) -> State:
+    """The weights of a network or a checkpoint, fp8 and GGUF's types as `Quantised`, mapped from disk.
 
-    Scales are named as ComfyUI does: `scale_weight`, or `weight_scale` with an optional `comfy_quant`. Raises
-    ModelError for other kinds of quantisation.
+    Scales of fp8 are named as ComfyUI does: `scale_weight`, or `weight_scale` with an optional `comfy_quant`.
+    Raises ModelError for other kinds of quantisation.
     """
-    plain: dict[str, Tensor] = {}
+    if any(path.suffix == GGUF for path in paths):
+        with reading(what):
+            return {key: x for path in paths for key, x in read_gguf(path).items()}
+    state: State = {}
     scales: dict[str, Tensor] = {}
-    for key, values in state.items():
+    for key, values in read_weights(*paths).items():
         stem, _, end = key.rpartition(".")
         if end in SCALES:
             scales[f"{stem}.weight"] = values
         elif end == "comfy_quant":
             check_quantisation(what, key, values)
         elif end not in (*FOR_FP8_PRODUCTS, "scaled_fp8"):
-            plain[key] = values
+            state[key] = of_fp8(values) if values.dtype in FP8 else values
     for key, scale in scales.items():
-        if key not in plain or scale.numel() not in (1, len(plain[key])) or scale.dtype not in FLOATS:
+        weight = state.get(key)
+        rows = weight.shape[0] if weight is not None and weight.shape else 1
+        if weight is None or scale.numel() not in (1, rows) or scale.dtype not in FLOATS:
             raise unknown_tensors(what, [f"{key} with a scale of shape {[*scale.shape]}"])
-        weight = plain[key].float()
-        plain[key] = (weight * scale.float().reshape(-1, *[1] * (weight.dim() - 1))).to(dtype)
-    return plain
+        state[key] = scaled(weight, scale.float())
+    return state
+
+
+def scaled(weight: Tensor | Quantised, scale: Tensor) -> Tensor | Quantised:
+    if isinstance(weight, Quantised):
+        return replace(weight, scale=scale)
+    return weight.float() * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def of_fp8(values: Tensor) -> Quantised:
+    return Quantised(values.view(torch.uint8), values.dtype, values.shape)
+
+
+def plain(state: Mapping[str, Tensor | Quantised], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights as tensors; those that were quantised as `dtype`."""
+    return {key: x.dense(dtype) if isinstance(x, Quantised) else x for key, x in state.items()}
 
 
 def check_quantisation(what: str, key: str, values: Tensor) -> None:
@@ -96,21 +122,37 @@ def check_quantisation(what: str, key: str, values: Tensor) -> None:
         raise ModelError(f"{what} is quantised as {kind}, which is not supported.", "Use fp8, fp16 or fp32.")
 
 
-def fill(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+def fill(
+    what: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    keeps_quantised: bool = False,
+) -> Any:
     """The network with these weights, as `dtype` and frozen.
 
-    Raises ModelError if a weight is missing, of another shape or not a floating-point number, or if a tensor
-    has no place in the network.
+    keeps_quantised: its layers keep quantised weights as they are, and compute in `dtype`. Raises ModelError
+    if a weight is missing, of another shape or not a floating-point number, or if a tensor has no place in
+    the network.
     """
     wanted = network.state_dict()
     refuse_gaps(what, [key for key, to in wanted.items() if key not in state or state[key].shape != to.shape])
     refuse_unknown(what, state.keys() - wanted.keys())
-    if strange := [key for key in wanted if state[key].dtype not in FLOATS]:
+    ready: dict[str, Tensor] = {}
+    with reading(what):
+        for key in wanted:
+            values = state[key]
+            if isinstance(values, Tensor):
+                ready[key] = values
+            elif not (keeps_quantised and keep_quantised(network, key, values, dtype)):
+                ready[key] = values.dense(dtype)
+    if strange := [key for key, values in ready.items() if values.dtype not in FLOATS]:
         raise ModelError(
             f"{what} is quantised in a way that is not supported ({min(strange)}).", "Use fp8, fp16 or fp32."
         )
     with reading(what):
-        network.load_state_dict({key: state[key] for key in wanted}, assign=True)
+        network.load_state_dict(ready, assign=True)
         for module in network.modules():
             if hasattr(module, "position_ids"):  # of CLIP; no file has to have them
                 module.position_ids = torch.arange(module.position_ids.shape[-1])[None]

@@ -2,6 +2,7 @@
 # pyright: reportUnusedImport=false
 
 from .fields import build, check_setting, flatten, keys, option_name, read_lists, unknown_setting
+from .filled import filled_in
 from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_settings, without_idle
 from .model import ModelConfig, public_name
@@ -18,7 +19,6 @@ from .schema import (
     Inversion,
     MergeConfig,
     TalkConfig,
-    filled_in,
     queries_of,
     require_difference,
     require_query,

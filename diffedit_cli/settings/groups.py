@@ -7,7 +7,7 @@ from typing import Literal
 from ..errors import SettingError
 from .fields import setting, validate
 
-GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive"]
+GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive", "embedded"]
 GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
 MaskGrey = Literal["strength", "blend"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
@@ -63,7 +63,11 @@ class GuidanceConfig:
         expert=True,
     )
     method: GuidanceMethod = setting(
-        "cfg", "Classifier-free guidance (cfg) or one of its successors.", panel="Guidance", expert=True
+        "cfg",
+        "Classifier-free guidance (cfg) or one of its successors; or the scale as an input of the network "
+        "(embedded), which the models that take one, as FLUX.1 dev, always use.",
+        panel="Guidance",
+        expert=True,
     )
 
     def __post_init__(self) -> None:
@@ -74,7 +78,7 @@ class GuidanceConfig:
                 f"--guidance-norm {self.norm} cannot be used with --guidance-method {self.method}.",
                 "A norm rescales plain classifier-free guidance; choose one of the two.",
             )
-        if self.method in ("apg", "cfg++") and self.rescale:
+        if self.method in ("apg", "cfg++", "embedded") and self.rescale:
             raise SettingError(
                 f"--guidance-rescale cannot be used with --guidance-method {self.method}.",
                 "It corrects an overshoot that this method does not have; leave it out.",

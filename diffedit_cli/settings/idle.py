@@ -36,6 +36,8 @@ def idle_settings(
     guidance = config.guidance
     if guidance.schedule == "constant":
         idle["guidance_end"] = "without --guidance-schedule"
+    if guidance.method == "embedded":
+        idle["negative_prompt"] = "with a model that takes the guidance scale as an input"
     if is_unguided(guidance):
         idle |= dict.fromkeys(("negative_prompt", *GUIDANCE), "at --guidance-scale 1")
     if isinstance(config, InterpolateConfig) and not has_init:

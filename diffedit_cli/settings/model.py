@@ -17,7 +17,7 @@ class ModelConfig:
 
     model: str = setting(
         "embedded",
-        "embedded, sd15, sd21, sdxl, sd-turbo, a folder, a .safetensors file, or a hub id.",
+        "embedded, sd15, sd21, sdxl, sd-turbo, a folder, a .safetensors or .gguf file, or a hub id.",
         panel="Model",
         flags=("-m",),
     )
@@ -35,6 +35,13 @@ class ModelConfig:
     vae: str | None = setting(
         None,
         "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a hub id.",
+        panel="Model",
+        expert=True,
+    )
+    text_encoder: tuple[str, ...] = setting(
+        (),
+        "Checkpoint whose text encoders are used, and with a UNet alone its VAE and schedule too: a name, a "
+        "folder or a file; or the files of the text encoders, with the flag repeated.",
         panel="Model",
         expert=True,
     )
@@ -69,7 +76,7 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        for key in ("lora", "embedding"):  # one file may be given as a plain string
+        for key in ("lora", "embedding", "text_encoder"):  # one file may be given as a plain string
             value = getattr(self, key)
             if isinstance(value, str):
                 object.__setattr__(self, key, (value,))

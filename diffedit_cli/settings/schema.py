@@ -4,13 +4,12 @@ The command line's flags, config files, the Python API and the settings stored i
 these dataclasses, so none of them can miss a field.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ..errors import SettingError
 from .fields import setting, validate
-from .groups import USUAL_SCALE, GuidanceConfig, MaskConfig
+from .groups import GuidanceConfig, MaskConfig
 from .model import ModelConfig
 from .sampling import (
     HEIGHT,
@@ -300,30 +299,6 @@ class MergeConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-
-
-Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
-OPEN = ("steps", "solver", "timestep_spacing", "inversion", "strength")  # what a model can choose, if unset
-
-
-def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
-    """The settings with the model's own values, or the usual ones, where none are given.
-
-    own: what the model declares (models.own_defaults). SettingError: its values do not go with those given.
-    """
-    if config.guidance.scale is None:
-        scale = config.guidance.usual_scale(own.get("guidance_scale", USUAL_SCALE))
-        config = replace(config, guidance=replace(config.guidance, scale=scale))
-    open_ones = {key for key in OPEN if getattr(config, key, "") in (None, "auto")}
-    config = replace(config, **{key: own[key] for key in open_ones & {*own}})
-    usual: dict[str, Any] = {
-        "steps": config.step_count,
-        "solver": config.step_solver,
-        "timestep_spacing": config.step_spacing,
-    }
-    if isinstance(config, EditConfig):
-        usual |= {"inversion": config.encoding, "strength": config.ratio}
-    return replace(config, **usual)
 
 
 @dataclass(frozen=True)

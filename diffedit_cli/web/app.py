@@ -64,6 +64,7 @@ class Api:
             "size": model.size,
             "device": str(model.device),
             "words": {group: list(words) for group, words in (model.words or {}).items()},
+            "has_own_steps": "steps" in model.own_defaults,
         }
         waiting = sum(not is_over(job) for job in self.worker.jobs.copy().values())
         return JSONResponse(

@@ -1,11 +1,12 @@
-"""Looks into a running job: what the UNet takes the picture for at this step, as a small picture."""
+"""Looks into a running job: what the model takes the picture for at this step, as a small picture."""
 
 import io
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..core.schedules import append_dims, to_x0, v_to_eps, vp_level
+from ..core.schedules import append_dims, to_x0, vp_level
+from ..core.types import FlowSchedule, Latents, Level, Timesteps
 from ..images import canvas
 from ..models import DiffusersDenoiser
 
@@ -19,7 +20,7 @@ SIDE = 192
 
 
 class Preview:
-    """A hook on the UNet: it ends cancelled jobs, and shows each drawing one now and then."""
+    """Watches the forwards of a model: it ends cancelled jobs, and shows each drawing one now and then."""
 
     def __init__(
         self, model: DiffusersDenoiser, check: Callable[[], None], current: "Callable[[], Job | None]"
@@ -28,25 +29,29 @@ class Preview:
         self.next = 0.0
 
     def attach(self) -> None:
-        self.model.unet.register_forward_hook(self.after)
+        self.model.watch = self.after
 
-    def after(self, _: Any, arguments: tuple[Any, ...], output: Any) -> None:
+    def after(self, latents: Latents, timesteps: Timesteps, predicted: Latents) -> None:
         self.check()
         job, now = self.current(), time.monotonic()
         is_drawing = job is not None and job.stage in DRAWING
         if job is None or not is_drawing or now < self.next or self.model.offload is not None:
             return
-        job.preview = self.look(arguments[0][-1:], arguments[1][-1:], output.sample[-1:])
+        job.preview = self.look(latents[-1:], timesteps[-1:], predicted[-1:])
         job.previews += 1
         took = time.monotonic() - now
         self.next = now + max(EVERY, took / SHARE)
 
-    def look(self, latents: Any, timestep: Any, predicted: Any) -> bytes:
+    def look(self, latents: Latents, timestep: Timesteps, predicted: Latents) -> bytes:
         """The clean picture that a prediction under the prompt implies, as a small JPEG."""
-        latents, predicted = latents.float(), predicted.float()
-        level = vp_level(append_dims(self.model.schedule.alphas_cumprod.to(latents)[timestep], latents))
-        eps = v_to_eps(latents, predicted, level) if self.model.is_v_prediction else predicted
-        image = canvas.pixels_to_image(self.model.decode(to_x0(latents, eps, level)).cpu())
+        schedule = self.model.schedule
+        if isinstance(schedule, FlowSchedule):
+            sigma = append_dims(timestep / 1000, latents)
+            level = Level(1 - sigma, sigma)
+        else:
+            level = vp_level(append_dims(schedule.alphas_cumprod.to(latents)[timestep], latents))
+        x0 = to_x0(latents, predicted, level, schedule.target)
+        image = canvas.pixels_to_image(self.model.decode(x0).cpu())
         image.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)

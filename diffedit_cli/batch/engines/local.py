@@ -121,11 +121,11 @@ class Crew:
 def work(pipe: Connection, job: Job, number: int, workers: int) -> None:
     """The worker process: load the model, then do one task after another until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that half-written files are removed
     threading.Thread(target=die_with_parent, daemon=True).start()
     take_share(number, workers)
     try:
         model = load(job.checkpoint)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that half-written files are removed
         pipe.send(READY)
         while True:
             pipe.send(run_part(job, model, pipe.recv(), lambda: pipe.send(TICK)))

@@ -15,6 +15,9 @@ export function start(fields, fast) {
   $("frames").value = field("film", "frames").default;
 }
 
+// The steps of "fast" are more than those of a model of few steps.
+export const spareOwnSteps = () => { delete schema.fast.steps; };
+
 const field = (form, key) => schema.fields[form].find((one) => one.key === key);
 
 // The fields of a form; those of another one keep what was typed.

@@ -1,0 +1,62 @@
+"""FLUX.1 dev and schnell (Black Forest Labs 2024)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.types import Latents, PromptEmbeds, Timesteps
+from .denoiser import DiffusersDenoiser
+
+Packed = Float[Tensor, "b tokens d"]  # d is 4 c
+
+
+class FluxDenoiser(DiffusersDenoiser):
+    """A checkpoint of FLUX.1: the transformer reads 2x2 cells of latents as one token with a place.
+
+    That of dev takes the guidance scale as an input (see PromptEmbeds.guidance).
+    """
+
+    network_name = "transformer"
+    patch = 2
+
+    def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
+        """T5's last states, and CLIP's pooled output."""
+        with self._network():
+            pooled = self._encoded(0, prompts).pooler_output
+            tokens = self._encoded(1, prompts).last_hidden_state
+            is_told = self.unet.config.guidance_embeds
+            return PromptEmbeds(
+                tokens, pooled, torch.ones(len(prompts), device=self.device) if is_told else None
+            )
+
+    def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
+        """The velocity."""
+        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
+        out = self.unet(
+            hidden_states=pack(latents).to(self.dtype),
+            timestep=timesteps / 1000,
+            guidance=embeds.guidance,
+            encoder_hidden_states=embeds.tokens,
+            pooled_projections=embeds.pooled,
+            txt_ids=torch.zeros(embeds.tokens.shape[1], 3, device=latents.device),
+            img_ids=places(rows, columns).to(latents.device),
+        ).sample.float()
+        return unpack(out, rows, columns)
+
+
+def pack(latents: Latents) -> Packed:
+    """Each 2x2 cells as one token, row by row; its values are ordered by channel, row and column."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def unpack(tokens: Packed, rows: int, columns: int) -> Latents:
+    """The inverse of `pack`, for this many rows and columns of tokens."""
+    return torch.nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), 2)
+
+
+def places(rows: int, columns: int) -> Float[Tensor, "hw 3"]:
+    """The place of each token: 0, its row and its column."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], -1).flatten(0, 1).float()

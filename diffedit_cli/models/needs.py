@@ -1,0 +1,74 @@
+"""What a checkpoint's weights need in memory, from the heads of its files, before any weight is read."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from .gguf_file import GGUF, PLAIN, read_entries
+from .hardware import has_fast_bfloat16, pick_device, pick_dtype
+from .memory import free_bytes, needed_bytes
+from .networks import reading
+from .single_file import BESIDE_UNET
+from .weights import HARMLESS
+
+FP8 = ("F8_E4M3", "F8_E5M2")
+
+
+class Head(NamedTuple):
+    """One tensor of a file. numbers: how many. bytes: that they take in the file. is_kept: in a UNet it takes
+    no more in memory (quantised.py)."""
+
+    name: str
+    dtype: str
+    numbers: int
+    bytes: int
+    is_kept: bool
+
+
+def heads_of(path: Path) -> list[Head]:
+    if path.suffix == GGUF:
+        return [
+            Head(name, entry.kind_name, entry.shape.numel(), entry.size, entry.kind not in PLAIN)
+            for name, entry in read_entries(path).items()
+        ]
+    heads: list[Head] = []
+    with reading(str(path)), safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 it is no mapping
+            part = file.get_slice(name)
+            dtype, numbers = part.get_dtype(), prod(part.get_shape())
+            heads.append(Head(name, dtype, numbers, numbers, dtype in FP8))
+    return heads
+
+
+def count_tensors(heads: Sequence[Head]) -> tuple[int, str]:
+    """How many numbers these are, and the dtype of most of them."""
+    counts: dict[str, int] = {}
+    for head in heads:
+        counts[head.dtype] = counts.get(head.dtype, 0) + head.numbers
+    return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype], default="")
+
+
+def memory_for(heads: Mapping[str, Sequence[Head]], on_disk: int) -> dict[str, Any]:
+    """The bytes of the weights in the dtype of a run on this machine, of a run with them, and those free.
+
+    heads: by network; `all` are those of a whole checkpoint in one file. on_disk: bytes of its files.
+    """
+    device = pick_device("auto")
+    dtype = torch.bfloat16 if has_fast_bfloat16(device, on_disk) else pick_dtype("auto", device)
+    weights = 0
+    for part, some in heads.items():
+        for head in some:
+            is_of_unet = part in ("unet", "all") and not head.name.startswith(BESIDE_UNET)
+            if not HARMLESS.fullmatch(head.name):
+                weights += head.bytes if is_of_unet and head.is_kept else head.numbers * dtype.itemsize
+    return {
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "weights": weights,
+        "run": needed_bytes(weights),
+        "free": free_bytes(device),
+    }

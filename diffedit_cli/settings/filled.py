@@ -1,0 +1,60 @@
+"""Settings that were left open, filled in with the model's own values or the usual ones."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..errors import SettingError
+from .groups import USUAL_SCALE
+from .schema import EditConfig, GenerateConfig, InterpolateConfig
+
+Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
+OPEN = ("steps", "solver", "timestep_spacing", "inversion", "strength")  # what a model can choose, if unset
+
+
+def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
+    """The settings with the model's own values, or the usual ones, where none are given.
+
+    own: what the model declares (models.own_defaults). SettingError: its values do not go with those given.
+    """
+    config = with_own_method(config, own)
+    if config.guidance.scale is None:
+        scale = config.guidance.usual_scale(own.get("guidance_scale", USUAL_SCALE))
+        config = replace(config, guidance=replace(config.guidance, scale=scale))
+    open_ones = {key for key in OPEN if getattr(config, key, "") in (None, "auto")}
+    config = replace(config, **{key: own[key] for key in open_ones & {*own}})
+    usual: dict[str, Any] = {
+        "steps": config.step_count,
+        "solver": config.step_solver,
+        "timestep_spacing": config.step_spacing,
+    }
+    if isinstance(config, EditConfig):
+        usual |= {"inversion": config.encoding, "strength": config.ratio}
+    return replace(config, **usual)
+
+
+def with_own_method(config: Config, own: Mapping[str, Any]) -> Config:
+    """The settings with guidance as an input of the network, if it is one of the model's.
+
+    SettingError: the model takes the scale as an input and has no use for a setting that was given, or the
+    other way round.
+    """
+    guidance, is_embedded = config.guidance, own.get("guidance_method") == "embedded"
+    if not is_embedded and guidance.method != "embedded":
+        return config
+    given = {
+        f"--guidance-method {guidance.method}": guidance.method not in ("cfg", "embedded"),
+        f"--guidance-norm {guidance.norm}": guidance.norm != "none",
+        "--guidance-rescale": guidance.rescale,
+    }
+    if not is_embedded:
+        raise SettingError(
+            "--guidance-method embedded cannot be used with this model.",
+            "It does not take the guidance scale as an input; leave that flag out.",
+        )
+    if flag := next((flag for flag, is_given in given.items() if is_given), ""):
+        raise SettingError(
+            f"{flag} cannot be used with this model.",
+            "It takes the guidance scale as an input, and no second prediction is made; leave that flag out.",
+        )
+    return replace(config, guidance=replace(guidance, method="embedded"))

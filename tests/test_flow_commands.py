@@ -1,0 +1,323 @@
+"""The commands with flow-matching models: results, reruns to the byte, what is refused, spoilt folders."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flow_models import (
+    DEV_SCHEDULER,
+    SCHNELL_SCHEDULER,
+    SD3_SCHEDULER,
+    flux_parts,
+    save_flow,
+    sd3_parts,
+    sd3_transformer,
+)
+from pictures import box_mask, noise
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from diffedit_cli.cli.app import app
+from diffedit_cli.errors import ModelError, SettingError
+from diffedit_cli.images.read import read_settings
+from diffedit_cli.models import describe, few_steps, load_model, own_defaults
+from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
+
+Run = Callable[..., Any]
+WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2", "--size", "32"]
+EDIT = ["edit", "photo.png", *WORDS, "--steps", "3"]
+COMMANDS = {
+    "edit": [*EDIT, "-o", "out.png"],
+    "edit with dpm++": [*EDIT, "--solver", "dpm++", "-o", "out.png"],
+    "edit with lcm": [*EDIT, "--solver", "lcm", "-o", "out.png"],
+    "edit with apg": [*EDIT, "--guidance-method", "apg", "-o", "out.png"],
+    "edit from the reference": [*EDIT, "--inversion", "negative-prompt", "-o", "out.png"],
+    "edit from noise": [*EDIT, "--inversion", "noise", "-o", "out.png"],
+    "mask": ["mask", "photo.png", *WORDS, "-o", "out.png"],
+    "remove": [
+        *("remove", "photo.png", "--ref", "horse", "--mask", "own.png", "--size", "32", "--steps", "3"),
+        *("-o", "out.png"),
+    ],
+    "generate": ["generate", "a horse", "--width", "32", "--height", "40", "--steps", "3", "-o", "out.png"],
+    "interpolate": [
+        *("interpolate", "a", "b", "--frames", "3", "--steps", "2", "--width", "32", "--height", "32"),
+        *("-o", "out.gif"),
+    ],
+}
+MADE: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any], dict[str, Any]]] = {
+    "sd3.5": (sd3_parts, SD3_SCHEDULER, {}),
+    "dev": (flux_parts, DEV_SCHEDULER, {"guidance_embeds": True}),
+    "schnell": (flux_parts, SCHNELL_SCHEDULER, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of each family."""
+    root = tmp_path_factory.mktemp("flow")
+    return {
+        name: save_flow(root / name, parts(**config), scheduler)
+        for name, (parts, scheduler, config) in MADE.items()
+    }
+
+
+@pytest.fixture
+def copy(folders: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a checkpoint that a test may spoil."""
+    return lambda name: Path(shutil.copytree(folders[name], tmp_path / f"copy-{name}"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    noise(40, 30).save("photo.png")
+    box_mask((40, 30), (0, 0, 20, 30)).save("own.png")
+
+    def invoke(*words: Any) -> Any:
+        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
+        return CliRunner().invoke(app, [str(word) for word in words], env=settings)
+
+    return invoke
+
+
+def good(result: Any) -> Any:
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_rerun_gives_the_same_bytes(
+    run: Run, folders: dict[str, Path], name: str, command: str, tmp_path: Path
+) -> None:
+    words, model = COMMANDS[command], ["--model", folders[name], "--device", "cpu"]
+    if "apg" in words and name == "dev":
+        pytest.skip("refused: see the table")
+    good(run(*words, *model))
+    out = Path(words[-1])
+    again = [] if command != "remove" else ["--mask", "own.png"]
+    good(run("rerun", out, *model, *again, "-o", f"again{out.suffix}"))
+    assert Path(f"again{out.suffix}").read_bytes() == out.read_bytes()
+
+
+def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert own_defaults(str(folders["sd3.5"])) == {"steps": 40, "guidance_scale": 4.5}
+    assert own_defaults(str(folders["dev"])) == {
+        "steps": 28, "guidance_scale": 3.5, "guidance_method": "embedded",
+    }  # fmt: skip
+    schnell = {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"}
+    assert own_defaults(str(folders["schnell"])) == schnell
+    assert few_steps(str(folders["dev"])) is None
+    turbo = shutil.copytree(folders["sd3.5"], tmp_path / "stable-diffusion-3.5-large-turbo")
+    for folder in (folders["schnell"], turbo):
+        found = few_steps(str(folder))
+        assert found is not None
+        assert found.defaults == schnell
+    (folders["dev"] / "diffedit.json").write_text('{"defaults": {"steps": 9}}')
+    assert own_defaults(str(folders["dev"]))["steps"] == 9
+    assert load_model(folders["dev"], device="cpu").own_defaults["steps"] == 9
+    (folders["dev"] / "diffedit.json").unlink()
+
+
+def test_a_few_step_flow_says_what_it_runs_with(run: Run, folders: dict[str, Path]) -> None:
+    words = ["edit", "photo.png", *WORDS, "--model", folders["schnell"], "--device", "cpu", "-o", "out.png"]
+    told = " ".join(good(run(*words)).output.split())
+    assert "is run as a model of few steps (FLUX.1 schnell): --steps 4, --guidance-scale 1" in told
+    stored = read_settings(Path("out.png"))
+    assert stored is not None
+    assert (stored["steps"], stored["inversion"], stored["guidance_scale"]) == (4, "noise", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "scheduler"),
+    [
+        ("sd3.5", "Stable Diffusion 3.5 medium", "shifted by 3"),
+        ("dev", "FLUX.1 dev", "shifted by the size of the picture"),
+        ("schnell", "FLUX.1 schnell", "shifted by 1"),
+    ],
+)
+def test_info_says_what_it_is(
+    run: Run, folders: dict[str, Path], name: str, kind: str, scheduler: str
+) -> None:
+    told = good(run("models", "info", folders[name])).output
+    assert kind in told
+    assert scheduler in told
+    assert "velocity" in told
+    about = describe(str(folders[name]))
+    assert about["side"] == (32 if name == "sd3.5" else 256)
+    assert "transformer" in about["networks"]
+
+
+# (model, what is asked, what is said): what has no meaning with a flow
+REFUSED = [
+    ("sd3.5", [*EDIT, "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
+    ("sd3.5", [*EDIT, "--guidance-method", "embedded"], "--guidance-method embedded cannot be used"),
+    ("sd3.5", [*EDIT, "--backend", "openvino"], "--backend openvino cannot be used"),
+    ("sd3.5", [*EDIT, "--embedding", "word.safetensors"], "--embedding cannot be used"),
+    ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
+    ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
+    ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
+    ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
+    ("sd3.5", [*EDIT, "--compile"], "has no blocks that can be compiled"),
+    ("dev", [*EDIT, "--guidance-method", "apg"], "--guidance-method apg cannot be used"),
+    ("dev", [*EDIT, "--guidance-method", "cfg++"], "--guidance-method cfg++ cannot be used"),
+    ("dev", [*EDIT, "--guidance-norm", "pred"], "--guidance-norm pred cannot be used"),
+    ("dev", [*EDIT, "--guidance-rescale", "0.5"], "--guidance-rescale cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "said"), REFUSED, ids=lambda value: str(value)[-60:])
+def test_what_has_no_meaning_is_refused_in_one_sentence(
+    run: Run, folders: dict[str, Path], name: str, words: list[str], said: str
+) -> None:
+    save_file({"emb_params": torch.zeros(1, 32)}, "word.safetensors")
+    model = [folders[name]] if words[0] == "models" else ["--model", folders[name], "--device", "cpu"]
+    done = run(*words, *model, *([] if words[0] == "models" else ["-o", "out.png"]))
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert not Path("out.png").exists()
+
+
+def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
+    run: Run, folders: dict[str, Path]
+) -> None:
+    model = ["--model", folders["dev"], "--device", "cpu"]
+    told = good(run(*EDIT, "--negative-prompt", "x", *model, "-o", "out.png")).output
+    assert "--negative-prompt does nothing with a model that takes the guidance scale" in told
+    assert (read_settings(Path("out.png")) or {})["negative_prompt"] == ""
+
+
+def test_the_backend_is_torchs(run: Run, folders: dict[str, Path]) -> None:
+    good(run(*EDIT, "--model", folders["sd3.5"], "--device", "cpu", "--backend", "auto", "-o", "out.png"))
+    assert (read_settings(Path("out.png")) or {})["backend"] == "torch"
+
+
+def test_a_scale_given_as_an_input_costs_one_forward_a_step(folders: dict[str, Path]) -> None:
+    model = load_model(folders["dev"], device="cpu")
+    filled = filled_in(EditConfig(), model.own_defaults)
+    assert (filled.guidance.method, filled.guidance.scale, filled.steps) == ("embedded", 3.5, 28)
+    with pytest.raises(SettingError, match="embedded"):
+        filled_in(EditConfig(guidance=GuidanceConfig(method="embedded")), {})
+    with pytest.raises(SettingError, match="rescale"):
+        GuidanceConfig(method="embedded", rescale=0.5)
+
+
+def test_without_t5_it_says_so(tmp_path: Path) -> None:
+    model = load_model(save_flow(tmp_path, sd3_parts(has_t5=False), SD3_SCHEDULER), device="cpu")
+    assert any("T5" in notice for notice in model.notices)
+
+
+def test_a_prompt_is_as_long_as_t5_reads(folders: dict[str, Path]) -> None:
+    model = load_model(folders["sd3.5"], device="cpu")
+    assert not model.is_too_long("a" * 38)
+    assert model.is_too_long("a" * 41)
+
+
+# ----------------------------------------------------------------------------------- spoilt folders
+
+
+def change(path: Path, **new: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **new}))
+
+
+CONFIGS = [
+    ("sd3.5", "transformer", dict(num_layers=10**6), "num_layers is out of bounds"),
+    ("sd3.5", "transformer", dict(num_layers=3), "missing or misshapen"),
+    ("sd3.5", "transformer", dict(pos_embed_max_size=10**5), "pos_embed_max_size is out of bounds"),
+    ("sd3.5", "transformer", dict(attention_head_dim=[8]), "widths do not fit"),
+    ("sd3.5", "transformer", dict(caption_projection_dim=64), "widths do not fit"),
+    ("sd3.5", "transformer", dict(in_channels=33), "made for another task"),
+    ("sd3.5", "transformer", dict(in_channels=[16]), "made for another task"),
+    ("sd3.5", "transformer", dict(patch_size=4), "widths do not fit"),
+    ("sd3.5", "transformer", dict(qk_norm="exec"), "cannot be loaded"),
+    ("sd3.5", "transformer", dict(dual_attention_layers="x"), "cannot be loaded"),
+    ("sd3.5", "transformer", dict(_class_name="SanaTransformer2DModel"), "not supported"),
+    ("sd3.5", "transformer", dict(_class_name=["SD3Transformer2DModel"]), "not supported"),
+    ("sd3.5", "transformer", dict(auto_map={"AutoModel": "net.Net"}), "code of its own"),
+    ("sd3.5", "transformer", dict(quantization_config={"quant_method": "x"}), "quantisation"),
+    ("sd3.5", "text_encoder", dict(model_type="t5"), "not CLIP"),
+    ("sd3.5", "text_encoder_3", dict(model_type="umt5"), "not T5"),
+    ("sd3.5", "text_encoder_3", dict(d_ff=10**6), "d_ff is out of bounds"),
+    ("sd3.5", "text_encoder_3", dict(num_layers=1.5), "num_layers is not a whole number"),
+    ("sd3.5", "text_encoder_3", dict(layer_norm_epsilon=[1]), "cannot be loaded|no number|bounds"),
+    ("sd3.5", "text_encoder_3", dict(feed_forward_proj="gated-exec"), "cannot be loaded"),
+    ("sd3.5", "text_encoder_3", dict(vocab_size=30), "misshapen"),
+    ("sd3.5", "vae", dict(shift_factor="0.1"), "shift_factor is no number"),
+    ("sd3.5", "vae", dict(scaling_factor=0), "scaling_factor is no number"),
+    ("sd3.5", "vae", dict(latents_mean=[0.1]), "latents_mean"),
+    ("sd3.5", "vae", dict(latent_channels=4), "misshapen|another network"),
+    ("dev", "transformer", dict(in_channels=384, out_channels=64), "made for another task"),
+    ("dev", "transformer", dict(axes_dims_rope=[4, 6, 8]), "widths do not fit"),
+    ("dev", "transformer", dict(axes_dims_rope=[3, 7, 6]), "widths do not fit"),
+    ("dev", "transformer", dict(axes_dims_rope=4), "widths do not fit"),
+    ("dev", "transformer", dict(num_single_layers=10**6), "num_single_layers is out of bounds"),
+    ("dev", "transformer", dict(guidance_embeds=False), "not understood"),
+    ("schnell", "transformer", dict(guidance_embeds=True), "missing or misshapen"),
+]
+
+
+@pytest.mark.parametrize(("name", "part", "more", "words"), CONFIGS, ids=lambda value: str(value)[:50])
+def test_configs_are_checked(
+    copy: Callable[[str], Path], name: str, part: str, more: dict[str, Any], words: str
+) -> None:
+    folder = copy(name)
+    change(folder / part / "config.json", **more)
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+
+
+SCHEDULERS = [
+    (dict(_class_name="DDIMScheduler"), "not supported"),
+    (dict(_class_name="FlowMatchHeunDiscreteScheduler"), "not supported"),
+    (dict(shift=0), "shift is not a number"),
+    (dict(shift="3"), "shift is not a number"),
+    (dict(shift=float("inf")), "shift is not a number"),
+    (dict(max_shift=True), "max_shift is not a number"),
+    (dict(base_image_seq_len=4096), "not below"),
+    (dict(num_train_timesteps=10**6), "num_train_timesteps"),
+    (dict(use_dynamic_shifting="yes"), "neither true nor false"),
+    (dict(use_beta_sigmas=True), "use_beta_sigmas"),
+    (dict(invert_sigmas=True), "invert_sigmas"),
+    (dict(shift_terminal=0.02), "shift_terminal"),
+    (dict(time_shift_type="exec"), "time_shift_type"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), SCHEDULERS, ids=str)
+def test_schedulers_are_checked(copy: Callable[[str], Path], more: dict[str, Any], words: str) -> None:
+    folder = copy("dev")
+    change(folder / "scheduler/scheduler_config.json", **more)
+    for look in (lambda: load_model(folder, device="cpu"), lambda: describe(str(folder))):
+        with pytest.raises(ModelError, match=words):
+            look()
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder_2", "text_encoder_3", "tokenizer_3", "scheduler"])
+def test_a_missing_part_is_named(copy: Callable[[str], Path], part: str) -> None:
+    folder = copy("sd3.5")
+    index = {
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.rmtree(folder / part)
+    if part == "text_encoder_3":  # it can be left out
+        assert any("T5" in notice for notice in load_model(folder, device="cpu").notices)
+        return
+    with pytest.raises(ModelError, match=f"lacks {part}"):
+        load_model(folder, device="cpu")
+
+
+def test_text_encoders_of_another_checkpoint_are_refused(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, other = copy("sd3.5"), sd3_transformer(pooled_projection_dim=48)
+    shutil.rmtree(folder / "transformer")
+    other.save_pretrained(folder / "transformer")
+    with pytest.raises(ModelError, match="text encoders are made for another network"):
+        load_model(folder, device="cpu")

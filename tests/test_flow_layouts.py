@@ -1,0 +1,153 @@
+"""The published full-size layouts of flow-matching models: every tensor by name and shape, and no weights."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffedit_cli.errors import ModelError
+from diffedit_cli.models.networks import CHECKS, check_text, check_values, empty_network
+from diffedit_cli.models.parts import fill_t5, for_text_encoder
+from diffedit_cli.models.weights import fill
+
+SD3 = {
+    "_class_name": "SD3Transformer2DModel",
+    "attention_head_dim": 64,
+    "caption_projection_dim": 1536,
+    "in_channels": 16,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 24,
+    "out_channels": 16,
+    "patch_size": 2,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "sample_size": 128,
+}
+MEDIUM = SD3 | {
+    "dual_attention_layers": [*range(13)],
+    "pos_embed_max_size": 384,
+    "qk_norm": "rms_norm",
+}
+LARGE = SD3 | {
+    "caption_projection_dim": 2432,
+    "dual_attention_layers": [],
+    "num_attention_heads": 38,
+    "num_layers": 38,
+    "qk_norm": "rms_norm",
+}
+SCHNELL = {
+    "_class_name": "FluxTransformer2DModel",
+    "attention_head_dim": 128,
+    "guidance_embeds": False,
+    "in_channels": 64,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "patch_size": 1,
+    "pooled_projection_dim": 768,
+}
+DEV = SCHNELL | {"guidance_embeds": True}
+T5_XXL = {
+    "architectures": ["T5EncoderModel"],
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "vocab_size": 32128,
+}
+CLIP_G = {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "eos_token_id": 2,
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+    "vocab_size": 49408,
+}
+# (kind, config, billions of parameters, some tensors of the published file)
+PUBLISHED = [
+    ("sd3", SD3, 2.0, ["pos_embed.proj.weight", "transformer_blocks.22.ff_context.net.2.bias"]),
+    ("sd3", MEDIUM, 2.2, ["transformer_blocks.12.attn2.to_q.weight"]),
+    ("sd3", LARGE, 8.1, ["transformer_blocks.37.attn.norm_added_k.weight", "context_embedder.bias"]),
+    ("flux", DEV, 11.9, ["time_text_embed.guidance_embedder.linear_1.weight"]),
+    ("flux", SCHNELL, 11.9, ["single_transformer_blocks.37.proj_mlp.weight", "x_embedder.weight"]),
+]  # fmt: skip
+
+
+def tensors(network: Any) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+def count(network: Any) -> float:
+    return sum(p.numel() for p in network.parameters()) / 1e9
+
+
+@pytest.mark.parametrize(("kind", "config", "billions", "known"), PUBLISHED)
+def test_every_tensor_of_a_published_transformer_has_its_place(
+    kind: str, config: dict[str, Any], billions: float, known: list[str]
+) -> None:
+    import diffusers
+
+    check_values("it", config)
+    CHECKS[kind]("it", config)
+    with torch.device("meta"):
+        published = tensors(getattr(diffusers, config["_class_name"]).from_config(config))
+    assert {*known} <= published.keys()
+    network = fill("it", empty_network("it", kind, config), published, torch.bfloat16)
+    assert round(count(network), 1) == billions
+    fewer = {key: values for key, values in published.items() if key != known[0]}
+    with pytest.raises(ModelError, match=f"1 tensors are missing or misshapen, as {known[0]}"):
+        fill("it", empty_network("it", kind, config), fewer, torch.bfloat16)
+    more = published | {"x_embedder.lora.weight": published[known[0]]}
+    with pytest.raises(ModelError, match=r"not understood: x_embedder\.lora\.weight"):
+        fill("it", empty_network("it", kind, config), more, torch.bfloat16)
+
+
+@pytest.mark.parametrize("names", [("shared.weight",), ("encoder.embed_tokens.weight",), ()])
+def test_t5_is_read_under_one_name_of_its_words_or_both(names: tuple[str, ...]) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    check_values("it", T5_XXL)
+    CHECKS["t5"]("it", T5_XXL)
+    with torch.device("meta"):
+        published = tensors(T5EncoderModel(T5Config(**T5_XXL)))
+    words = {"shared.weight", "encoder.embed_tokens.weight"}
+    assert words <= published.keys()
+    kept = {key: x for key, x in published.items() if not names or key not in words or key in names}
+    network = fill_t5("it", empty_network("it", "t5", T5_XXL), kept, torch.float16)
+    assert round(count(network), 2) == 4.76
+    assert network.shared.weight is network.encoder.embed_tokens.weight
+    kinds = {key: p.dtype for key, p in network.named_parameters()}
+    assert {key for key, kind in kinds.items() if kind == torch.float32} == {
+        f"encoder.block.{i}.layer.1.DenseReluDense.wo.weight" for i in range(24)
+    }
+    wordless = {key: x for key, x in published.items() if key not in words}
+    with pytest.raises(ModelError, match=r"missing or misshapen, as encoder\.embed_tokens\.weight"):
+        fill_t5("it", empty_network("it", "t5", T5_XXL), wordless, torch.float16)
+
+
+def test_the_second_clip_has_its_projection() -> None:
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    check_text("it", CLIP_G)
+    with torch.device("meta"):
+        published = tensors(CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G)))
+    network = empty_network("it", "text_encoder_2", CLIP_G)
+    fill("it", network, for_text_encoder(network, published), torch.bfloat16)
+    assert round(count(network), 3) == 0.695
