@@ -859,6 +859,10 @@ def test_models_info_and_pull(run: Run) -> None:
     shown = good(run("models", "info", "sdxl", model=False)).stdout
     assert "stabilityai/stable-diffusion-xl-base-1.0" in shown
     assert "6.9 GB to fetch" in shown
+    assert re.search(
+        r"memory +about \d+\.\d GB for a run on \w+ in \w+, \d+\.\d GB of it weights; .* free", shown
+    )
+    assert facts["memory"]["run"] > facts["memory"]["weights"] == facts["memory"]["kept"]
     assert answer(good(run("models", "pull", "embedded", "--json", model=False)))["path"].endswith("embedded")
     check_refusal(run("models", "pull", "someone/gone", model=False), 1, "could not be fetched", "network")
     check_refusal(run("models", "info", "sd99", model=False), 1, "There is no model sd99", "sd15")

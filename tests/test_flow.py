@@ -190,7 +190,7 @@ def test_rounds_bring_the_way_back_closer() -> None:
     x0, steps, errors = 0.3 * noise(1).double(), even_steps(28, 0.8, shift=3.16), list[float]()
     for rounds in (0, 1, 2):
         flow = Flow(gaussian)
-        *_, top = invert(flow, x0, steps, text(0), rounds)
+        *_, top = invert(flow, x0, steps, text(0), rounds=rounds)
         assert len(flow.asked) == len(steps) * (1 + rounds)
         errors.append(float((decoded(flow, top, steps)[-1] - x0).norm() / x0.norm()))
     assert errors == pytest.approx([0.096, 0.0101, 0.0011], rel=0.05)
@@ -201,8 +201,8 @@ def test_a_round_that_diverges_is_not_taken() -> None:
     x0, steps = noise(1).double(), even_steps(4, 1.0, shift=1.0)
     steep = torch.tensor([20.0, 0.5]).double()[:, None, None, None]
     flow = Flow(lambda x, *_: (steep[: len(x)] * x).sin())
-    plain, refined = (next(invert(flow, x0, steps, text(0), rounds)) for rounds in (0, 5))
-    alone = next(invert(flow, x0[:1], steps, text(0), 5))
+    plain, refined = (next(invert(flow, x0, steps, text(0), rounds=rounds)) for rounds in (0, 5))
+    alone = next(invert(flow, x0[:1], steps, text(0), rounds=5))
     assert torch.equal(refined[0], plain[0])
     assert torch.equal(refined[:1], alone)
     assert (refined[1] - plain[1]).abs().max() > 1e-3

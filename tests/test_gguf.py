@@ -5,6 +5,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from conftest import save_parts
 from diffusers.quantizers.gguf.utils import dequantize_functions
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
+from hypothesis import given
+from hypothesis import strategies as st
 from pictures import noise as picture
 from safetensors.torch import load_file, save_file
 from single_files import State
@@ -23,8 +26,10 @@ from typer.testing import CliRunner
 from diffedit_cli.cli.app import app
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import ModelError
-from diffedit_cli.models import DiffusersDenoiser, describe, load_model, single_file
-from diffedit_cli.models.quantised import QuantisedConv2d, QuantisedLinear, of_gguf
+from diffedit_cli.models import DiffusersDenoiser, describe, load, load_model, single_file
+from diffedit_cli.models.memory import needed_bytes, weight_bytes
+from diffedit_cli.models.quantised import QuantisedConv2d, QuantisedLinear, is_quantised, of_gguf
+from diffedit_cli.models.weights import read_network
 
 Q8, Q4, BF16, F16 = (getattr(GGMLQuantizationType, name) for name in ("Q8_0", "Q4_0", "BF16", "F16"))
 UNET = "model.diffusion_model."
@@ -116,10 +121,16 @@ def test_a_unet_runs_with_the_rest_of_a_folder(kind: str, prefix: str, of_kind: 
     assert one.origin["text_encoder"] == [kind]
 
 
-def test_layers_stay_quantised_in_memory(of_kind: Any, tmp_path: Path) -> None:
+def test_layers_stay_quantised_with_low_memory(of_kind: Any, tmp_path: Path) -> None:
     state, folder = of_kind("sd1")
     write(tmp_path / "unet.gguf", unet_of(state), Q8)
-    model = load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu")
+    model, plain = (
+        load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", low_memory=low_memory)
+        for low_memory in (True, False)
+    )
+    assert not is_quantised(plain.unet)
+    assert weight_bytes([model.unet]) < weight_bytes([plain.unet]) / 2
+    assert torch.allclose(predicted(model), predicted(plain), atol=1e-5)
     kinds = [type(module) for module in model.unet.modules()]
     assert kinds.count(QuantisedLinear) > 20
     assert QuantisedConv2d in kinds
@@ -130,8 +141,21 @@ def test_layers_stay_quantised_in_memory(of_kind: Any, tmp_path: Path) -> None:
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(predicted(copied), eps)
     weights = model.unet.state_dict()
-    assert weights.keys() == load_model(folder, device="cpu").unet.state_dict().keys()
+    assert weights.keys() == plain.unet.state_dict().keys()
     assert torch.equal(weights["conv_in.weight"], model.unet.conv_in.weight)
+
+
+def test_layers_stay_quantised_where_plain_ones_do_not_fit(
+    of_kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, folder = of_kind("sd1")
+    write(tmp_path / "unet.gguf", unet_of(state), Q8)
+    plain_bytes = weight_bytes([load_model(folder, device="cpu").unet])
+    for free, is_kept in ((needed_bytes(plain_bytes) - 1, True), (2**40, False)):
+        monkeypatch.setattr(load, "free_bytes", lambda device, free=free: free)
+        model = load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu")
+        assert (is_quantised(model.unet), model.low_memory, model.origin["low_memory"]) == 3 * (is_kept,)
+        assert bool(model.notices) == is_kept  # Little memory is free
 
 
 @pytest.mark.parametrize("kind", [BF16, F16, Q4])
@@ -163,6 +187,10 @@ def test_a_gguf_says_what_it_is(of_kind: Any, tmp_path: Path) -> None:
     assert facts["networks"] == {"unet": {"parameters": facts["parameters"], "dtype": "Q8_0"}}
     assert facts["parameters"] == sum(x.numel() for x in unet_of(state).values())
     assert facts["lacks"] == ["text encoders (--text-encoder)", "VAE (--vae)"]
+    assert facts["memory"]["weights"] == facts["parameters"] * (
+        2 if facts["memory"]["dtype"] != "float32" else 4
+    )
+    assert facts["memory"]["kept"] < facts["memory"]["weights"] / 1.5
     with pytest.raises(ModelError, match="lacks a text encoder and a VAE") as caught:
         load_model(tmp_path / "unet.gguf", device="cpu")
     assert "--text-encoder" in caught.value.hint
@@ -194,7 +222,9 @@ def test_a_lora_is_added_to_plain_weights(of_kind: Any, tmp_path: Path) -> None:
     lora = {f"{stem}.lora_up.weight": torch.ones(32, 2), f"{stem}.lora_down.weight": torch.ones(2, 32)}
     save_file(lora, tmp_path / "lora.safetensors")
     plain, own = (
-        load_model(tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", lora=loras)
+        load_model(
+            tmp_path / "unet.gguf", text_encoder=str(folder), device="cpu", lora=loras, low_memory=True
+        )
         for loras in ((), str(tmp_path / "lora.safetensors"))
     )
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -266,6 +296,19 @@ def test_spoilt_files_are_refused_at_once(harm: str, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=words) as caught:
             run(str(path))
         assert caught.value.hint
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8))
+def test_any_change_of_a_head_is_refused_or_read(
+    changes: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "any.gguf"
+    data = bytearray(small(path))
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    path.write_bytes(data)
+    with suppress(ModelError):
+        read_network("any.gguf", path)
 
 
 @pytest.mark.parametrize("step", [0, 3])

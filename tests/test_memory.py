@@ -174,7 +174,8 @@ def test_low_memory_is_chosen_where_memory_is_short(
 ) -> None:
     networks = [own.unet, own.vae, *own.text_encoders]
     weights = weight_bytes(networks)
-    assert weights == sum(4 * p.numel() for network in networks for p in network.parameters())
+    positions = sum(buffer.nbytes for network in networks for buffer in network.buffers())
+    assert weights == sum(4 * p.numel() for network in networks for p in network.parameters()) + positions
     for free, cpu, cuda in ((2**27, True, True), (2**28 + weights, False, True), (2**40, False, False)):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         assert is_short(networks, CPU) == cpu

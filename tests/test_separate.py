@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import put, save_parts
 from safetensors.torch import load_file, save_file
-from single_files import State
-from test_single_file import one_file, tiny
+from single_files import State, unet_key
+from test_single_file import full_size, one_file, tiny, weightless
 
 from diffedit_cli.batch.plan import identity
 from diffedit_cli.core.schedules import draw_noise
@@ -72,6 +72,20 @@ def apart(tmp_path: Path) -> Callable[..., Path]:
         return place
 
     return make
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_every_tensor_of_a_full_size_unet_finds_its_place(kind: str) -> None:
+    unet = full_size(kind)["unet"]
+    up = ["Attn" in block for block in unet.config.up_block_types]
+    names = {key: unet_key(key, unet.config.layers_per_block, up) for key in unet.state_dict()}
+    for state in ({key: weightless(x) for key, x in unet.state_dict().items()}, None):
+        seen = state or {names[key]: weightless(x) for key, x in unet.state_dict().items()}
+        seen = single_file.with_prefix(seen)
+        assert single_file.recognise(kind, seen, has_own_vae=False, has_own_texts=False) == kind
+        parts = single_file.convert(kind, seen, kind, torch.float32)  # a gap is refused
+        shapes = {key: values.shape for key, values in parts.unet.state_dict().items()}
+        assert shapes == {key: values.shape for key, values in unet.state_dict().items()}
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])

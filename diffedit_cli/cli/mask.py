@@ -45,6 +45,7 @@ UNUSED = (
     "strength",
     "inversion",
     "inversion_rounds",
+    "reuse",
     "room",
     "keep_detail",
     "mask_grey",

@@ -94,7 +94,9 @@ def told_memory(needs: dict[str, Any]) -> str:
     """What a run needs here, and what there is."""
     there = f"{amount(needs['free'])} are free"
     if needs["run"] > needs["free"]:
-        there += ": too little without --low-memory"
+        there += ", so --low-memory will be on"
+        if needs["kept"] < needs["weights"]:
+            there += f" and the weights take {amount(needs['kept'])}, as quantised"
     return (
         f"about {amount(needs['run'])} for a run on {needs['device']} in {needs['dtype']}, "
         f"{amount(needs['weights'])} of it weights; {there}"

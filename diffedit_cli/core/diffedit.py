@@ -160,7 +160,7 @@ def encode_source(
         return renoise(x0, noise_like(x0, seeds, steps), steps)
     levels = [x0]
     report("invert", 0, len(steps))
-    for latents in invert(denoiser, x0, steps, texts.source, config.inversion_rounds):
+    for latents in invert(denoiser, x0, steps, texts.source, config.reuse, config.inversion_rounds):
         levels.append(latents)
         report("invert", len(levels) - 1, len(steps))
     return Trajectory(torch.stack(levels[::-1]))
@@ -218,7 +218,7 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
             plan.steps,
             texts.query,
             texts.negative,
-            Guidance(guidance, plan.steps),
+            Guidance(guidance, plan.steps, plan.config.reuse),
             plan.mask,
             plan.source,
             fresh=noise_like(x0, plan.seeds, plan.steps),
@@ -310,6 +310,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         strength=usual.strength,
         inversion=usual.inversion,
         inversion_rounds=usual.inversion_rounds,
+        reuse=usual.reuse,
         zoom=None,
         keep_detail=True,
         per_object=False,

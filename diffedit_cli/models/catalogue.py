@@ -152,12 +152,11 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 def describe_folder(layout: Layout) -> dict[str, Any]:
     """Kind, target, scheduler, side in pixels, and the parameters and dtypes of each network."""
-    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
-    heads = {
-        part: [head for path in paths for head in heads_of(path)] for part, paths in layout.files.items()
-    }
+    files = layout.files
+    heads = {part: [head for path in paths for head in heads_of(path)] for part, paths in files.items()}
     counts = {part: count_tensors(some) for part, some in heads.items()}
-    on_disk = sum(path.stat().st_size for paths in layout.files.values() for path in paths)
+    on_disk = sum(path.stat().st_size for paths in files.values() for path in paths)
+    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
     unet = layout.configs[layout.networks[0]]
     is_large = layout.is_xl or layout.family is not None
     return {

@@ -92,13 +92,8 @@ def fetch(hub_id: HubId) -> None:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
-    small = [
-        "README.md",
-        *FIRST_FILES,
-        OF_UNET_ALONE,
-        *(f"{part}/*.json" for part in folders),
-        "tokenizer*/*.txt",
-    ]
+    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt"]
+    small += [f"{part}/*.json" for part in folders]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:
             hf_hub_download(

@@ -96,11 +96,8 @@ def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
     missing = [part for part in parts_in(name, folder) if not (folder / part).is_dir()]
     if missing:
-        hint = f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
-        raise ModelError(
-            f"{name} lacks {', '.join(missing)}.",
-            hint if family is None and "unet" not in missing else HELP_FOLDER,
-        )
+        hint = HELP_FOLDER if "unet" in missing else f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
+        raise ModelError(f"{name} lacks {', '.join(missing)}.", hint)
     zeros = bool(index.get("force_zeros_for_empty_prompt", is_xl))
     layout = Layout(name, folder, is_xl, zeros, family=family)
     for part, kind in layout.kinds.items():

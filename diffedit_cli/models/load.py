@@ -26,6 +26,7 @@ from .memory import free_bytes, is_short, weight_bytes
 from .networks import first_sentence
 from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
+from .quantised import is_quantised
 from .quiet import quiet
 from .sd3 import SD3Denoiser
 from .separate import load_rest, load_unet_folder
@@ -82,8 +83,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         if converted:
             parts = converted_parts(config, source, *converted)
         else:
-            stays = not (config.lora or config.compile)  # a LoRA is added to plain weights
-            parts = load_all(config, source, dtype, keeps_quantised=stays)
+            parts = load_all(config, source, dtype, room=room_for(config, device))
         parts = replace(parts, own_defaults={**own, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
@@ -93,19 +93,14 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     return loaded
 
 
-def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
-    """SettingError for a setting that flow-matching models do not have."""
-    given = {
-        "--backend openvino": config.backend == "openvino",
-        "--embedding": bool(config.embedding),
-        "--vae": config.vae is not None,
-        "--text-encoder": bool(config.text_encoder),
-    }
-    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
-        raise SettingError(
-            f"{flag} cannot be used with the flow-matching model {config.model}.",
-            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
-        )
+def room_for(config: ModelConfig, device: torch.device) -> int | None:
+    """The bytes for plain weights, beyond which a UNet keeps its quantised ones; None: it never does.
+
+    A LoRA is added to plain weights, and compiled blocks are for speed.
+    """
+    if config.lora or config.compile:
+        return None
+    return 0 if config.low_memory else free_bytes(device)
 
 
 def source_of(config: ModelConfig) -> Source:
@@ -129,6 +124,21 @@ def given_apart(config: ModelConfig) -> list[Source]:
     """Where the parts are that do not come from the checkpoint."""
     vae = own_vae(config)
     return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
+
+
+def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
+    """SettingError for a setting that flow-matching models do not have."""
+    given = {
+        "--backend openvino": config.backend == "openvino",
+        "--embedding": bool(config.embedding),
+        "--text-encoder": bool(config.text_encoder),
+        "--vae": config.vae is not None,
+    }
+    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        raise SettingError(
+            f"{flag} cannot be used with the flow-matching model {config.model}.",
+            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
+        )
 
 
 def find_converted(
@@ -171,15 +181,11 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
     return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
 
 
-def load_all(
-    config: ModelConfig, source: Source, dtype: torch.dtype, *, keeps_quantised: bool = False
-) -> Parts:
+def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
     """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
     vae, texts = own_vae(config), sources_of_texts(config)
     rest = load_rest(config.text_encoder, texts, dtype) if texts else None
-    parts = load_parts(
-        config.model, source, dtype, has_own_vae=vae is None, rest=rest, keeps_quantised=keeps_quantised
-    )
+    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
     if vae is not None:
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
         check_fit(f"{config.model} with {config.vae}", parts)
@@ -233,7 +239,7 @@ def place(
     """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     notices: list[str] = []
-    if not low_memory and is_short(networks, device):
+    if not low_memory and (is_quantised(parts.unet) or is_short(networks, device)):
         low_memory = True
         notices.append(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
@@ -307,17 +313,15 @@ def load_parts(
     *,
     has_own_vae: bool = True,
     rest: Rest | None = None,
-    keeps_quantised: bool = False,
+    room: int | None = None,
 ) -> Parts:
-    """The parts of a checkpoint. has_own_vae, rest, keeps_quantised: see `load_single_file`."""
+    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`."""
     if source.path.is_file():
-        return load_single_file(
-            name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, keeps_quantised=keeps_quantised
-        )
+        return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, room=room)
     if rest is not None:
-        return load_unet_folder(name, source, dtype, rest, keeps_quantised=keeps_quantised)
+        return load_unet_folder(name, source, dtype, rest, room=room)
     layout = check_layout(name, source.path, source.variant)
-    return load_folder(layout, dtype, keeps_quantised=keeps_quantised)
+    return load_folder(layout, dtype, room=room)
 
 
 @contextmanager

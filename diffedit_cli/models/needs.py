@@ -15,12 +15,13 @@ from .networks import reading
 from .single_file import BESIDE_UNET
 from .weights import HARMLESS
 
+KEEPING = ("unet", "transformer", "all")
 FP8 = ("F8_E4M3", "F8_E5M2")
 
 
 class Head(NamedTuple):
-    """One tensor of a file. numbers: how many. bytes: that they take in the file. is_kept: in a UNet it takes
-    no more in memory (quantised.py)."""
+    """One tensor of a file. numbers: how many. bytes: that they take in the file. is_kept: in a UNet it can
+    stay so in memory (quantised.py)."""
 
     name: str
     dtype: str
@@ -55,20 +56,25 @@ def count_tensors(heads: Sequence[Head]) -> tuple[int, str]:
 def memory_for(heads: Mapping[str, Sequence[Head]], on_disk: int) -> dict[str, Any]:
     """The bytes of the weights in the dtype of a run on this machine, of a run with them, and those free.
 
-    heads: by network; `all` are those of a whole checkpoint in one file. on_disk: bytes of its files.
+    heads: by network; `all` are those of a whole checkpoint in one file. on_disk: bytes of its files. kept:
+    bytes of the weights if quantised ones stay as they are.
     """
     device = pick_device("auto")
     dtype = torch.bfloat16 if has_fast_bfloat16(device, on_disk) else pick_dtype("auto", device)
-    weights = 0
+    weights = kept = 0
     for part, some in heads.items():
         for head in some:
-            is_of_unet = part in ("unet", "all") and not head.name.startswith(BESIDE_UNET)
-            if not HARMLESS.fullmatch(head.name):
-                weights += head.bytes if is_of_unet and head.is_kept else head.numbers * dtype.itemsize
+            if HARMLESS.fullmatch(head.name):
+                continue
+            is_kept = head.is_kept and part in KEEPING and not head.name.startswith(BESIDE_UNET)
+            plain = head.numbers * dtype.itemsize
+            weights += plain
+            kept += head.bytes if is_kept else plain
     return {
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "weights": weights,
+        "kept": kept,
         "run": needed_bytes(weights),
         "free": free_bytes(device),
     }

@@ -83,10 +83,10 @@ class Rest:
         return parts
 
 
-def load_folder(layout: Layout, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Parts:
+def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    keeps_quantised: the UNet keeps quantised weights as they are.
+    room: for the UNet or transformer; see weights.fill.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
@@ -96,7 +96,7 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, keeps_quantised: bool = F
         longest = suited(name, family, layout.configs["transformer"]).longest
     encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, layout.networks[0], dtype, keeps_quantised=keeps_quantised),
+        unet=load_network(layout, layout.networks[0], dtype, room=room),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
@@ -114,13 +114,13 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, keeps_quantised: bool = F
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype, *, keeps_quantised: bool = False) -> Any:
+def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
     what, kind = f"{layout.name}/{part}", layout.kinds[part]
     network = empty_network(what, kind, layout.configs[part])
-    state = read_network(what, *layout.files[part])
-    if part == "unet":
-        return fill(what, network, state, dtype, keeps_quantised=keeps_quantised)
-    state = plain(state, dtype)
+    weights = read_network(what, *layout.files[part])
+    if part in ("unet", "transformer"):
+        return fill(what, network, weights, dtype, room=room)
+    state = plain(weights, dtype)
     if kind == "t5":
         return fill_t5(what, network, state, dtype)
     if kind == "qwen3":

@@ -1,6 +1,7 @@
-"""Weights that stay as their file holds them, in fp8 or in a type of GGUF, and are read anew at each forward.
+"""Quantised weights, in fp8 or a type of GGUF: as plain ones, or kept where plain ones would not fit.
 
-The memory holds the codes alone; one layer's weight at a time is made from them.
+Of kept weights the memory holds the codes alone; each forward makes one layer's weight at a time from them,
+which takes time.
 """
 
 from dataclasses import dataclass
@@ -81,6 +82,11 @@ class QuantisedConv2d(QuantisedLayer, nn.Conv2d):  # pyright: ignore[reportIncom
 
 
 LAYERS: dict[type, type[QuantisedLayer]] = {nn.Linear: QuantisedLinear, nn.Conv2d: QuantisedConv2d}
+
+
+def is_quantised(network: Any) -> bool:
+    """Whether layers of a network keep their codes."""
+    return any(isinstance(module, QuantisedLayer) for module in network.modules())
 
 
 def keep_quantised(network: nn.Module, key: str, values: Quantised, dtype: torch.dtype) -> bool:

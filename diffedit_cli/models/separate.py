@@ -130,7 +130,7 @@ def load_encoder(name: str, part: str, config: dict[str, Any], state: State, dty
 
 
 def load_unet_folder(
-    name: str, source: Source, dtype: torch.dtype, rest: Rest, *, keeps_quantised: bool = False
+    name: str, source: Source, dtype: torch.dtype, rest: Rest, *, room: int | None = None
 ) -> Parts:
     """A folder's UNet, its VAE, schedule and defaults where it has them, and the text encoders of `rest`.
 
@@ -139,7 +139,7 @@ def load_unet_folder(
     folder = source.path
     if all((folder / part).is_dir() for part in PARTS):
         layout = check_layout(name, folder, source.variant)
-        return rest.given_to(name, load_folder(layout, dtype, keeps_quantised=keeps_quantised))
+        return rest.given_to(name, load_folder(layout, dtype, room=room))
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     layout = layout_of(name, folder, source.variant, {"unet": place, "vae": folder / "vae"})
     if "unet" not in layout.files:
@@ -154,7 +154,7 @@ def load_unet_folder(
         schedule, predicts_v = rest.schedule, rest.predicts_v
     vae = load_network(layout, "vae", torch.float32) if "vae" in layout.files else rest.vae
     parts = Parts(
-        unet=load_network(layout, "unet", dtype, keeps_quantised=keeps_quantised),
+        unet=load_network(layout, "unet", dtype, room=room),
         vae=vae if vae is not None else empty_vae(name, is_xl=len(rest.text_encoders) == 2),
         text_encoders=[],
         tokenizers=[],

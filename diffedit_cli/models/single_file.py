@@ -64,18 +64,17 @@ def load_single_file(
     *,
     has_own_vae: bool = True,
     rest: Rest | None = None,
-    keeps_quantised: bool = False,
+    room: int | None = None,
 ) -> Parts:
     """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part.
 
     has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights. rest: has the text
-    encoders in place of its own, and what else it lacks. keeps_quantised: the UNet keeps quantised weights as
-    they are.
+    encoders in place of its own, and what else it lacks. room: for the UNet; see weights.fill.
     """
     state = with_prefix(read_network(name, path))
     lacks_vae = not has_own_vae or (rest is not None and rest.vae is not None)
     kind = recognise(name, state, has_own_vae=not lacks_vae, has_own_texts=rest is None)
-    parts = convert(name, state, kind, dtype, keeps_quantised=keeps_quantised)
+    parts = convert(name, state, kind, dtype, room=room)
     if rest is None:
         return parts
     tells_schedule = kind_by_texts(state) or kind == "sd2" or {"v_pred", "ztsnr"} & {*state}
@@ -170,9 +169,7 @@ def has_vae(state: Mapping[str, Tensor | Quantised]) -> bool:
     return any(key.startswith("first_stage_model.") for key in state)
 
 
-def convert(
-    name: str, state: State, kind: str, dtype: torch.dtype, *, keeps_quantised: bool = False
-) -> Parts:
+def convert(name: str, state: State, kind: str, dtype: torch.dtype, *, room: int | None = None) -> Parts:
     """The parts of a file of a known kind, by diffusers' own conversion and the package's configs.
 
     A UNet or a VAE that it lacks has no weights.
@@ -190,9 +187,7 @@ def convert(
         as_type = torch.float32 if part == "vae" else dtype
         wanted = networks[part].state_dict()
         used = {key: values for key, values in weights.items() if key in wanted}
-        networks[part] = fill(
-            f"{name}, its {NAMES[part]},", networks[part], used, as_type, keeps_quantised=keeps_quantised
-        )
+        networks[part] = fill(f"{name}, its {NAMES[part]},", networks[part], used, as_type, room=room)
     schedule, _ = read_schedule(name, scheduler_config(state, kind))
     has_texts = "text_encoder" in own
     return Parts(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .gguf_file import GGUF, read_entries, read_gguf
+from .memory import needed_bytes
 from .networks import reading
 from .quantised import Quantised, keep_quantised
 
@@ -128,24 +129,26 @@ def fill(
     state: Mapping[str, Tensor | Quantised],
     dtype: torch.dtype,
     *,
-    keeps_quantised: bool = False,
+    room: int | None = None,
 ) -> Any:
     """The network with these weights, as `dtype` and frozen.
 
-    keeps_quantised: its layers keep quantised weights as they are, and compute in `dtype`. Raises ModelError
-    if a weight is missing, of another shape or not a floating-point number, or if a tensor has no place in
-    the network.
+    room: the bytes that a run with plain weights may take; where it takes more, layers keep quantised weights
+    as they are, and compute in `dtype`. None: they never do. Raises ModelError if a weight is missing, of
+    another shape or not a floating-point number, or if a tensor has no place in the network.
     """
     wanted = network.state_dict()
     refuse_gaps(what, [key for key, to in wanted.items() if key not in state or state[key].shape != to.shape])
     refuse_unknown(what, state.keys() - wanted.keys())
     ready: dict[str, Tensor] = {}
+    plain_bytes = sum(to.numel() for to in wanted.values()) * dtype.itemsize
+    is_short = room is not None and needed_bytes(plain_bytes) > room
     with reading(what):
         for key in wanted:
             values = state[key]
             if isinstance(values, Tensor):
                 ready[key] = values
-            elif not (keeps_quantised and keep_quantised(network, key, values, dtype)):
+            elif not (is_short and keep_quantised(network, key, values, dtype)):
                 ready[key] = values.dense(dtype)
     if strange := [key for key, values in ready.items() if values.dtype not in FLOATS]:
         raise ModelError(

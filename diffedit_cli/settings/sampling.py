@@ -63,6 +63,21 @@ def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
         )
 
 
+def check_flowedit(solver: Solver, guidance: GuidanceConfig) -> None:
+    """SettingError for settings that do not go with FlowEdit."""
+    given = {
+        f"--solver {solver}": solver in ("dpm++", "lcm"),
+        f"--guidance-method {guidance.method}": guidance.method not in ("cfg", "embedded"),
+        f"--guidance-norm {guidance.norm}": guidance.norm != "none",
+        "--guidance-rescale": guidance.rescale > 0,
+    }
+    if flag := next((flag for flag, is_given in given.items() if is_given), ""):
+        raise SettingError(
+            f"{flag} cannot be used with --inversion flowedit.",
+            "Its steps are the difference of two plainly guided predictions; leave it out.",
+        )
+
+
 class Sampled:
     """How several configs read their steps: what was given, else the usual (a model's own: `filled_in`)."""
 

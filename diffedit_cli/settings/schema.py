@@ -25,6 +25,7 @@ from .sampling import (
     Sampled,
     Solver,
     TimestepSpacing,
+    check_flowedit,
     check_solver,
 )
 
@@ -69,6 +70,14 @@ class EditConfig(Sampled):
         "the picture: each takes one more run of the network. For flow-matching models and few steps.",
         low=0,
         high=20,
+        expert=True,
+    )
+    reuse: int = setting(
+        1,
+        "How many steps share one forward of the inversion, and how many one difference that guidance makes. "
+        "1 asks the model anew at every step; 2 takes a quarter less time and changes little.",
+        low=1,
+        high=10,
         expert=True,
     )
     size: int | None = SIZE
@@ -116,19 +125,11 @@ class EditConfig(Sampled):
                 "That solver adds fresh noise at every step: use --inversion noise, or --solver ddim.",
             )
         if self.inversion == "flowedit":
-            self._check_flowedit()
-
-    def _check_flowedit(self) -> None:
-        given = {
-            f"--solver {self.solver}": self.solver in ("dpm++", "lcm"),
-            f"--guidance-method {self.guidance.method}": self.guidance.method not in ("cfg", "embedded"),
-            f"--guidance-norm {self.guidance.norm}": self.guidance.norm != "none",
-            "--guidance-rescale": self.guidance.rescale > 0,
-        }
-        if flag := next((flag for flag, is_given in given.items() if is_given), ""):
+            check_flowedit(self.solver, self.guidance)
+        if self.reuse > 1 and self.inversion_rounds:
             raise SettingError(
-                f"{flag} cannot be used with --inversion flowedit.",
-                "Its steps are the difference of two plainly guided predictions; leave it out.",
+                "--inversion-rounds cannot be used with --reuse.",
+                "The one runs the network more often and the other less; leave one of the two out.",
             )
 
     @property
