@@ -177,7 +177,11 @@ REFUSED = [
     ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
     ("sd3.5", [*EDIT, "--inversion", "flowedit", "--solver", "dpm++"], "--solver dpm++ cannot be used"),
     ("sd3.5", [*EDIT, "--inversion", "flowedit", "--animate", "x.gif"], "A film cannot be made"),
-    ("sd3.5", [*EDIT, "--reuse", "2", "--inversion-rounds", "1"], "--inversion-rounds cannot be used"),
+    (
+        "sd3.5",
+        [*EDIT, "--reuse", "2", "--inversion-rounds", "1"],
+        "--reuse above 1 cannot be used with --inversion-rounds",
+    ),
     ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),

@@ -24,6 +24,7 @@ from .types import (
     Report,
     Steps,
     Target,
+    Timesteps,
     Trajectory,
     silent,
 )
@@ -69,43 +70,57 @@ def consistency_step(
 
 
 def invert(
-    denoiser: Denoiser,
-    x0: Latents,
-    steps: Steps,
-    embeds: PromptEmbeds,
-    stride: int = 1,
-    rounds: int = 0,
+    denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds, stride: int = 1, rounds: int = 0
 ) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
     One forward for each `stride` levels, without guidance: all of them lie on its line. The UNet is asked at
     the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
-    DDIMInverseScheduler: decoding asks it there too.
-
-    rounds, with stride 1: each takes the step again, with one more forward, under the prediction for where it
-    has led, so that the step down from there leads back (Pan et al. 2023, arXiv 2309.04907, section 3.2). A
-    round that moves a picture further than the one before diverges: it is not taken, and is that picture's
-    last of the step.
+    DDIMInverseScheduler: decoding asks it there too. rounds: see `settle`; only with stride 1.
     """
     latents, texts, levels, here = x0, embeds.expand(len(x0)), steps.levels, len(steps)
     while here > 0:
         after = max(here - stride, 0)
         middle = (after + here) // 2
         timesteps = steps.timesteps[middle : middle + 1].to(x0.device).expand(len(x0))
-        passed, moved = [latents] * (here - after), torch.full_like(x0[:, :1, :1, :1], math.inf)
-        for _ in range(rounds + 1):
-            led = passed[-1]
-            predicted = denoiser.predict(led, timesteps, texts)
-            again = [
-                ddim_step(latents, predicted, levels[here], levels[i], steps.target)
-                for i in reversed(range(after, here))
-            ]
-            gap = norm(again[-1] - led)
-            is_closer = ~(gap >= moved)  # NaN goes on, to be told of
-            passed = [torch.where(is_closer, *pair) for pair in zip(again, passed, strict=True)]
-            moved = torch.where(is_closer, gap, 0)
+        predicted = denoiser.predict(latents, timesteps, texts)
+        if rounds:
+            predicted = settle(denoiser, latents, predicted, timesteps, texts, steps, after, rounds)
+        passed = [
+            ddim_step(latents, predicted, levels[here], levels[i], steps.target)
+            for i in reversed(range(after, here))
+        ]
         yield from passed
         latents, here = passed[-1], after
+
+
+def settle(
+    denoiser: Denoiser,
+    latents: Latents,
+    predicted: Latents,
+    timesteps: Timesteps,
+    texts: PromptEmbeds,
+    steps: Steps,
+    i: int,
+    rounds: int,
+) -> Latents:
+    """The prediction of a step up to level i, refined so that the step down from there leads back.
+
+    Each round, at one more forward, takes the step again under the prediction for where it has led (Pan et
+    al. 2023, arXiv 2309.04907, section 3.2). A round that moves a picture further than the one before
+    diverges: it is not taken, and is that picture's last.
+    """
+    pair = steps.level(i + 1), steps.level(i)
+    led = ddim_step(latents, predicted, *pair, steps.target)
+    moved = norm(led - latents)
+    for _ in range(rounds):
+        again = denoiser.predict(led, timesteps, texts)
+        to = ddim_step(latents, again, *pair, steps.target)
+        gap = norm(to - led)
+        is_closer = ~(gap >= moved)  # NaN goes on, to be told of
+        predicted, led = torch.where(is_closer, again, predicted), torch.where(is_closer, to, led)
+        moved = torch.where(is_closer, gap, 0)
+    return predicted
 
 
 def renoise(x0: Latents, noise: Tensor, steps: Steps) -> Trajectory:

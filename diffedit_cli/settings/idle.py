@@ -47,10 +47,10 @@ def idle_settings(
             idle["mask_evidence"] = "without --ref"
         if not config.is_inverted:
             idle["inversion_rounds"] = f"with --inversion {config.encoding}"
-        if config.encoding == "noise" and (is_unguided(guidance) or guidance.method == "embedded"):
-            idle["reuse"] = "with --inversion noise and one prediction a step"
         if config.encoding == "flowedit":
             idle["reuse"] = "with --inversion flowedit"
+        elif config.encoding == "noise" and (is_unguided(guidance) or guidance.method == "embedded"):
+            idle["reuse"] = "with --inversion noise and one prediction a step"
         if not config.per_object:
             idle["next_queries"] = "without --per-object"
         if not has_areas:
