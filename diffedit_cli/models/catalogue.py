@@ -10,6 +10,7 @@ from ..errors import ModelError
 from .families import Family, suited, suited_folder
 from .few_steps import FewSteps, of_checkpoint
 from .flow_schedule import describe_flow, read_flow
+from .hub import Needs
 from .layout import Layout, check_layout
 from .needs import Head, count_tensors, heads_of, memory_for
 from .networks import native_cells, read_json
@@ -98,27 +99,49 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 
 
 def own_defaults(
-    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    lora: Sequence[str] = (),
+    text_encoder: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
     (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
-    path = place_of(name, revision, variant)
+    path = place_of_facts(name, revision, variant, text_encoder)
     of_family = suited_folder(name, path) if path else None
     few = of_family or of_checkpoint(name, path, lora)
     return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
 
 
 def few_steps(
-    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    lora: Sequence[str] = (),
+    text_encoder: Sequence[str] = (),
 ) -> FewSteps | None:
     """What a model of few steps is, by its names and, if it is here, its small files."""
-    return of_checkpoint(name, place_of(name, revision, variant), lora)
+    return of_checkpoint(name, place_of_facts(name, revision, variant, text_encoder), lora)
 
 
-def place_of(name: str, revision: str | None, variant: str | None) -> Path | None:
+def place_of_facts(
+    name: str, revision: str | None, variant: str | None, text_encoder: Sequence[str]
+) -> Path | None:
+    """Where the small files of a checkpoint are: those of a transformer alone with its text encoders."""
+    for rest in text_encoder:
+        path = place_of(rest, None, None, needs="rest")
+        if path is not None and suited_folder(rest, path):
+            return path
+    return place_of(name, revision, variant)
+
+
+def place_of(name: str, revision: str | None, variant: str | None, needs: Needs = "all") -> Path | None:
     """Where a checkpoint is, if it is here."""
     try:
-        return find_checkpoint(name, revision=revision, variant=variant, offline=True).path
+        found = find_checkpoint(name, revision=revision, variant=variant, offline=True, needs=needs)
+        return found.path
     except ModelError:
         return None
 
