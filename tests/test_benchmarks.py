@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import guidance, remove
+from benchmarks import forwards, guidance, remove
 from benchmarks.classifier import Judge, judge, load_judge, save_judge, verdict
 from benchmarks.quality import PAIRS, PHOTO, due, pair_table, ssim, summary, table
 from benchmarks.report import means, write_block
@@ -231,3 +231,16 @@ def test_only_beside_ours_the_others_take_every_third_edit_of_a_pair() -> None:
     assert due(["diffedit", "SDEdit", PHOTO], 2 * round_of) == ["diffedit", PHOTO]
     assert due(["diffedit", "SDEdit"], 3 * round_of) == ["diffedit", "SDEdit"]
     assert due(["--mask-grow 1", "the defaults"], round_of) == ["--mask-grow 1", "the defaults"]
+
+
+def test_a_way_to_save_forwards_is_compared_scene_by_scene() -> None:
+    usual = {"iou": 0.8, "query over ref": 1.0, "outside": 26.0, "likeness": 99.0, "forwards": 93.0}
+    full = [{**usual, "success": 0.0}, {**usual, "success": 0.0}]
+    way = [{**usual, "success": 1.0, "iou": 0.9}, {**usual, "success": 0.0}]
+    found = {forwards.FULL: forwards.summary(full, full), "--reuse 2": forwards.summary(way, full)}
+    told = found["--reuse 2"]
+    assert (told["success"], told["success gained"], told["success error"]) == (0.5, 0.5, 0.5)
+    assert (told["iou gained"], told["iou error"]) == pytest.approx((0.05, 0.05))
+    *_, first, last = forwards.table(found).splitlines()
+    assert first == "| every forward | 93 | 0.800 | 0.0% |  | 100.0% | 26.0 |  |"
+    assert last == "| --reuse 2 | 93 | 0.850 | 50.0% | +50.0 ± 50.0 | 100.0% | 26.0 | 99.0 |"

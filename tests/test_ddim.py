@@ -64,13 +64,14 @@ def test_the_exact_eps_leads_to_x0(spacing: str, to_one: bool, count: int) -> No
         assert (decoded(oracle, 3 * noise(index=2), steps)[-1] - x0).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 99])
 @pytest.mark.parametrize("strength", [0.3, 1.0])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_a_constant_eps_inverts_exactly(spacing: str, strength: float) -> None:
+def test_a_constant_eps_inverts_exactly(spacing: str, strength: float, stride: int) -> None:
     schedule = sd_schedule(spacing, to_one=True)
     x0, eps, steps = noise(), noise(index=1), make_steps(schedule, 25, strength)
     oracle = Oracle(lambda *_: eps, schedule)
-    up = list(invert(oracle, x0, steps, text(0)))
+    up = list(invert(oracle, x0, steps, text(0), stride))
     wanted = renoise(x0, eps, steps).latents
     assert len(up) == len(steps)
     assert torch.allclose(torch.stack([*up[::-1], x0]), wanted, atol=1e-12, rtol=0)
@@ -89,6 +90,17 @@ def test_inversion_asks_at_the_timestep_it_leads_to_and_without_guidance() -> No
     oracle, steps = Oracle(lambda x, *_: x), make_steps(sd_schedule(), 10, 0.8)
     list(invert(oracle, noise(), steps, text(0)))
     assert oracle.asked == [[t, t] for t in steps.timesteps.tolist()[::-1]]
+
+
+@pytest.mark.parametrize(("stride", "asked"), [(1, [4, 3, 2, 1, 0]), (2, [4, 2, 0]), (3, [3, 1]), (9, [2])])
+def test_one_forward_leads_over_as_many_levels_as_it_is_told(stride: int, asked: list[int]) -> None:
+    oracle, steps = Oracle(lambda x, *_: x.sin()), make_steps(sd_schedule(), 5)
+    up = [noise(), *invert(oracle, noise(), steps, text(0), stride)]
+    assert len(up) == 6
+    assert oracle.asked == [[int(steps.timesteps[i])] * 2 for i in asked]
+    for number in range(1, min(stride, 5) + 1):  # the levels of the first prediction
+        wanted = ddim_step(up[0], up[0].sin(), steps.level(5), steps.level(5 - number))
+        assert torch.equal(up[number], wanted)
 
 
 @given(st.integers(1, 12), st.floats(0.1, 1), st.floats(0, 1))

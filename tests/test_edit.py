@@ -52,6 +52,9 @@ PAPER = EditConfig(ref="horse", query="zebra", steps=25, strength=1.0)
     ("config", "search", "wanted"),
     [
         (PAPER, True, (18, 25, 50)),
+        (replace(PAPER, reuse=2), True, (18, 13, 38)),
+        (replace(PAPER, reuse=2, strength=0.8), True, (18, 10, 30)),
+        (replace(PAPER, reuse=4, guidance=GuidanceConfig(interval="0.2:0.8")), True, (18, 7, 29)),
         (replace(PAPER, guidance=GuidanceConfig(scale=1)), True, (18, 25, 25)),
         (replace(PAPER, mask=MaskConfig(samples=10, evidence=False)), True, (20, 25, 50)),
         (replace(PAPER, ref=""), True, (12, 25, 50)),  # the reference is the empty text

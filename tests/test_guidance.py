@@ -138,11 +138,40 @@ def test_forwards_are_as_counted(config: GuidanceConfig, forwards: int) -> None:
     assert run_of(config)[1] == forwards
 
 
-def run_of(config: GuidanceConfig, steps: Steps = STEPS) -> tuple[list[Tensor], int]:
+@pytest.mark.parametrize("reuse", [1, 2, 3, 10])
+@pytest.mark.parametrize(
+    "config",
+    [
+        GuidanceConfig(),
+        GuidanceConfig(norm="cond", rescale=0.5, interval="0.1:0.8"),
+        GuidanceConfig(method="cfg++"),
+        GuidanceConfig(schedule="linear-up"),
+    ],
+)
+def test_a_difference_that_stays_the_same_may_be_reused(config: GuidanceConfig, reuse: int) -> None:
+    usual, _ = run_of(config)
+    found, forwards = run_of(config, reuse=reuse)
+    assert forwards == forwards_per_run(config, 10, reuse)
+    for eps, wanted in zip(found, usual, strict=True):
+        assert torch.allclose(eps, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_reused_is_the_difference_and_not_the_prediction() -> None:
+    """By hand, at scale 3: u is 0, unknown, 1 and t is 1, 2, 3."""
+    said = [row(0), row(1), row(2), row(1), row(3)]  # u and t, then t alone, then both
+    oracle = Oracle(lambda latents, *_: torch.cat([said.pop(0) for _ in range(len(latents))]))
+    guidance, state, found = Guidance(GuidanceConfig(scale=3), STEPS, reuse=2), GuidanceState(), []
+    for step in range(3):
+        eps, state = guidance.predict(oracle, row(0), step, text(1), text(0), state)
+        found.append(eps.item())
+    assert found == [3, 4, 7]  # 0 + 3; 2 + 2 * 1; 1 + 3 * 2
+
+
+def run_of(config: GuidanceConfig, steps: Steps = STEPS, reuse: int = 1) -> tuple[list[Tensor], int]:
     """The guided predictions of a run on latents that stand still, and what a picture of it cost."""
     u, t = noises(1)
     oracle = Oracle(lambda latents, alphas, text: torch.where(text > 0, t, u).expand_as(latents))
-    guidance, state, found = Guidance(config, steps), GuidanceState(), []
+    guidance, state, found = Guidance(config, steps, reuse), GuidanceState(), []
     for step in range(len(steps)):
         eps, state = guidance.predict(oracle, u, step, text(1), text(0), state)
         found.append(eps)

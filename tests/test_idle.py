@@ -59,6 +59,7 @@ TABLE: list[tuple[list[str], list[str], dict[str, Any], str]] = [
     (EDIT, [*RAW, "--guidance-norm", "pred"], {"guidance_norm": "none"}, "scale 1"),
     (EDIT, [*RAW, "--guidance-rescale", "0.7"], {"guidance_rescale": 0.0}, "scale 1"),
     (EDIT, [*RAW, "--guidance-method", "apg"], {"guidance_method": "cfg"}, "scale 1"),
+    (EDIT, [*RAW, "--inversion", "noise", "--reuse", "3"], {"reuse": 1}, "one prediction a step"),
     (EDIT, ["--frames", "9"], {}, "without --animate"),
     (EDIT, ["--fps", "9"], {}, "without --animate"),
     (EDIT, ["--loop"], {}, "without --animate"),

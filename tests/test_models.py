@@ -408,6 +408,8 @@ def test_a_large_model_is_halved_on_a_cpu_made_for_it(
 @pytest.mark.parametrize("how", [{}, {"stride": 2}, {"kernel_size": 1, "padding": 0}, {"bias": False}])
 def test_a_packed_convolution_gives_the_same(dtype: torch.dtype, how: dict[str, Any]) -> None:
     """Whatever size it packed for last; and it keeps its weights once, and not twice."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("This CPU has no instructions for bfloat16.")
     conv = torch.nn.Conv2d(8, 16, **{"kernel_size": 3, "padding": 1, **how}).to(dtype).requires_grad_(False)
     pictures = [torch.rand(b, 8, side, side + 2).to(dtype) for b, side in ((1, 8), (3, 8), (2, 14), (1, 8))]
     wanted = [conv(x) for x in pictures]

@@ -345,10 +345,27 @@ def test_a_batch_keeps_to_one_backend(checkpoint: Path, own_cache: Path) -> None
     assert (before["backend"], after["backend"]) == ("torch", "openvino")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_kept_compiled_gives_the_same_and_has_no_weights_of_its_own(
+    checkpoint: Path, own_cache: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not HAS_BFLOAT16:  # its weights are stored as for bfloat16 all the same, and computed with in float32
+        monkeypatch.setattr("diffedit_cli.models.hardware.has_bfloat16", lambda: True)
+    first, again = (
+        eps_of(load_model(checkpoint, device="cpu", backend="openvino", dtype=dtype), 2, 8, 8) for _ in "ab"
+    )
+    assert torch.equal(first, again)
+    folder = Path(converted_networks()[0].path)
+    weights = (folder / "unet.bin").read_bytes()
+    kept = b"".join(file.read_bytes() for file in (folder / "compiled").glob("*.blob"))
+    assert weights[len(weights) // 2 :][:256] not in kept
+
+
 def test_spoilt_networks_are_told(checkpoint: Path, own_cache: Path, run: Run) -> None:
     found = optimize(ModelConfig(str(checkpoint), dtype="float32"))
     weights = Path(found.path) / "unet.bin"
     whole = weights.read_bytes()
+    eps_of(load_model(checkpoint, device="cpu"), 1, 8, 8)  # which keeps them compiled
     for content in (whole[: len(whole) // 2], b""):
         weights.write_bytes(content)
         with pytest.raises(ModelError, match=r"cannot be run.*diffedit models clean"):

@@ -44,6 +44,7 @@ UNUSED = (
     "timestep_spacing",
     "strength",
     "inversion",
+    "reuse",
     "room",
     "keep_detail",
     "mask_grey",

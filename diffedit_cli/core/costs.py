@@ -3,6 +3,7 @@
 The looks of a zoom are not in it.
 """
 
+import math
 from collections.abc import Sequence
 
 from ..settings import EditConfig, GenerateConfig
@@ -14,10 +15,10 @@ from .schedules import round_half_up
 def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -> dict[str, int]:
     """The forwards of each stage of an edit of one picture; frames: those of its film, if one is made."""
     steps = max(1, round_half_up(config.ratio * config.step_count))
-    decode = forwards_per_run(config.guidance, steps)
+    decode = forwards_per_run(config.guidance, steps, config.reuse)
     counts = {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
-        "invert": 0 if config.encoding == "noise" else steps,
+        "invert": 0 if config.encoding == "noise" else math.ceil(steps / config.reuse),
         "decode": decode,
     }
     return counts | ({"frame": (frames - 1) * decode} if frames else {})

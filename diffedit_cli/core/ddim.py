@@ -68,18 +68,27 @@ def consistency_step(
     return x0 if i == len(steps) - 1 else add_noise(x0, fresh[i + 1], steps.level(i + 1))
 
 
-def invert(denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds) -> Iterator[Latents]:
+def invert(
+    denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds, stride: int = 1
+) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
-    One forward a step, without guidance. The UNet is asked at the timestep that the step leads to, as in
-    diffusers' DDIMInverseScheduler: decoding asks it there too.
+    One forward for each `stride` levels, without guidance: all of them lie on its line. The UNet is asked at
+    the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
+    DDIMInverseScheduler: decoding asks it there too.
     """
-    latents, batch, levels = x0, len(x0), steps.levels
-    for i in reversed(range(len(steps))):
-        timesteps = steps.timesteps[i : i + 1].to(x0.device).expand(batch)
+    latents, batch, levels, here = x0, len(x0), steps.levels, len(steps)
+    while here > 0:
+        after = max(here - stride, 0)
+        middle = (after + here) // 2
+        timesteps = steps.timesteps[middle : middle + 1].to(x0.device).expand(batch)
         predicted = denoiser.predict(latents, timesteps, embeds.expand(batch))
-        latents = ddim_step(latents, predicted, levels[i + 1], levels[i], steps.target)
-        yield latents
+        passed = [
+            ddim_step(latents, predicted, levels[here], levels[i], steps.target)
+            for i in reversed(range(after, here))
+        ]
+        yield from passed
+        latents, here = passed[-1], after
 
 
 def renoise(x0: Latents, noise: Tensor, steps: Steps) -> Trajectory:

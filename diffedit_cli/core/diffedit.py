@@ -156,7 +156,7 @@ def encode_source(
         return renoise(x0, noise_like(x0, seeds, steps), steps)
     levels = [x0]
     report("invert", 0, len(steps))
-    for latents in invert(denoiser, x0, steps, texts.source):
+    for latents in invert(denoiser, x0, steps, texts.source, config.reuse):
         levels.append(latents)
         report("invert", len(levels) - 1, len(steps))
     return Trajectory(torch.stack(levels[::-1]))
@@ -208,7 +208,7 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
         plan.steps,
         plan.texts.query,
         plan.texts.negative,
-        Guidance(plan.config.guidance, plan.steps),
+        Guidance(plan.config.guidance, plan.steps, plan.config.reuse),
         plan.mask,
         plan.source,
         fresh=noise_like(plan.source.latents[-1], plan.seeds, plan.steps),
@@ -294,6 +294,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         timestep_spacing=usual.timestep_spacing,
         strength=usual.strength,
         inversion=usual.inversion,
+        reuse=usual.reuse,
         zoom=None,
         keep_detail=True,
         per_object=False,

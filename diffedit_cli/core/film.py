@@ -87,7 +87,7 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
         plan.steps,
         lerp(texts.source, texts.query, weights),
         lerp(texts.source, texts.negative, weights),
-        Guidance(plan.config.guidance, plan.steps),
+        Guidance(plan.config.guidance, plan.steps, plan.config.reuse),
         plan.mask.expand(count, -1, -1, -1),
         Trajectory(plan.source.latents.expand(-1, count, -1, -1, -1)),
         share=append_dims(torch.tensor(weights), noisiest),

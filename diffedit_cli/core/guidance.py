@@ -6,6 +6,7 @@ per picture over c, h, w in float32, so pictures in a batch do not touch each ot
 NaN for finite input. docs/math.md has the formulas side by side.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -140,40 +141,46 @@ def cosine(u: Latents, t: Latents) -> PerSample:
 
 @dataclass(frozen=True)
 class GuidanceState:
-    """What a run carries from step to step: the momentum of apg, and which pictures adaptive has settled."""
+    """What a run carries from step to step: the momentum of apg, which pictures adaptive has settled, the
+    difference t - u that was computed last, and how many steps were guided."""
 
     momentum: Latents | None = None
     settled: Bool[Tensor, "b 1 1 1"] | None = None
+    difference: Latents | None = None
+    guided: int = 0
 
 
-def forwards_per_run(config: GuidanceConfig, count: int) -> int:
-    """Forwards a picture of a guided run of `count` steps, the most that it can take: two a step, one where
-    the scale is 1 or an input of the network."""
+def forwards_per_run(config: GuidanceConfig, count: int, reuse: int = 1) -> int:
+    """Forwards a picture of a guided run of `count` steps, the most that it can take: one a step, and
+    another in each `reuse`-th of those whose scale is neither 1 nor an input of the network."""
     if config.method == "embedded":
         return count
     scales = guidance_scales(config.schedule, config.base_scale, config.end, count)
     inside = inside_interval(config.bounds(), count)
     has_own_scales = config.method == "cfg++"
-    return sum(
-        2 if is_inside and (has_own_scales or scale != 1) else 1
-        for scale, is_inside in zip(scales, inside, strict=True)
+    guided = sum(
+        is_inside and (has_own_scales or scale != 1) for scale, is_inside in zip(scales, inside, strict=True)
     )
+    return count + math.ceil(guided / reuse)
 
 
 class Guidance:
     """The guidance of one run: its scale at each step, and how two predictions become one.
 
     A step at scale 1 returns the raw conditional prediction and costs one forward a picture, any other
-    step two. `adaptive` (Castillo et al. 2023, arXiv 2312.12487) goes on with one forward once all pictures
-    of the batch have cos(t, u) >= gamma; a picture that has got there earlier uses t alone from then on.
+    step two. With `reuse` n only each n-th of those does: the steps between take the difference t - u of the
+    one before, which changes slowly (Lv et al. 2024, arXiv 2410.19355). `adaptive` (Castillo et al. 2023,
+    arXiv 2312.12487) goes on with one forward once all pictures of the batch have cos(t, u) >= gamma; a
+    picture that has got there earlier uses t alone from then on.
     `embedded` tells the network the scale of each step, in one forward.
     """
 
     gamma = 0.99
 
-    def __init__(self, config: GuidanceConfig, steps: Steps) -> None:
+    def __init__(self, config: GuidanceConfig, steps: Steps, reuse: int = 1) -> None:
         self.config = config
         self.steps = steps
+        self.reuse = reuse
         if config.method == "cfg++":
             scales = [cfg_plus_plus_scale(config.base_scale, *pair) for pair in pairwise(steps.levels)]
         else:
@@ -206,11 +213,17 @@ class Guidance:
             return denoiser.predict(latents, timestep.expand(batch), texts), state
         if self.scales[step] == 1 or settled:
             return denoiser.predict(latents, timestep.expand(batch), cond.expand(batch)), state
-        embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
-        both = denoiser.predict(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
-        u, t = both.chunk(2)
-        p, state = self.combine(u, t, latents, step, state)
-        return (p if share is None else torch.lerp(u, p, share)), state
+        if state.difference is not None and state.guided % self.reuse:
+            t = denoiser.predict(latents, timestep.expand(batch), cond.expand(batch))
+            u, difference = t - state.difference, state.difference
+        else:
+            embeds = PromptEmbeds.cat([uncond.expand(batch), cond.expand(batch)])
+            both = denoiser.predict(torch.cat([latents, latents]), timestep.expand(2 * batch), embeds)
+            u, t = both.chunk(2)
+            difference = t - u if self.reuse > 1 else None
+        p, after = self.combine(u, t, latents, step, state)
+        after = replace(after, difference=difference, guided=state.guided + 1)
+        return (p if share is None else torch.lerp(u, p, share)), after
 
     def combine(
         self,

@@ -84,9 +84,14 @@ class OpenvinoNetwork(nn.Module):
     def _open(self) -> None:
         self._core: Any = import_openvino().Core()
         with told(self.file):
-            self._is_small = self.file.with_suffix(".bin").stat().st_size < SMALL
+            self._bytes = self._weights.stat().st_size
+        self._whole: Any = None
         self._requests: dict[Shapes, Any] = {}
         self._turn = threading.Lock()
+
+    @property
+    def _weights(self) -> Path:
+        return self.file.with_suffix(".bin")
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.infer(*inputs)[0]
@@ -95,7 +100,7 @@ class OpenvinoNetwork(nn.Module):
         """All outputs, float32."""
         arrays = [(x.float() if x.is_floating_point() else x).contiguous().numpy() for x in inputs]
         with self._turn:
-            request = self._request(tuple(x.shape for x in inputs) if self._is_small else ())
+            request = self._request(tuple(x.shape for x in inputs) if self._bytes < SMALL else ())
             found = request.infer(arrays, share_inputs=True)
             return [torch.from_numpy(found[number]) for number in range(len(found))]
 
@@ -113,13 +118,18 @@ class OpenvinoNetwork(nn.Module):
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
+            "CACHE_MODE": "OPTIMIZE_SIZE",  # what is kept has no weights of its own
         }
         if not shapes:
             return self._core.compile_model(self._core.read_model(self.file), "CPU", options)
         kept = self._kept(shapes, options)
         if kept.is_file():
-            return self._core.import_model(kept.read_bytes(), "CPU", options)
-        model = self._core.read_model(self.file)
+            return self._core.import_model(
+                kept.read_bytes(), "CPU", {**options, "WEIGHTS_PATH": str(self._weights)}
+            )
+        if self._whole is None:
+            self._whole = self._core.read_model(self.file)
+        model = self._whole.clone()  # the weights are mapped into memory once
         model.reshape({number: list(shape) for number, shape in enumerate(shapes)})
         compiled = self._core.compile_model(model, "CPU", options)
         with suppress(OSError):  # it only saves time
@@ -136,12 +146,12 @@ class OpenvinoNetwork(nn.Module):
         machine = [
             self._core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
-        facts = [self.file.stem, [list(shape) for shape in shapes], options, machine]
+        facts = [self.file.stem, self._bytes, [list(shape) for shape in shapes], options, machine]
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
         return self.file.parent / "compiled" / f"{name}.blob"
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_core", "_is_small", "_requests", "_turn")
+        own = ("_core", "_bytes", "_whole", "_requests", "_turn")
         return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ def idle_settings(
     if isinstance(config, EditConfig):
         if not config.ref:
             idle["mask_evidence"] = "without --ref"
+        if config.encoding == "noise" and (is_unguided(guidance) or guidance.method == "embedded"):
+            idle["reuse"] = "with --inversion noise and one prediction a step"
         if not config.per_object:
             idle["next_queries"] = "without --per-object"
         if not has_areas:

@@ -62,6 +62,14 @@ class EditConfig(Sampled):
         "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
+    reuse: int = setting(
+        1,
+        "How many steps share one forward of the inversion, and how many one difference that guidance makes. "
+        "1 asks the model anew at every step; 2 takes a quarter less time and changes little.",
+        low=1,
+        high=10,
+        expert=True,
+    )
     size: int | None = SIZE
     zoom: bool | None = ZOOM
     keep_detail: bool = setting(
