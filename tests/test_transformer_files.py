@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from diffedit_cli.cli.app import app
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import ModelError, SettingError
-from diffedit_cli.models import DiffusersDenoiser, load_model, own_defaults
+from diffedit_cli.models import DiffusersDenoiser, describe, load_model, own_defaults
 from diffedit_cli.models.networks import empty_network
 from diffedit_cli.models.quantised import Quantised, is_quantised
 from diffedit_cli.models.transformer_file import with_own_names
@@ -175,6 +175,9 @@ def test_a_transformer_in_gguf(kind: str, low_memory: bool, sd3: Path, tmp_path:
         for end in ("gguf", "safetensors")
     )
     assert is_quantised(one.unet) == low_memory
+    facts = describe(str(tmp_path / "sd3.gguf"))
+    assert (facts["kind"], facts["networks"]["transformer"]["dtype"]) == ("Stable Diffusion 3 or 3.5", kind)
+    assert facts["memory"]["kept"] < facts["memory"]["weights"]
     assert torch.allclose(predicted(one), predicted(other), atol=1e-4)
 
 

@@ -27,6 +27,7 @@ from .single_file import (
     with_prefix,
 )
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
+from .transformer_file import kind_of_transformer
 from .weights import read_network
 
 TARGETS = {False: "epsilon", True: "v_prediction"}
@@ -211,11 +212,11 @@ def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
 def describe_file(name: str, path: Path) -> dict[str, Any]:
     """The same of a checkpoint in one file; of a UNet alone also what it lacks."""
     state = with_prefix(read_network(name, path))
+    if transformer := kind_of_transformer(state):
+        return describe_transformer_file(path, transformer)
     kind = recognise(name, state, has_own_vae=False, has_own_texts=False)
     is_v = predicts_v(state, kind)
     config = scheduler_config(state, kind)
-    heads = heads_of(path)
-    count, dtype = count_tensors(heads)
     cells = read_json(CONFIGS / kind / "unet/config.json")["sample_size"]
     there = {"text encoders (--text-encoder)": kind_by_texts(state), "VAE (--vae)": has_vae(state)}
     lacks = [part for part, is_there in there.items() if not is_there]
@@ -226,10 +227,30 @@ def describe_file(name: str, path: Path) -> dict[str, Any]:
         "scheduler": describe_schedule(config, read_schedule(name, config)[0]),
         "side": 8 * (96 if kind == "sd2" and is_v else cells),
         "lacks": lacks,
+        **sizes_of(path, holds),
+    }
+
+
+def describe_transformer_file(path: Path, kind: str) -> dict[str, Any]:
+    """The same of a transformer alone, under the names of the original code."""
+    return {
+        "kind": {"sd3": "Stable Diffusion 3 or 3.5", "flux": "FLUX.1"}[kind],
+        "predicts": "velocity of a flow",
+        "side": 1024,
+        "lacks": ["text encoders, VAE and scheduler (--text-encoder)"],
+        **sizes_of(path, "transformer"),
+    }
+
+
+def sizes_of(path: Path, holds: str) -> dict[str, Any]:
+    """What a file takes. holds: the network in it, or `all`."""
+    heads, on_disk = heads_of(path), path.stat().st_size
+    count, dtype = count_tensors(heads)
+    return {
         "parameters": count,
         "networks": {holds: {"parameters": count, "dtype": dtype}},
-        "bytes": path.stat().st_size,
-        "memory": memory_for({holds: heads}, path.stat().st_size),
+        "bytes": on_disk,
+        "memory": memory_for({holds: heads}, on_disk),
     }
 
 

@@ -8,14 +8,19 @@ PREFIX = "model.diffusion_model."
 BLOCKS = {"sd3": "joint_blocks.", "flux": "double_blocks."}  # by the kind of the network
 
 
+def kind_of_transformer(state: State) -> str:
+    """sd3 or flux, by the names of the original code; nothing for other names."""
+    kinds = (kind for kind, piece in BLOCKS.items() if any(piece in key for key in state))
+    return next(kinds, "")
+
+
 def with_own_names(what: str, kind: str, state: State) -> State:
     """The tensors of a transformer under the names of its network; those of other parts are left out.
 
     ModelError for a transformer of another kind, and for tensors that are not understood.
     """
     inside = {key.removeprefix(PREFIX): x for key, x in state.items() if key.startswith(PREFIX)}
-    found = inside or dict(state)
-    theirs = next((one for one, piece in BLOCKS.items() if any(key.startswith(piece) for key in found)), "")
+    found, theirs = inside or dict(state), kind_of_transformer(state)
     if not theirs:
         return found
     if theirs != kind:
