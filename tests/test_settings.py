@@ -132,9 +132,7 @@ edits = st.builds(
     steps=st.integers(1, 1000),
     strength=st.floats(0.01, 1),
     seed=st.none() | st.integers(0, MAX_SEED),
-    inversion=st.sampled_from(
-        [one for one in get_args(Inversion) if one != "flowedit"]
-    ),
+    inversion=st.sampled_from([one for one in get_args(Inversion) if one != "flowedit"]),
     size=st.none() | st.integers(32, 4096),
     guidance=guidances,
     mask=masks,
