@@ -321,9 +321,9 @@ def test_spoilt_alignments_are_refused(step: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "key", "words"),
     [
-        ("flux", "double_blocks.0.img_attn.qkv.weight", "architecture is 'flux'"),
+        ("flux", "double_blocks.0.img_attn.qkv.weight", "is a FLUX transformer"),
         ("llama", "blk.0.attn_q.weight", "architecture is 'llama'"),
-        ("sd3", "joint_blocks.0.x_block.attn.qkv.weight", "architecture is 'sd3'"),
+        ("sd3", "joint_blocks.0.x_block.attn.qkv.weight", "is a Stable Diffusion 3 transformer"),
         ("pig", "conv_in.weight", "lacks a text encoder"),
     ],
 )

@@ -23,7 +23,8 @@ def own_defaults(config: ModelConfig) -> dict[str, Any]:
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:
-    return {"revision": config.revision, "variant": config.variant, "lora": config.lora}
+    found = {"revision": config.revision, "variant": config.variant}
+    return {**found, "lora": config.lora, "text_encoder": config.text_encoder}
 
 
 def say_few_steps(config: ModelConfig, terminal: Terminal) -> None:

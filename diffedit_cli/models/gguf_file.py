@@ -30,7 +30,10 @@ CODES = {  # of the plain kinds of value, for struct
 TEXT, ARRAY = 8, 9
 PLAIN = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 SHAPE = "comfy.gguf.orig_shape."  # of a tensor whose rows do not divide into blocks
-FIRST_LAYERS = ("input_blocks.0.0.weight", "conv_in.weight")  # of a UNet, or of a VAE
+MARKS = (  # of a UNet, a VAE, SD3 and FLUX
+    "input_blocks.0.0.weight", "conv_in.weight", "joint_blocks.0.", "double_blocks.0.",
+    "transformer_blocks.0.",
+)  # fmt: skip
 INSTALL = "pip install 'diffedit-cli[gguf]'."
 
 
@@ -89,11 +92,11 @@ def read_entries(path: Path) -> dict[str, Entry]:
             raise ValueError("a name stands twice")
         step, size = about.get("general.alignment", 32), path.stat().st_size
         start = math.ceil(head.at / step) * step
-    if not any(name.endswith(FIRST_LAYERS) for name, *_ in found):
+    if not any(mark in name for name, *_ in found for mark in MARKS):
         raise ModelError(
-            f"{path} holds no UNet of Stable Diffusion; its architecture is "
+            f"{path} holds no network of Stable Diffusion or FLUX.1; its architecture is "
             f"{about.get('general.architecture')!r:.60}.",
-            "Give a GGUF of Stable Diffusion 1.x, 2.x or XL.",
+            "Give a GGUF of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1.",
         )
     for name, _, kind, _ in found:
         check_kind(path, name, kind)

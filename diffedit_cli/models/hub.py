@@ -15,6 +15,7 @@ from .weights import ONLY_SAFE
 SECONDS_TO_ANSWER = 10
 FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells where the rest is
 OF_UNET_ALONE = "config.json"
+CORES = ("unet", "transformer")  # the networks that denoise
 Needs = Literal["all", "unet", "rest"]
 
 
@@ -22,7 +23,7 @@ Needs = Literal["all", "unet", "rest"]
 class HubId:
     """A checkpoint on the hub. variants: those that will do, the first is fetched. file: the name of the one
     that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, or all but
-    the UNet."""
+    the UNet or transformer."""
 
     name: str
     revision: str | None
@@ -81,7 +82,7 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
     parts = parts_in(hub_id.name, folder)
-    return tuple(part for part in parts if part != "unet" or hub_id.needs != "rest")
+    return tuple(part for part in parts if part not in CORES or hub_id.needs != "rest")
 
 
 def fetch(hub_id: HubId) -> None:
@@ -116,7 +117,7 @@ def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
             patterns = [f"{part}/{weight_file(stem, variant, number)}" for number in ("", "*-of-*")]
             found[part] = [file for file in files if any(fnmatchcase(file, one) for one in patterns)]
         if hub_id.needs == "rest":
-            del found["unet"]
+            found = {part: names for part, names in found.items() if part not in CORES}
         elif hub_id.needs == "unet" and not found["unet"]:
             stem = STEMS["unet"]
             found["unet"] = [file for file in files if file == weight_file(stem, variant)]

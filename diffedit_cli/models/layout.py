@@ -84,10 +84,11 @@ def parts_in(name: str, folder: Path) -> tuple[str, ...]:
     return (*kinds, *map(tokenizer_of, encoders), "scheduler")
 
 
-def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
+def check_layout(name: str, folder: Path, variant: str | None = None, *, without: str = "") -> Layout:
     """Refuse a folder of another family or without safetensors, or one that wants code to be run.
 
-    variant: of the weight files; a part without it may have plain ones.
+    variant: of the weight files; a part without it may have plain ones. without: a network whose weights
+    are not needed.
     """
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     check_index(name, index)
@@ -105,7 +106,8 @@ def check_layout(name: str, folder: Path, variant: str | None = None) -> Layout:
     layout.configs["scheduler"] = read_json(folder / "scheduler/scheduler_config.json")
     for part in layout.tokenizers:
         check_tokenizer(name, folder / part)
-    layout.files.update(find_weights(name, {part: folder / part for part in layout.networks}, variant))
+    places = {part: folder / part for part in layout.networks if part != without}
+    layout.files.update(find_weights(name, places, variant))
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout

@@ -29,7 +29,7 @@ from .pipelines import model_of_pipeline
 from .quantised import is_quantised
 from .quiet import quiet
 from .sd3 import SD3Denoiser
-from .separate import load_rest, load_unet_folder
+from .separate import load_rest, load_transformer, load_unet_folder
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
 from .unet import UNetDenoiser
@@ -68,8 +68,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     dtype = pick_dtype(config.dtype, device)
     check_files(config.lora, config.embedding)  # before anything is fetched
     source = source_of(config)
-    is_flow = family_of(config.model, source.path) is not None
-    check_flow(config, is_flow=is_flow)
+    is_flow = check_flow(config, source)
     converted = None if is_flow else find_converted(config, source, device)
     if converted:
         dtype, _ = converted
@@ -77,7 +76,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    own = defaults_of(config.model, source.path, config.lora)
+    own = defaults_of(config.model, (flow_of_texts(config) or source).path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
@@ -126,12 +125,14 @@ def given_apart(config: ModelConfig) -> list[Source]:
     return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
 
 
-def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
-    """SettingError for a setting that flow-matching models do not have."""
+def check_flow(config: ModelConfig, source: Source) -> bool:
+    """Whether this is a flow-matching model. SettingError for a setting that such models do not have."""
+    is_whole = family_of(config.model, source.path) is not None
+    is_flow = is_whole or flow_of_texts(config) is not None
     given = {
         "--backend openvino": config.backend == "openvino",
         "--embedding": bool(config.embedding),
-        "--text-encoder": bool(config.text_encoder),
+        "--text-encoder": bool(config.text_encoder) and is_whole,
         "--vae": config.vae is not None,
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
@@ -139,6 +140,15 @@ def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
             f"{flag} cannot be used with the flow-matching model {config.model}.",
             "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
         )
+    return is_flow
+
+
+def flow_of_texts(config: ModelConfig) -> Source | None:
+    """Where --text-encoder names a checkpoint of a flow-matching model."""
+    for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True):
+        if family_of(name, one.path) is not None:
+            return one
+    return None
 
 
 def find_converted(
@@ -183,6 +193,9 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
 
 def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
     """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+    if (of_flow := flow_of_texts(config)) is not None:
+        name = config.text_encoder[0]
+        return load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
     vae, texts = own_vae(config), sources_of_texts(config)
     rest = load_rest(config.text_encoder, texts, dtype) if texts else None
     parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
@@ -208,7 +221,7 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
     check_files(config.lora, ())
     source = source_of(config)
     config = replace(config, backend="openvino")
-    check_flow(config, is_flow=family_of(config.model, source.path) is not None)
+    check_flow(config, source)
     _, folder = find_converted(config, source, device_of(config), report) or (None, Path())
     return read_about(folder)[0]
 

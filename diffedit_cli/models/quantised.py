@@ -4,6 +4,7 @@ Of kept weights the memory holds the codes alone; each forward makes one layer's
 which takes time.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,57 @@ class Quantised:
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Its numbers, computed in float32 and rounded once."""
         return dense(self.codes, self.kind, self.shape, self.scale, dtype)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Rows are cut and joined, as a change of names does that splits or swaps layers; nothing else."""
+        if (kwargs or {}).get("dim", 0) != 0:
+            return NotImplemented
+        if function is torch.cat:
+            return joined(args[0])
+        return {torch.chunk: cls.chunk, torch.split: cls.split}[function](args[0], args[1])
+
+    def chunk(self, count: int, dim: int = 0) -> "list[Quantised]":
+        return self.split([self.shape[0] // count] * count)
+
+    def split(self, sizes: Sequence[int]) -> "list[Quantised]":
+        """Rows after rows. ValueError: they are not all, or not of whole blocks."""
+        width, rest = divmod(self.codes.numel(), self.shape[0])
+        if sum(sizes) != self.shape[0] or rest or not self.has_whole_rows(width):
+            raise ValueError(f"rows of {[*self.shape]} cannot be cut as {[*sizes]}")
+        codes = self.codes.reshape(-1).split([size * width for size in sizes])
+        scales = [self.scale] * len(sizes)
+        if self.scale is not None and self.scale.numel() > 1:
+            scales = [*self.scale.reshape(-1).split([*sizes])]
+        return [
+            Quantised(some, self.kind, torch.Size((size, *self.shape[1:])), scale)
+            for some, size, scale in zip(codes, sizes, scales, strict=True)
+        ]
+
+    def has_whole_rows(self, width: int) -> bool:
+        """Whether a row of `width` bytes is made of whole blocks."""
+        if not isinstance(self.kind, int):
+            return True
+        from diffusers.quantizers.gguf import utils
+
+        sizes: Any = utils.GGML_QUANT_SIZES
+        return width % sizes[self.kind][1] == 0
+
+
+def joined(parts: Sequence[Quantised]) -> Quantised:
+    """Rows after rows. ValueError: they are not of one kind."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any((part.kind, part.shape[1:]) != (first.kind, first.shape[1:]) for part in parts):
+        raise ValueError("rows of different kinds cannot be joined")
+    if len({part.scale for part in parts}) > 1:  # tensors: the same one
+        raise ValueError("rows of different scales cannot be joined")
+    rows = sum(part.shape[0] for part in parts)
+    codes = torch.cat([part.codes.reshape(-1) for part in parts])
+    return Quantised(codes, first.kind, torch.Size((rows, *first.shape[1:])), first.scale)
 
 
 def dense(codes: Tensor, kind: Kind, shape: torch.Size, scale: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -166,5 +166,19 @@ def load_unet_folder(
     return rest.given_to(name, parts)
 
 
+def load_transformer(
+    name: str, path: Path, of_rest: str, rest: Source, dtype: torch.dtype, *, room: int | None = None
+) -> Parts:
+    """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`."""
+    if not path.is_file():
+        raise ModelError(
+            f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
+            "Give a .safetensors or .gguf file with --model.",
+        )
+    layout = check_layout(of_rest, rest.path, rest.variant, without="transformer")
+    layout.files["transformer"] = [path]
+    return load_folder(layout, dtype, room=room)
+
+
 def empty_vae(name: str, *, is_xl: bool) -> Any:
     return empty_network(name, "vae", read_config(name, CONFIGS / ("sdxl" if is_xl else "sd1") / "vae"))

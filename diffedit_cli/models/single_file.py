@@ -43,9 +43,10 @@ TELLS_V = (
     "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
 )
 NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+WITH_FOLDER = "Name the folder or the hub id of a whole checkpoint of its family with --text-encoder."
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
-    "double_blocks.": ("a FLUX checkpoint", "Give a folder or a hub id in diffusers' layout."),
-    "joint_blocks.": ("a Stable Diffusion 3 checkpoint", "Give a folder or a hub id in diffusers' layout."),
+    "double_blocks.": ("a FLUX transformer", WITH_FOLDER),
+    "joint_blocks.": ("a Stable Diffusion 3 transformer", WITH_FOLDER),
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),

@@ -40,8 +40,8 @@ class ModelConfig:
     )
     text_encoder: tuple[str, ...] = setting(
         (),
-        "Checkpoint whose text encoders are used, and with a UNet alone its VAE and schedule too: a name, a "
-        "folder or a file; or the files of the text encoders, with the flag repeated.",
+        "Checkpoint whose text encoders are used, and with a UNet or transformer alone its VAE and schedule "
+        "too: a name, a folder or a file; or CLIP text encoders as files, with the flag repeated.",
         panel="Model",
         expert=True,
     )
