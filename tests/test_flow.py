@@ -10,11 +10,13 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from oracles import sd_schedule, text
 from torch import Tensor
 
+from diffedit_cli.core.costs import edit_forwards
 from diffedit_cli.core.ddim import decode, invert, renoise
+from diffedit_cli.core.flowedit import flow_edit
 from diffedit_cli.core.guidance import Guidance, cfg_plus_plus_scale
 from diffedit_cli.core.schedules import add_noise, draw_noise, from_x0, to_eps, to_x0
 from diffedit_cli.core.types import Level, PromptEmbeds, Steps, Trajectory
-from diffedit_cli.settings import GuidanceConfig, Solver
+from diffedit_cli.settings import EditConfig, GuidanceConfig, Solver
 
 PLAIN = GuidanceConfig(scale=1)
 
@@ -141,6 +143,69 @@ def test_cfg_plus_plus_is_the_papers_step_from_pure_noise_on() -> None:
         ours = add_noise(to_x0(x, scaled, here, "flow"), to_eps(x, scaled, here, "flow"), after)
         wanted = add_noise(to_x0(x, u + 0.6 * (t - u), here, "flow"), to_eps(x, u, here, "flow"), after)
         assert torch.allclose(ours, wanted, atol=1e-12)
+
+
+def towards(x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    """The exact velocity where every picture of a text has its number as all of its values."""
+    return (x - text) / time
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_flowedit_moves_the_picture_by_the_difference_of_the_texts(scale: float) -> None:
+    """Inside the mask the end is x0 + query - ref; guided, both are g times as far from the empty text."""
+    x0, steps, texts = noise(1).double(), even_steps(8, 1.0, shift=3.0), (text(2), text(5), text(0))
+    mask = torch.zeros(2, 1, 4, 5).double()
+    mask[..., 2:, :] = 1
+    flow = Flow(towards)
+    run = list(flow_edit(flow, x0, steps, *texts, GuidanceConfig(scale=scale), mask, [1, 2]))
+    moved = 5 * scale - 2 * max(1.0, 0.26 * scale)
+    assert torch.allclose(run[-1][..., 2:, :], x0[..., 2:, :] + moved, atol=1e-9)
+    assert all(torch.equal(latents[..., :2, :], x0[..., :2, :]) for latents in run)
+    assert len(flow.asked) == 16
+    config = EditConfig(inversion="flowedit", strength=1, steps=8, guidance=GuidanceConfig(scale=scale))
+    costs = edit_forwards(config, search=False)
+    assert costs == {"mask": 0, "invert": 0, "decode": 16 if scale == 1 else 32}
+
+
+def test_flowedit_under_one_text_leaves_the_picture() -> None:
+    x0, mask = noise(1), torch.ones(2, 1, 4, 5)
+    run = flow_edit(Flow(wavy), x0, flow_steps(6), text(1), text(1), text(0), PLAIN, mask, [1, 2])
+    assert all(torch.allclose(latents, x0, atol=1e-5) for latents in run)
+
+
+def even_steps(count: int, strength: float, shift: float) -> Steps:
+    """The levels at the times 1, 1 - 1/n, ..., 0, shifted, as FLUX has them."""
+    times = torch.linspace(1, 0, count + 1, dtype=torch.float64)[-round(strength * count) - 1 :]
+    sigmas = shift * times / (1 + (shift - 1) * times)
+    return Steps(1000 * sigmas[:-1], 1 - sigmas, sigmas, target="flow")
+
+
+def gaussian(x: Tensor, time: Tensor, _: Tensor, std: float = 0.3) -> Tensor:
+    """The exact velocity where pictures are normal with this deviation."""
+    alpha = 1 - time
+    return x / (time**2 + alpha**2 * std**2) * (time - alpha * std**2)
+
+
+def test_rounds_bring_the_way_back_closer() -> None:
+    x0, steps, errors = 0.3 * noise(1).double(), even_steps(28, 0.8, shift=3.16), list[float]()
+    for rounds in (0, 1, 2):
+        flow = Flow(gaussian)
+        *_, top = invert(flow, x0, steps, text(0), rounds=rounds)
+        assert len(flow.asked) == len(steps) * (1 + rounds)
+        errors.append(float((decoded(flow, top, steps)[-1] - x0).norm() / x0.norm()))
+    assert errors == pytest.approx([0.096, 0.0101, 0.0011], rel=0.05)
+
+
+def test_a_round_that_diverges_is_not_taken() -> None:
+    """Of a batch, only the picture for which it diverges goes without."""
+    x0, steps = noise(1).double(), even_steps(4, 1.0, shift=1.0)
+    steep = torch.tensor([20.0, 0.5]).double()[:, None, None, None]
+    flow = Flow(lambda x, *_: (steep[: len(x)] * x).sin())
+    plain, refined = (next(invert(flow, x0, steps, text(0), rounds=rounds)) for rounds in (0, 5))
+    alone = next(invert(flow, x0[:1], steps, text(0), rounds=5))
+    assert torch.equal(refined[0], plain[0])
+    assert torch.equal(refined[:1], alone)
+    assert (refined[1] - plain[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("config", [GuidanceConfig(method=m, scale=0.9) for m in ("apg", "adaptive")])

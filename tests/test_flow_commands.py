@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import put
 from flow_models import (
     DEV_SCHEDULER,
     SCHNELL_SCHEDULER,
@@ -25,6 +26,8 @@ from diffedit_cli.cli.app import app
 from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import describe, few_steps, load_model, own_defaults
+from diffedit_cli.models.catalogue import cached_models
+from diffedit_cli.models.hub import HubId, weights_to_fetch
 from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
 
 Run = Callable[..., Any]
@@ -36,6 +39,7 @@ COMMANDS = {
     "edit with lcm": [*EDIT, "--solver", "lcm", "-o", "out.png"],
     "edit with apg": [*EDIT, "--guidance-method", "apg", "-o", "out.png"],
     "edit from the reference": [*EDIT, "--inversion", "negative-prompt", "-o", "out.png"],
+    "edit with flowedit": [*EDIT, "--inversion", "flowedit", "-o", "out.png"],
     "edit from noise": [*EDIT, "--inversion", "noise", "-o", "out.png"],
     "mask": ["mask", "photo.png", *WORDS, "-o", "out.png"],
     "remove": [
@@ -123,6 +127,14 @@ def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path)
     (folders["dev"] / "diffedit.json").unlink()
 
 
+def test_presets_have_their_defaults_before_they_are_fetched(cache: Path) -> None:
+    assert own_defaults("sd3.5-medium") == {"steps": 40, "guidance_scale": 4.5}
+    assert own_defaults("flux-dev")["guidance_method"] == "embedded"
+    assert own_defaults("flux-schnell")["steps"] == 4
+    assert few_steps("flux-schnell") is not None
+    assert not describe("flux-dev")["is_here"]
+
+
 def test_a_few_step_flow_says_what_it_runs_with(run: Run, folders: dict[str, Path]) -> None:
     words = ["edit", "photo.png", *WORDS, "--model", folders["schnell"], "--device", "cpu", "-o", "out.png"]
     told = " ".join(good(run(*words)).output.split())
@@ -159,6 +171,8 @@ REFUSED = [
     ("sd3.5", [*EDIT, "--backend", "openvino"], "--backend openvino cannot be used"),
     ("sd3.5", [*EDIT, "--embedding", "word.safetensors"], "--embedding cannot be used"),
     ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
+    ("sd3.5", [*EDIT, "--inversion", "flowedit", "--solver", "dpm++"], "--solver dpm++ cannot be used"),
+    ("sd3.5", [*EDIT, "--inversion", "flowedit", "--animate", "x.gif"], "A film cannot be made"),
     ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
@@ -192,6 +206,12 @@ def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     assert (read_settings(Path("out.png")) or {})["negative_prompt"] == ""
 
 
+def test_flowedit_needs_a_flow(run: Run, checkpoint: Path) -> None:
+    done = run(*EDIT, "--inversion", "flowedit", "--model", checkpoint, "--device", "cpu", "-o", "out.png")
+    assert done.exit_code == 2
+    assert "--inversion flowedit needs a flow-matching model" in done.output
+
+
 def test_the_backend_is_torchs(run: Run, folders: dict[str, Path]) -> None:
     good(run(*EDIT, "--model", folders["sd3.5"], "--device", "cpu", "--backend", "auto", "-o", "out.png"))
     assert (read_settings(Path("out.png")) or {})["backend"] == "torch"
@@ -205,6 +225,61 @@ def test_a_scale_given_as_an_input_costs_one_forward_a_step(folders: dict[str, P
         filled_in(EditConfig(guidance=GuidanceConfig(method="embedded")), {})
     with pytest.raises(SettingError, match="rescale"):
         GuidanceConfig(method="embedded", rescale=0.5)
+
+
+TO_Q = "transformer_blocks.0.attn.to_q"
+CLIP_Q = "encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "style"), [("sd3.5", "peft"), ("dev", "peft"), ("dev", "kohya"), ("schnell", "alpha")]
+)
+def test_a_lora_adds_its_product_to_the_weights(
+    folders: dict[str, Path], tmp_path: Path, name: str, style: str
+) -> None:
+    pytest.importorskip("peft")
+    plain = load_model(folders[name], device="cpu")
+    networks = {"transformer": plain.unet, "text_encoder": plain.text_encoders[0]}
+    clip_q = f"text_model.{CLIP_Q}" if hasattr(plain.text_encoders[0], "text_model") else CLIP_Q
+    places = [("transformer", TO_Q)] + ([("text_encoder", clip_q)] if style == "peft" else [])
+    state: dict[str, torch.Tensor] = {}
+    wanted: dict[tuple[str, str], torch.Tensor] = {}
+    for net, place in places:
+        weight = networks[net].get_submodule(place).weight
+        down, up = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4)
+        share = 1.0
+        if style == "kohya":  # of FLUX, whose to_q is a third of one product
+            stem = "lora_unet_double_blocks_0_img_attn_qkv"
+            state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up.repeat(3, 1)}
+            state[f"{stem}.alpha"] = torch.tensor(2.0)
+            share = 0.5
+        else:
+            state |= {f"{net}.{place}.lora_A.weight": down, f"{net}.{place}.lora_B.weight": up}
+            if style == "alpha":
+                state[f"{net}.{place}.alpha"], share = torch.tensor(2.0), 0.5
+        wanted[net, place] = weight + 0.5 * share * up @ down
+    save_file(state, tmp_path / "style.safetensors")
+    model = load_model(folders[name], device="cpu", lora=f"{tmp_path / 'style.safetensors'}:0.5")
+    networks = {"transformer": model.unet, "text_encoder": model.text_encoders[0]}
+    for (net, place), weight in wanted.items():
+        assert torch.allclose(networks[net].get_submodule(place).weight, weight, atol=1e-5)
+    assert model.unet.state_dict().keys() == plain.unet.state_dict().keys()
+
+
+def test_a_lora_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"unet.{layer}.lora_{end}.weight": torch.ones(4, 4) for end in "AB"}
+    save_file(state, tmp_path / "sd.safetensors")
+    for name in MADE:
+        with pytest.raises(ModelError, match="fit") as caught:
+            load_model(folders[name], device="cpu", lora=str(tmp_path / "sd.safetensors"))
+        assert "another kind" in caught.value.hint
+
+
+def test_a_lora_of_few_steps_keeps_the_levels_of_the_flow(folders: dict[str, Path]) -> None:
+    own = own_defaults(str(folders["dev"]), lora=["Hyper-FLUX.1-dev-8steps-lora.safetensors:0.125"])
+    assert own == {"steps": 8, "inversion": "noise", "guidance_scale": 3.5, "guidance_method": "embedded"}
 
 
 def test_without_t5_it_says_so(tmp_path: Path) -> None:
@@ -308,11 +383,45 @@ def test_a_missing_part_is_named(copy: Callable[[str], Path], part: str) -> None
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     shutil.rmtree(folder / part)
-    if part == "text_encoder_3":  # it can be left out
-        assert any("T5" in notice for notice in load_model(folder, device="cpu").notices)
-        return
     with pytest.raises(ModelError, match=f"lacks {part}"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("index", [{}, {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}])
+def test_t5_can_be_left_out(copy: Callable[[str], Path], index: dict[str, Any]) -> None:
+    folder = copy("sd3.5")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.rmtree(folder / "text_encoder_3")
+    shutil.rmtree(folder / "tokenizer_3")
+    assert any("T5" in notice for notice in load_model(folder, device="cpu").notices)
+
+
+def test_a_checkpoint_in_the_cache_is_whole_or_said_not_to_be(cache: Path, folders: dict[str, Path]) -> None:
+    put(cache, folders["sd3.5"], "someone/flow")
+    put(cache, folders["dev"], "someone/part", leave_out="text_encoder_2")
+    put(cache, folders["dev"], "someone/other")
+    change(
+        next(cache.glob("*other/snapshots/*/transformer/config.json")),
+        _class_name="QwenImageTransformer2DModel",
+    )
+    assert load_model("someone/flow", device="cpu", offline=True).own_defaults["steps"] == 40
+    assert {name for name, _ in cached_models()} == {"someone/flow", "someone/part"}
+    with pytest.raises(ModelError, match=r"text_encoder_2/config\.json is missing"):
+        load_model("someone/part", device="cpu", offline=True)
+
+
+def test_all_parts_of_a_flow_are_fetched() -> None:
+    files = [
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "flux1-dev.safetensors",
+    ]
+    found = weights_to_fetch(HubId("someone/flow", None, ("fp16", None)), files)
+    assert sorted(found) == sorted({*files} - {files[2], files[-1]})
 
 
 def test_text_encoders_of_another_checkpoint_are_refused(copy: Callable[[str], Path], tmp_path: Path) -> None:

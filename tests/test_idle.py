@@ -39,6 +39,12 @@ TABLE: list[tuple[list[str], list[str], dict[str, Any], str]] = [
     (EDIT, ["--mask-invert", "--room", "0.5"], {"room": 0.11}, "with --mask-invert"),
     (EDIT, ["--mask-invert", "--zoom"], {"zoom": False}, "with --mask-invert"),
     (EDIT, ["--mask-grey", "blend"], {"mask_grey": "strength"}, "without a mask of your own"),
+    (
+        EDIT,
+        ["--inversion", "noise", "--inversion-rounds", "2"],
+        {"inversion_rounds": 0},
+        "with --inversion noise",
+    ),
     (REMOVE, ["--room", "0.5"], {"room": 0.08}, "with --mask"),
     (REMOVE, ["--mask-samples", "9"], {"mask_samples": 6}, "with --mask"),
     (REMOVE, [*RAW, "--guidance-norm", "pred"], {"guidance_norm": "none"}, "scale 1"),

@@ -92,7 +92,7 @@ def check_words(
     if order.masks[0] is None:
         for config in configs:
             require_query(config)
-    elif len({one.seed for one in configs}) > 1 and encoding != "noise":
+    elif len({one.seed for one in configs}) > 1 and encoding not in ("noise", "flowedit"):
         raise SettingError(
             "With --mask every seed gives the same picture: the drawing starts from the picture itself.",
             "Add --inversion noise, or leave out --mask, so that each seed finds a mask of its own.",

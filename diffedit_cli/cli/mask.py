@@ -45,6 +45,7 @@ UNUSED = (
     "strength",
     "inversion",
     "reuse",
+    "inversion_rounds",
     "room",
     "keep_detail",
     "mask_grey",

@@ -42,7 +42,7 @@ GONE = {"tries": 1, "guidance_norm_region": "latent"}  # former settings, with t
 # Settings of later versions, with the value that stands for what the earlier ones did.
 CAME = {
     "keep_detail": False, "mask_grey": "blend", "solver": "ddim", "timestep_spacing": "scheduler",
-    "backend": "torch", "per_object": False, "next_queries": [], "reuse": 1,
+    "backend": "torch", "per_object": False, "next_queries": [], "reuse": 1, "inversion_rounds": 0,
 }  # fmt: skip
 MASKS = {"mask_sha256": "--mask", "mask_add_sha256": "--mask-add", "mask_subtract_sha256": "--mask-subtract"}
 MOST_TOGETHER = 8  # pictures of one batch

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..settings import EditConfig, GenerateConfig
 from .diffedit import heat_key, source_key, texts_compared
+from .flowedit import source_guidance
 from .guidance import forwards_per_run
 from .schedules import round_half_up
 
@@ -15,10 +16,15 @@ from .schedules import round_half_up
 def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -> dict[str, int]:
     """The forwards of each stage of an edit of one picture; frames: those of its film, if one is made."""
     steps = max(1, round_half_up(config.ratio * config.step_count))
-    decode = forwards_per_run(config.guidance, steps, config.reuse)
+    if config.encoding == "flowedit":
+        decode = forwards_per_run(config.guidance, steps)
+        decode += forwards_per_run(source_guidance(config.guidance), steps)
+    else:
+        decode = forwards_per_run(config.guidance, steps, config.reuse)
+    each = math.ceil(steps / config.reuse) * (1 + config.inversion_rounds)
     counts = {
         "mask": texts_compared(config) * config.mask.samples if search else 0,
-        "invert": 0 if config.encoding == "noise" else math.ceil(steps / config.reuse),
+        "invert": each if config.is_inverted else 0,
         "decode": decode,
     }
     return counts | ({"frame": (frames - 1) * decode} if frames else {})

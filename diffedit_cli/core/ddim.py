@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import NumericError
-from .guidance import Guidance, GuidanceState
+from .guidance import Guidance, GuidanceState, norm
 from .schedules import add_noise, from_x0, to_eps, to_x0
 from .types import (
     Denoiser,
@@ -24,6 +24,7 @@ from .types import (
     Report,
     Steps,
     Target,
+    Timesteps,
     Trajectory,
     silent,
 )
@@ -69,26 +70,57 @@ def consistency_step(
 
 
 def invert(
-    denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds, stride: int = 1
+    denoiser: Denoiser, x0: Latents, steps: Steps, embeds: PromptEmbeds, stride: int = 1, rounds: int = 0
 ) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
     One forward for each `stride` levels, without guidance: all of them lie on its line. The UNet is asked at
     the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
-    DDIMInverseScheduler: decoding asks it there too.
+    DDIMInverseScheduler: decoding asks it there too. rounds: see `settle`; only with stride 1.
     """
-    latents, batch, levels, here = x0, len(x0), steps.levels, len(steps)
+    latents, texts, levels, here = x0, embeds.expand(len(x0)), steps.levels, len(steps)
     while here > 0:
         after = max(here - stride, 0)
         middle = (after + here) // 2
-        timesteps = steps.timesteps[middle : middle + 1].to(x0.device).expand(batch)
-        predicted = denoiser.predict(latents, timesteps, embeds.expand(batch))
+        timesteps = steps.timesteps[middle : middle + 1].to(x0.device).expand(len(x0))
+        predicted = denoiser.predict(latents, timesteps, texts)
+        if rounds:
+            predicted = settle(denoiser, latents, predicted, timesteps, texts, steps, after, rounds)
         passed = [
             ddim_step(latents, predicted, levels[here], levels[i], steps.target)
             for i in reversed(range(after, here))
         ]
         yield from passed
         latents, here = passed[-1], after
+
+
+def settle(
+    denoiser: Denoiser,
+    latents: Latents,
+    predicted: Latents,
+    timesteps: Timesteps,
+    texts: PromptEmbeds,
+    steps: Steps,
+    i: int,
+    rounds: int,
+) -> Latents:
+    """The prediction of a step up to level i, refined so that the step down from there leads back.
+
+    Each round, at one more forward, takes the step again under the prediction for where it has led (Pan et
+    al. 2023, arXiv 2309.04907, section 3.2). A round that moves a picture further than the one before
+    diverges: it is not taken, and is that picture's last.
+    """
+    pair = steps.level(i + 1), steps.level(i)
+    led = ddim_step(latents, predicted, *pair, steps.target)
+    moved = norm(led - latents)
+    for _ in range(rounds):
+        again = denoiser.predict(led, timesteps, texts)
+        to = ddim_step(latents, again, *pair, steps.target)
+        gap = norm(to - led)
+        is_closer = ~(gap >= moved)  # NaN goes on, to be told of
+        predicted, led = torch.where(is_closer, again, predicted), torch.where(is_closer, to, led)
+        moved = torch.where(is_closer, gap, 0)
+    return predicted
 
 
 def renoise(x0: Latents, noise: Tensor, steps: Steps) -> Trajectory:

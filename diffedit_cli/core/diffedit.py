@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DiffeditError
+from ..errors import DiffeditError, SettingError
 from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
 from .detail import Detail, kept_at, recover
+from .flowedit import flow_edit
 from .guidance import Guidance
 from .mask import MICRO_BATCH, binarise, combine, difference_maps, normalise, refine, weigh, widen
 from .schedules import level_noise, make_steps, round_half_up
@@ -151,12 +152,14 @@ def encode_source(
     seeds: list[int],
     report: Report = silent,
 ) -> Trajectory:
-    """Step 2: the source at every noise level, by DDIM inversion or by plain noise."""
+    """Step 2: the source at every noise level, by DDIM inversion or by plain noise; FlowEdit needs none."""
+    if config.encoding == "flowedit":
+        return Trajectory(x0[None])
     if config.encoding == "noise":
         return renoise(x0, noise_like(x0, seeds, steps), steps)
     levels = [x0]
     report("invert", 0, len(steps))
-    for latents in invert(denoiser, x0, steps, texts.source, config.reuse):
+    for latents in invert(denoiser, x0, steps, texts.source, config.reuse, config.inversion_rounds):
         levels.append(latents)
         report("invert", len(levels) - 1, len(steps))
     return Trajectory(torch.stack(levels[::-1]))
@@ -202,18 +205,24 @@ class Edited:
 
 def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
     """Step 3: decode from the noisiest level under the query, with the source put back outside the mask."""
-    run = decode(
-        denoiser,
-        plan.source.latents[0],
-        plan.steps,
-        plan.texts.query,
-        plan.texts.negative,
-        Guidance(plan.config.guidance, plan.steps, plan.config.reuse),
-        plan.mask,
-        plan.source,
-        fresh=noise_like(plan.source.latents[-1], plan.seeds, plan.steps),
-        by_strength=plan.by_strength,
-    )
+    texts, guidance, x0 = plan.texts, plan.config.guidance, plan.source.latents[-1]
+    if plan.config.encoding == "flowedit":
+        pair = texts.ref, texts.query, texts.negative
+        where = plan.mask, plan.seeds
+        run = flow_edit(denoiser, x0, plan.steps, *pair, guidance, *where, by_strength=plan.by_strength)
+    else:
+        run = decode(
+            denoiser,
+            plan.source.latents[0],
+            plan.steps,
+            texts.query,
+            texts.negative,
+            Guidance(guidance, plan.steps, plan.config.reuse),
+            plan.mask,
+            plan.source,
+            fresh=noise_like(x0, plan.seeds, plan.steps),
+            by_strength=plan.by_strength,
+        )
     return finish(denoiser, run, "decode", len(plan.steps), report)
 
 
@@ -249,6 +258,11 @@ class DiffEdit:
         denoiser, heat, recognised = self.denoiser, None, None
         how = config.step_solver, config.step_spacing, (self.x0.shape[2], self.x0.shape[3])
         steps = make_steps(denoiser.schedule, config.step_count, config.ratio, *how)
+        if config.encoding == "flowedit" and steps.target != "flow":
+            raise SettingError(
+                "--inversion flowedit needs a flow-matching model.",
+                "Use Stable Diffusion 3 or FLUX.1 with it.",
+            )
         texts = Texts.embed(denoiser, config)
         if areas.mask is None:
             shown, heat = self.look(config, texts, seeds, report)
@@ -295,6 +309,7 @@ def heat_key(config: EditConfig) -> EditConfig:
         strength=usual.strength,
         inversion=usual.inversion,
         reuse=usual.reuse,
+        inversion_rounds=usual.inversion_rounds,
         zoom=None,
         keep_detail=True,
         per_object=False,

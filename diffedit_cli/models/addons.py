@@ -20,7 +20,13 @@ RELATIVES = {  # by what only their tensors are called
     r"\.oft_": "OFT", r"\.on_input": "(IA)3", r"\.[wb]_norm$": "LyCORIS file that changes norm layers",
     r"\.diff(_b)?$": "file of whole differences", r"^bundle_emb\.": "LoRA bundled with textual inversions",
 }  # fmt: skip
-OTHER_KIND = "It is made for another kind of checkpoint (1.x, 2.x or XL)."
+LORA_MIXINS = {
+    "sd": "StableDiffusionLoraLoaderMixin",
+    "sdxl": "StableDiffusionXLLoraLoaderMixin",
+    "sd3": "SD3LoraLoaderMixin",
+    "flux": "FluxLoraLoaderMixin",
+}
+OTHER_KIND = "It is made for another kind of checkpoint."
 
 
 def add_all(parts: Parts, loras: Sequence[str], embeddings: Sequence[str]) -> Parts:
@@ -67,11 +73,14 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     ModelError if a layer of the file has no place in the checkpoint: it is made for another kind.
     """
     mixin, from_peft = lora_tools(parts)
-    state = with_alphas(read_lora(path))
+    state = read_lora(path)
     try:
-        state, alphas = mixin.lora_state_dict(state, unet_config=parts.unet.config)
-        mixin.load_lora_into_unet(state, network_alphas=alphas, unet=parts.unet)
-        for prefix, encoder in zip(("text_encoder", "text_encoder_2"), parts.text_encoders, strict=False):
+        state, alphas = as_diffusers(mixin, parts, state)
+        parts.unet.load_lora_adapter(
+            state, network_alphas=alphas, prefix="transformer" if parts.family else "unet"
+        )
+        clips = [encoder for encoder in parts.text_encoders if encoder.config.model_type != "t5"]
+        for prefix, encoder in zip(("text_encoder", "text_encoder_2"), clips, strict=False):
             mixin.load_lora_into_text_encoder(
                 state, network_alphas=alphas, text_encoder=encoder, prefix=prefix
             )
@@ -83,6 +92,17 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     fused = sum(fuse(network, scale, from_peft) for network in (parts.unet, *parts.text_encoders))
     if not layers or fused < layers:
         raise ModelError(f"{path} fits {fused} of {layers} layers of this checkpoint.", OTHER_KIND)
+
+
+def as_diffusers(
+    mixin: Any, parts: Parts, state: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a LoRA under diffusers' names, and the alphas that they do not contain yet."""
+    if parts.family is None:
+        return mixin.lora_state_dict(with_alphas(state), unet_config=parts.unet.config)
+    if parts.family.key == "flux":
+        return mixin.lora_state_dict(state, return_alphas=True)
+    return mixin.lora_state_dict(state), None
 
 
 def read_lora(path: Path) -> dict[str, Tensor]:
@@ -129,13 +149,10 @@ def lora_tools(parts: Parts) -> tuple[Any, Any]:
         raise ModelError(
             "A LoRA needs the package peft, which is not installed.", "pip install 'diffedit-cli[lora]'."
         ) from error
-    from diffusers.loaders.lora_pipeline import (
-        StableDiffusionLoraLoaderMixin,
-        StableDiffusionXLLoraLoaderMixin,
-    )
+    from diffusers.loaders import lora_pipeline
 
-    mixin = StableDiffusionXLLoraLoaderMixin if parts.is_xl else StableDiffusionLoraLoaderMixin
-    return mixin, BaseTunerLayer
+    kind = parts.family.key if parts.family else "sdxl" if parts.is_xl else "sd"
+    return getattr(lora_pipeline, LORA_MIXINS[kind]), BaseTunerLayer
 
 
 def fuse(network: Any, scale: float, adapted: Any) -> int:

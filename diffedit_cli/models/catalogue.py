@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .families import Family, suited, suited_folder
-from .few_steps import FewSteps, of_checkpoint
+from .families import Family, family_of, suited
+from .few_steps import FewSteps, defaults_of, of_checkpoint
 from .flow_schedule import describe_flow, read_flow
 from .layout import Layout, check_layout
 from .needs import Head, count_tensors, heads_of, memory_for
@@ -60,7 +60,7 @@ def catalogue() -> list[Entry]:
 
 
 def cached_models() -> list[tuple[str, int]]:
-    """Hub checkpoints in the local cache whose UNet or transformer is in safetensors: (id, bytes on disk)."""
+    """Hub checkpoints in the local cache that can be run (see is_checkpoint): (id, bytes on disk)."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -71,12 +71,17 @@ def cached_models() -> list[tuple[str, int]]:
     return sorted(
         (repo.repo_id, repo.size_on_disk)
         for repo in repos
-        if any(
-            [*revision.snapshot_path.glob(f"{part}/*.safetensors")]
-            for revision in repo.revisions
-            for part in ("unet", "transformer")
-        )
+        if any(is_checkpoint(revision.snapshot_path) for revision in repo.revisions)
     )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the safetensors of a UNet, or of a transformer of a known family."""
+    try:
+        part = "unet" if family_of(folder.name, folder) is None else "transformer"
+    except ModelError:
+        return False
+    return any(folder.glob(f"{part}/*.safetensors"))
 
 
 def describe(name: str, *, revision: str | None = None, variant: str | None = None) -> dict[str, Any]:
@@ -103,9 +108,7 @@ def own_defaults(
     """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
     (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
-    of_family = suited_folder(name, path) if path else None
-    few = of_family or of_checkpoint(name, path, lora)
-    return {**(few.defaults if few else {}), **(read_defaults(path) if path else {})}
+    return {**defaults_of(name, path, lora), **(read_defaults(path) if path else {})}
 
 
 def few_steps(

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ModelError
 from ..settings import public_name
 from .networks import read_json
+from .presets import PRESETS
 
 HELP = "Use Stable Diffusion 3 or 3.5, FLUX.1 dev or schnell, or one of 1.x, 2.x or XL."
 
@@ -81,27 +82,35 @@ class Suited:
 
 
 FEW = 8
+DISTILLED = {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"}
+SUITED = {
+    "sd3": Suited("Stable Diffusion 3", {"steps": 28, "guidance_scale": 7.0}),
+    "sd3.5-medium": Suited("Stable Diffusion 3.5 medium", {"steps": 40, "guidance_scale": 4.5}),
+    "sd3.5-large": Suited("Stable Diffusion 3.5 large", {"steps": 28, "guidance_scale": 3.5}),
+    "sd3.5-turbo": Suited("Stable Diffusion 3.5 Turbo", DISTILLED),
+    "flux-dev": Suited(
+        "FLUX.1 dev", {"steps": 28, "guidance_scale": 3.5, "guidance_method": "embedded"}, longest=512
+    ),
+    "flux-schnell": Suited("FLUX.1 schnell", DISTILLED),
+}
 
 
 def suited(name: str, family: Family, config: Mapping[str, Any]) -> Suited:
     """What suits a checkpoint, by its name and the config of its transformer."""
     if family.key == "flux":
-        if config.get("guidance_embeds"):
-            told = {"steps": 28, "guidance_scale": 3.5, "guidance_method": "embedded"}
-            return Suited("FLUX.1 dev", told, longest=512)
-        return Suited("FLUX.1 schnell", {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"})
+        return SUITED["flux-dev" if config.get("guidance_embeds") else "flux-schnell"]
     if "turbo" in PurePath(public_name(name)).name.lower():
-        return Suited("Stable Diffusion 3.5 Turbo", {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"})
+        return SUITED["sd3.5-turbo"]
     if config.get("qk_norm") is None:
-        return Suited("Stable Diffusion 3", {"steps": 28, "guidance_scale": 7.0})
-    if config.get("dual_attention_layers"):
-        return Suited("Stable Diffusion 3.5 medium", {"steps": 40, "guidance_scale": 4.5})
-    return Suited("Stable Diffusion 3.5 large", {"steps": 28, "guidance_scale": 3.5})
+        return SUITED["sd3"]
+    return SUITED["sd3.5-medium" if config.get("dual_attention_layers") else "sd3.5-large"]
 
 
-def suited_folder(name: str, folder: Path) -> Suited | None:
-    """What suits the checkpoint in a folder, if it is one of these families."""
-    file = folder / "transformer/config.json"
-    if not file.is_file() or (family := family_of(name, folder)) is None:
+def suited_to(name: str, path: Path | None) -> Suited | None:
+    """What suits a checkpoint, if it is one of these families. path: where it is, if it is here."""
+    if path is None:
+        return SUITED.get(PRESETS[name].suited) if name in PRESETS else None
+    file = path / "transformer/config.json"
+    if not file.is_file() or (family := family_of(name, path)) is None:
         return None
     return suited(name, family, read_json(file))

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ModelError
 from ..settings import Solver, TimestepSpacing, public_name
 from .addons import split
-from .families import suited_folder
+from .families import Suited, suited_to
 from .networks import read_json
 from .presets import PRESETS
 
@@ -58,14 +58,28 @@ def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewStep
     """
     preset = PRESETS.get(name)
     known_as = f"{preset.repository}/{preset.file}" if preset else public_name(name)
-    if path is not None and (kind := suited_folder(known_as, path)):
-        return FewSteps(kind.name, kind.defaults) if kind.is_few_steps else None
+    if kind := suited_to(name, path):
+        return of_flow(kind, loras)
     files = ("scheduler/scheduler_config.json", "unet/config.json")
     scheduler, unet = (
         read_json(path / file) if path is not None and (path / file).is_file() else {} for file in files
     )
     names = [split(given)[0] for given in loras]
     return recognise(known_as, names, scheduler, is_lcm=bool(unet.get("time_cond_proj_dim")))
+
+
+def defaults_of(name: str, path: Path | None, loras: Sequence[str]) -> dict[str, Any]:
+    """The settings that suit a checkpoint by its family and as a model of few steps."""
+    family, few = suited_to(name, path), of_checkpoint(name, path, loras)
+    return {**(family.defaults if family else {}), **(few.defaults if few else {})}
+
+
+def of_flow(kind: Suited, loras: Sequence[str]) -> FewSteps | None:
+    """A flow-matching model of few steps, or one with a LoRA that makes it one; it keeps its own levels."""
+    for lora in reversed(loras):
+        if found := of_lora(split(lora)[0]):
+            return FewSteps(found.family, {"steps": found.defaults["steps"], "inversion": "noise"})
+    return FewSteps(kind.name, kind.defaults) if kind.is_few_steps else None
 
 
 def recognise(

@@ -57,12 +57,17 @@ class Layout:
 
 
 def kinds_in(folder: Path, family: Family | None, *, is_xl: bool) -> dict[str, str]:
-    """The kind of each network that a folder has to hold; an optional one counts if it is there."""
+    """The kind of each network that a folder has to hold.
+
+    An optional one counts if model_index.json names it; where that says nothing, if it is there.
+    """
     if family is None:
         parts = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if is_xl else ()))
         return {part: part for part in parts}
-    is_there = (folder / family.optional).is_dir()
-    return {part: kind for part, kind in family.kinds.items() if part != family.optional or is_there}
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    named = index.get(family.optional)
+    has_it = any(named) if isinstance(named, list) else (folder / family.optional).is_dir()
+    return {part: kind for part, kind in family.kinds.items() if part != family.optional or has_it}
 
 
 def tokenizer_of(text_encoder: str) -> str:

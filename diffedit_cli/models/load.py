@@ -18,7 +18,7 @@ from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .families import family_of
-from .few_steps import of_checkpoint
+from .few_steps import defaults_of
 from .flux import FluxDenoiser
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
@@ -72,15 +72,14 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    few = of_checkpoint(config.model, source.path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
             parts = converted_parts(config, source, *converted)
         else:
             parts = load_all(config, source, dtype, room=room_for(config, device))
-        if few:
-            parts = replace(parts, own_defaults={**few.defaults, **parts.own_defaults})
+        parts = replace(parts, own_defaults={**own, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_unet(loaded)
@@ -127,7 +126,6 @@ def check_flow(config: ModelConfig, *, is_flow: bool) -> None:
     given = {
         "--backend openvino": config.backend == "openvino",
         "--embedding": bool(config.embedding),
-        "--lora": bool(config.lora),
         "--text-encoder": bool(config.text_encoder),
         "--vae": config.vae is not None,
     }

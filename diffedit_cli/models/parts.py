@@ -87,14 +87,12 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
 
     room: for the UNet or transformer; see weights.fill.
     """
-    name, family, own = layout.name, layout.family, read_defaults(layout.folder)
-    longest = 0
+    name, family, longest = layout.name, layout.family, 0
     if family is None:
         schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
     else:
         schedule, predicts_v = read_flow(name, layout.configs["scheduler"], family), False
-        fit = suited(name, family, layout.configs["transformer"])
-        own, longest = {**fit.defaults, **own}, fit.longest
+        longest = suited(name, family, layout.configs["transformer"]).longest
     encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
     parts = Parts(
         unet=load_network(layout, layout.networks[0], dtype, room=room),
@@ -108,7 +106,7 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
         predicts_v=predicts_v,
         has_zero_empty_prompt=layout.has_zero_empty_prompt,
         words=known_words(layout.folder),
-        own_defaults=own,
+        own_defaults=read_defaults(layout.folder),
         family=family,
     )
     check_fit(name, parts)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Preset:
     """repository, revision, variant: where on the hub; file: of a checkpoint in one file there. side: native
-    side in pixels. parameters: of all its networks together. licence: what its page says."""
+    side in pixels. parameters: of all its networks together. licence: what its page says. suited: what suits
+    it, of a flow-matching model (families.SUITED)."""
 
     repository: str
     revision: str
@@ -16,6 +17,7 @@ class Preset:
     about: str
     variant: str = "fp16"
     file: str = ""
+    suited: str = ""
 
     @property
     def bytes(self) -> int:
@@ -54,5 +56,17 @@ PRESETS = {
         "ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44",
         1024, 3_468_837_867, "CreativeML OpenRAIL++-M", "SDXL-Lightning: 4 steps",
         variant="", file="sdxl_lightning_4step.safetensors",
+    ),
+    "sd3.5-medium": Preset(
+        "stabilityai/stable-diffusion-3.5-medium", "b940f670f0eda2d07fbb75229e779da1ad11eb80",
+        1024, 7_907_612_003, "Stability Community", "Stable Diffusion 3.5 medium", suited="sd3.5-medium",
+    ),
+    "flux-dev": Preset(
+        "black-forest-labs/FLUX.1-dev", "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+        1024, 16_870_599_139, "FLUX.1-dev Non-Commercial", "FLUX.1 dev", suited="flux-dev",
+    ),
+    "flux-schnell": Preset(
+        "black-forest-labs/FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9",
+        1024, 16_860_369_379, "Apache-2.0", "FLUX.1 schnell: 4 steps", suited="flux-schnell",
     ),
 }  # fmt: skip

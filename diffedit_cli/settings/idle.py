@@ -45,7 +45,11 @@ def idle_settings(
     if isinstance(config, EditConfig):
         if not config.ref:
             idle["mask_evidence"] = "without --ref"
-        if config.encoding == "noise" and (is_unguided(guidance) or guidance.method == "embedded"):
+        if not config.is_inverted:
+            idle["inversion_rounds"] = f"with --inversion {config.encoding}"
+        if config.encoding == "flowedit":
+            idle["reuse"] = "with --inversion flowedit"
+        elif config.encoding == "noise" and (is_unguided(guidance) or guidance.method == "embedded"):
             idle["reuse"] = "with --inversion noise and one prediction a step"
         if not config.per_object:
             idle["next_queries"] = "without --per-object"

@@ -28,7 +28,7 @@ from .sampling import (
     check_solver,
 )
 
-Inversion = Literal["auto", "ddim", "negative-prompt", "noise"]
+Inversion = Literal["auto", "ddim", "negative-prompt", "noise", "flowedit"]
 Easing = Literal["linear", "smooth", "in", "out"]
 Spacing = Literal["uniform", "even"]
 
@@ -59,7 +59,16 @@ class EditConfig(Sampled):
         "auto",
         "How the picture is turned into noise: DDIM inversion with the empty prompt, as in the paper (ddim), "
         "or with --ref as both prompt and negative prompt (negative-prompt); or by adding random noise "
-        "(noise). auto: the model's own, else noise with --solver lcm, and ddim with any other.",
+        "(noise); or not at all, by the difference of two drawings (flowedit, for flow-matching models). "
+        "auto: the model's own, else noise with --solver lcm, and ddim with any other.",
+        expert=True,
+    )
+    inversion_rounds: int = setting(
+        0,
+        "Rounds of a fixed-point iteration at each step of the inversion, which bring the way back closer to "
+        "the picture: each takes one more run of the network. For flow-matching models and few steps.",
+        low=0,
+        high=20,
         expert=True,
     )
     reuse: int = setting(
@@ -114,6 +123,26 @@ class EditConfig(Sampled):
                 f"--inversion {self.inversion} cannot be used with --solver lcm.",
                 "That solver adds fresh noise at every step: use --inversion noise, or --solver ddim.",
             )
+        if self.reuse > 1 and self.inversion_rounds:
+            raise SettingError(
+                "--reuse above 1 cannot be used with --inversion-rounds.",
+                "One saves forwards of the inversion, the other spends more; leave one of the two out.",
+            )
+        if self.inversion == "flowedit":
+            self._check_flowedit()
+
+    def _check_flowedit(self) -> None:
+        given = {
+            f"--solver {self.solver}": self.solver in ("dpm++", "lcm"),
+            f"--guidance-method {self.guidance.method}": self.guidance.method not in ("cfg", "embedded"),
+            f"--guidance-norm {self.guidance.norm}": self.guidance.norm != "none",
+            "--guidance-rescale": self.guidance.rescale > 0,
+        }
+        if flag := next((flag for flag, is_given in given.items() if is_given), ""):
+            raise SettingError(
+                f"{flag} cannot be used with --inversion flowedit.",
+                "Its steps are the difference of two plainly guided predictions; leave it out.",
+            )
 
     @property
     def ratio(self) -> float:
@@ -127,49 +156,10 @@ class EditConfig(Sampled):
             return self.inversion
         return "noise" if self.solver == "lcm" else "ddim"
 
-
-def queries_of(config: EditConfig, count: int) -> list[str]:
-    """What replaces each of `count` objects, the largest first: the last query goes for the rest."""
-    queries = config.query, *config.next_queries
-    return [queries[min(number, len(queries) - 1)] for number in range(count)]
-
-
-def require_query(config: EditConfig) -> None:
-    """SettingError if there is no query to search for the mask with, or if it equals the reference."""
-    if not config.query.strip():
-        raise SettingError(
-            "There is no query.", "Say with --query what to put there, for example --query zebra."
-        )
-    require_difference(config)
-
-
-def require_difference(config: EditConfig) -> None:
-    """SettingError if the reference and the query are the same."""
-    if config.ref == config.query:
-        raise same_texts(config)
-
-
-def same_texts(config: EditConfig) -> SettingError:
-    return SettingError(
-        f"The reference and the query are the same ({config.ref or 'both empty'}), so nothing would change.",
-        "Say with --ref what is there now and with --query what to put there instead.",
-    )
-
-
-def require_way_back(config: EditConfig) -> None:
-    """SettingError if no film leads from the picture to the edit, as the inversion of one edit does."""
-    if config.per_object:
-        raise SettingError(
-            "A film cannot be made with --per-object.",
-            "It shows one edit; edit one object at a time, with a --mask of it.",
-        )
-    if config.encoding == "noise":
-        raise SettingError(
-            "A film cannot be made with --inversion noise.",
-            "Plain noise does not lead back to the picture; use --inversion ddim and --solver ddim."
-            if config.solver == "lcm"
-            else "Plain noise does not lead back to the picture; use ddim or negative-prompt.",
-        )
+    @property
+    def is_inverted(self) -> bool:
+        """Whether the network itself takes the picture to noise."""
+        return self.encoding in ("ddim", "negative-prompt")
 
 
 @dataclass(frozen=True)
