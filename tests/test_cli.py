@@ -180,7 +180,11 @@ def another(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> Any:
     low = metadata["low"]
     if low is None:
         return "some words"
-    return int(low) + 33 if int in (kind, *get_args(kind)) else low + (metadata["high"] - low) / 64
+    return (
+        min(int(low) + 33, int(metadata["high"]))
+        if int in (kind, *get_args(kind))
+        else low + (metadata["high"] - low) / 64
+    )
 
 
 SCHEMAS = (EditConfig, FilmConfig, GenerateConfig, InterpolateConfig, ModelConfig, TalkConfig)

@@ -29,7 +29,7 @@ from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import describe, few_steps, load_model, own_defaults
 from diffedit_cli.models.catalogue import cached_models
 from diffedit_cli.models.hub import HubId, weights_to_fetch
-from diffedit_cli.settings import EditConfig, GuidanceConfig, filled_in
+from diffedit_cli.settings import EditConfig, GuidanceConfig, ModelConfig, filled_in
 
 Run = Callable[..., Any]
 WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2", "--size", "32"]
@@ -458,3 +458,55 @@ def test_text_encoders_of_another_checkpoint_are_refused(copy: Callable[[str], P
     other.save_pretrained(folder / "transformer")
     with pytest.raises(ModelError, match="text encoders are made for another network"):
         load_model(folder, device="cpu")
+
+
+def test_fast_takes_fewer_steps_than_a_models_own(run: Run, folders: dict[str, Path]) -> None:
+    """Only a model of fewer steps than those of --fast keeps its own."""
+    for name, words, decode in (
+        ("sd3.5", [], 12 + 6),
+        ("schnell", [], 4),
+        ("sd3.5", ["--steps", "2"], 2 + 1),
+    ):
+        model = ["--model", folders[name], "--strength", 1, "--inversion", "noise"]
+        said = good(run("edit", "photo.png", *WORDS, "--fast", *words, *model, "--dry-run", "--json")).stdout
+        assert json.loads(said)["forwards"]["decode"] == decode
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--inversion", "flowedit"], "needs a flow-matching model"),
+        (["--lora", "nothere.safetensors"], "nothere.safetensors"),
+        (["--text-encoder", "nothere.safetensors"], "There is no file nothere.safetensors"),
+        (["-m", "./nothere"], "There is no model"),
+        (["-m", "nothere.gguf"], "There is no file nothere.gguf"),
+        (["-m", "sd3.5", "--vae", "x"], "--vae cannot be used"),
+        (["-m", "sd3.5", "--backend", "openvino"], "--backend openvino cannot be used"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    run: Run, folders: dict[str, Path], words: list[str], told: str
+) -> None:
+    words = [str(folders.get(word, word)) for word in words]
+    for command in (EDIT, ["compare", "photo.png", *WORDS, "--steps", "2,3"]):
+        result = run(*command, *words, "--dry-run")
+        assert result.exit_code in (1, 2)
+        assert told in result.output
+
+
+def test_paper_takes_no_rounds(run: Run) -> None:
+    Path("diffedit.toml").write_text("inversion_rounds = 2\n")
+    said = good(run("edit", "photo.png", *WORDS, "--paper", "--dry-run", "--json")).stdout
+    assert json.loads(said)["forwards"]["invert"] == 40  # 0.8 of 50 steps
+
+
+def test_a_side_beyond_the_network_is_refused_before_the_work(folders: dict[str, Path]) -> None:
+    model = load_model(folders["sd3.5"], device="cpu")
+    with pytest.raises(SettingError, match="at most"):
+        model.encode(torch.zeros(1, 3, 4096, 16))
+    assert model.network_seconds == 0
+
+
+def test_an_empty_file_is_none() -> None:
+    assert ModelConfig(text_encoder=("",), lora="").text_encoder == ()
+    assert ModelConfig(lora="").lora == ()

@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_refused(sd3: Path, checkpoint: Path, tmp_path: Pat
     state = original(load_file(sd3 / WEIGHTS), "sd3")
     path = tmp_path / "alone.safetensors"
     save_file(state, path)
-    with pytest.raises(ModelError, match="another family than its text encoders"):
+    with pytest.raises(ModelError, match="is no transformer of the family"):
         load_model(path, text_encoder=str(flux), device="cpu")
     with pytest.raises(ModelError, match="is a Stable Diffusion 3 transformer") as caught:
         load_model(path, device="cpu")
@@ -251,6 +251,23 @@ def test_what_does_not_fit_is_refused(sd3: Path, checkpoint: Path, tmp_path: Pat
     save_file(state, path)
     with pytest.raises(ModelError, match=r"alone.safetensors cannot be loaded"):
         load_model(path, text_encoder=str(sd3), device="cpu")
+
+
+def test_a_transformer_with_the_parts_of_another_is_told(sd3: Path, checkpoint: Path, tmp_path: Path) -> None:
+    schnell = save_flow(tmp_path / "schnell", flux_parts(), {"shift": 1.0})
+    dev = save_flow(tmp_path / "dev", flux_parts(guidance_embeds=True), {"shift": 1.0})
+    with pytest.raises(ModelError, match=r"is FLUX.1 dev, and its text encoders come from FLUX.1 schnell"):
+        load_model(dev / WEIGHTS, text_encoder=str(schnell), device="cpu")
+    with pytest.raises(ModelError, match=r"is FLUX.1 schnell, and its text encoders come from FLUX.1 dev"):
+        load_model(schnell / WEIGHTS, text_encoder=str(dev), device="cpu")
+    unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
+    for file in (dev / WEIGHTS, unet):
+        with pytest.raises(ModelError, match="is no transformer of the family"):
+            load_model(file, text_encoder=str(sd3), device="cpu")
+    for file in (dev / WEIGHTS, sd3 / WEIGHTS):
+        with pytest.raises(ModelError, match="is a transformer alone") as caught:
+            load_model(file, device="cpu")
+        assert "--text-encoder" in caught.value.hint
 
 
 def test_the_hubs_cache_needs_no_weights_of_a_transformer(sd3: Path, cache: Path, tmp_path: Path) -> None:

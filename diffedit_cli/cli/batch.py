@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..settings import MAX_SEED, EditConfig, ModelConfig, TalkConfig
 from .interrupt import begin_work
 from .options import DryRun, fast_option, paper_option, with_flags
-from .session import own_defaults, say_few_steps, spare_own_steps
+from .session import own_defaults, require_suited, say_few_steps, spare_own_steps
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def batch(
             format=format,
             rows_per_part=rows_per_part,
         )
+        require_suited(job.config.encoding, checkpoint)
         say_few_steps(checkpoint, terminal)
         if dry_run:
             say_what_is_left(job, terminal, retry_failed=retry_failed)

@@ -21,7 +21,7 @@ from .options import (
     paper_option,
     with_flags,
 )
-from .session import open_model, own_defaults
+from .session import open_model, own_defaults, require_suited
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def compare(
         from ..images.video import check_film
 
         own, kind = own_defaults(checkpoint), {"has_picture": picture is not None, "search": mask is None}
+        for inversion in values.get("inversion", ()):
+            require_suited(inversion, checkpoint)
         units, tiles = comparison.count_forwards(values, own, **kind), comparison.labels(values, own)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")

@@ -44,7 +44,7 @@ from .options import (
     paper_option,
     with_flags,
 )
-from .session import open_model, own_defaults, spare_own_steps, unknown_words
+from .session import open_model, own_defaults, require_suited, spare_own_steps, unknown_words
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def edit(
         own, chosen = own_defaults(checkpoint), each_seed(seed, seeds)
         configs = each_config(spare_own_steps(edit_config(), context, own), query, chosen)
         config = filled_in(configs[0], own)
+        require_suited(config.encoding, checkpoint)
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
         check_words(pictures, configs, order, config.encoding)

@@ -97,6 +97,8 @@ def told_memory(needs: dict[str, Any]) -> str:
         there += ", so --low-memory will be on"
         if needs["kept"] < needs["weights"]:
             there += f" and the weights take {amount(needs['kept'])}, as quantised"
+        if needs["kept"] > needs["free"]:
+            there += ", and even that is too little"
     return (
         f"about {amount(needs['run'])} for a run on {needs['device']} in {needs['dtype']}, "
         f"{amount(needs['weights'])} of it weights; {there}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..settings import EditConfig, ModelConfig, flatten, option_name
+from ..settings import FAST, EditConfig, ModelConfig, flatten, option_name, require_flow
 from .idle import is_given
 from .terminal import Terminal
 
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 
 def own_defaults(config: ModelConfig) -> dict[str, Any]:
-    """The checkpoint's own defaults, without loading it."""
+    """The checkpoint's own defaults, without loading it. Refuses what `models.check` does."""
     from .. import models
 
+    models.check(config)
     return models.own_defaults(config.model, **found_by(config))
+
+
+def require_suited(inversion: str, checkpoint: ModelConfig) -> None:
+    """SettingError for an inversion that the checkpoint, if it is here, cannot do."""
+    from .. import models
+
+    require_flow(inversion, is_flow=models.check(checkpoint) is not False)
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:
@@ -66,7 +74,8 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
 
 def spare_own_steps(config: EditConfig, context: typer.Context, own: Mapping[str, Any]) -> EditConfig:
     """The settings without the steps of --fast, which are more than those of a model of few steps."""
-    is_spared = context.params["fast"] and "steps" in own and not is_given(context, "steps")
+    is_few = own.get("steps", FAST["steps"]) < FAST["steps"]
+    is_spared = context.params["fast"] and is_few and not is_given(context, "steps")
     return replace(config, steps=None) if is_spared else config
 
 

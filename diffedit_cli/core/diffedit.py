@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DiffeditError, SettingError
-from ..settings import EditConfig, GuidanceConfig, MaskConfig, same_texts
+from ..errors import DiffeditError
+from ..settings import EditConfig, GuidanceConfig, MaskConfig, require_flow, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
 from .detail import Detail, kept_at, recover
 from .flowedit import flow_edit
@@ -259,11 +259,7 @@ class DiffEdit:
         denoiser, heat, recognised = self.denoiser, None, None
         how = config.step_solver, config.step_spacing, (self.x0.shape[2], self.x0.shape[3])
         steps = make_steps(denoiser.schedule, config.step_count, config.ratio, *how)
-        if config.encoding == "flowedit" and steps.target != "flow":
-            raise SettingError(
-                "--inversion flowedit needs a flow-matching model.",
-                "Use Stable Diffusion 3 or FLUX.1 with it.",
-            )
+        require_flow(config.encoding, is_flow=steps.target == "flow")
         texts = Texts.embed(denoiser, config)
         if areas.mask is None:
             shown, heat = self.look(config, texts, seeds, report)

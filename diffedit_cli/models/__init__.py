@@ -8,6 +8,7 @@ and no code of a checkpoint is ever run.
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
 from .converted import Converted, converted_networks, remove_converted
 from .denoiser import DiffusersDenoiser, sibling_of, words_not_in
+from .given import check
 from .load import backend_of, load_model, optimize, pull
 from .parts import known_words
 from .sources import EMBEDDED, check_name
@@ -18,6 +19,7 @@ __all__ = [
     "DiffusersDenoiser",
     "backend_of",
     "catalogue",
+    "check",
     "check_name",
     "converted_networks",
     "describe",

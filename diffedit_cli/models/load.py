@@ -17,9 +17,9 @@ from .addons import add_all, check_files, split
 from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
-from .families import family_of
 from .few_steps import defaults_of
 from .flux import FluxDenoiser
+from .given import check_flow, flow_of_texts, given_apart, own_vae, source_of, sources_of_texts
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
@@ -33,7 +33,7 @@ from .separate import load_rest, load_transformer, load_unet_folder
 from .single_file import load_single_file
 from .sources import Source, find_checkpoint, local_path
 from .unet import UNetDenoiser
-from .vae import find_vae, load_vae
+from .vae import load_vae
 from .zimage import ZImageDenoiser
 
 DENOISERS: dict[str, type[DiffusersDenoiser]] = {
@@ -102,55 +102,6 @@ def room_for(config: ModelConfig, device: torch.device) -> int | None:
     return 0 if config.low_memory else free_bytes(device)
 
 
-def source_of(config: ModelConfig) -> Source:
-    return find_checkpoint(
-        config.model,
-        revision=config.revision,
-        variant=config.variant,
-        offline=config.offline,
-        needs="unet" if config.text_encoder else "all",
-    )
-
-
-def sources_of_texts(config: ModelConfig) -> list[Source]:
-    return [
-        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs="rest")
-        for name in config.text_encoder
-    ]
-
-
-def given_apart(config: ModelConfig) -> list[Source]:
-    """Where the parts are that do not come from the checkpoint."""
-    vae = own_vae(config)
-    return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
-
-
-def check_flow(config: ModelConfig, source: Source) -> bool:
-    """Whether this is a flow-matching model. SettingError for a setting that such models do not have."""
-    is_whole = family_of(config.model, source.path) is not None
-    is_flow = is_whole or flow_of_texts(config) is not None
-    given = {
-        "--backend openvino": config.backend == "openvino",
-        "--embedding": bool(config.embedding),
-        "--text-encoder": bool(config.text_encoder) and is_whole,
-        "--vae": config.vae is not None,
-    }
-    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
-        raise SettingError(
-            f"{flag} cannot be used with the flow-matching model {config.model}.",
-            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
-        )
-    return is_flow
-
-
-def flow_of_texts(config: ModelConfig) -> Source | None:
-    """Where --text-encoder names a checkpoint of a flow-matching model."""
-    for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True):
-        if family_of(name, one.path) is not None:
-            return one
-    return None
-
-
 def find_converted(
     config: ModelConfig, source: Source, device: torch.device, report: Report = silent
 ) -> tuple[torch.dtype, Path] | None:
@@ -207,10 +158,6 @@ def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: i
             f"There is no VAE in {config.model}, nor in {rest and rest.name}.", "Give one with --vae."
         )
     return add_all(parts, config.lora, config.embedding)
-
-
-def own_vae(config: ModelConfig) -> Path | None:
-    return None if config.vae is None else find_vae(config.vae, offline=config.offline)
 
 
 def optimize(config: ModelConfig, report: Report = silent) -> Converted:

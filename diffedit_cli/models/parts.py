@@ -17,7 +17,7 @@ from .flow_schedule import read_flow
 from .layout import Layout
 from .networks import empty_network, native_cells, read_json, reading
 from .schedulers import read_schedule
-from .transformer_file import with_own_names
+from .transformer_file import check_kind, with_own_names
 from .weights import fill, plain, read_network
 
 CARD = "diffedit.json"
@@ -117,9 +117,12 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
 
 def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
     kind, first = layout.kinds[part], layout.files[part][0]
-    what = f"{layout.name}/{part}" if first.is_relative_to(layout.folder) else first.name
+    is_apart = not first.is_relative_to(layout.folder)
+    what = first.name if is_apart else f"{layout.name}/{part}"
     network = empty_network(what, kind, layout.configs[part])
     weights = read_network(what, *layout.files[part])
+    if is_apart:
+        check_kind(what, kind, layout.configs[part], weights)
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import pad
 
-from ..core.types import Latents, PromptEmbeds, Timesteps
+from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from ..errors import SettingError
 from .denoiser import DiffusersDenoiser
 from .parts import Parts
@@ -26,6 +26,18 @@ class SD3Denoiser(DiffusersDenoiser):
         if len(self.text_encoders) == 2:
             self._note(f"{name} comes without T5 (text_encoder_3), so it understands long texts less well.")
 
+    def encode(self, pixels: Pixels) -> Latents:
+        self._check_size(max(pixels.shape[2:]) // self.factor)
+        return super().encode(pixels)
+
+    def _check_size(self, cells: int) -> None:
+        """SettingError: there are more places in the picture than the network knows."""
+        most = self.patch * self.unet.config.pos_embed_max_size
+        if cells > most:
+            raise SettingError(
+                f"{self.name} draws at most {most * self.factor} pixels a side.", "Give a smaller --size."
+            )
+
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of both CLIPs side by side, filled up with zeros to the width of T5, and
         behind them T5's; the pooled outputs of both CLIPs."""
@@ -41,12 +53,8 @@ class SD3Denoiser(DiffusersDenoiser):
             return PromptEmbeds(torch.cat([pad(short, (0, width - short.shape[-1])), long], 1), pooled)
 
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
-        """The velocity. SettingError: there are more places in the picture than the network knows."""
-        most = self.patch * self.unet.config.pos_embed_max_size
-        if max(latents.shape[2:]) > most:
-            raise SettingError(
-                f"{self.name} draws at most {most * self.factor} pixels a side.", "Give a smaller --size."
-            )
+        """The velocity."""
+        self._check_size(max(latents.shape[2:]))
         return self.unet(
             hidden_states=latents.to(self.dtype),
             timestep=timesteps,

@@ -18,6 +18,7 @@ from .networks import empty_network, read_config, read_json, reading
 from .parts import Parts, Rest, for_text_encoder
 from .quantised import Quantised
 from .schedulers import plain_config, read_schedule
+from .transformer_file import kind_of_transformer
 from .weights import State, fill, plain, read_network, refuse_unknown
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -108,6 +109,11 @@ def recognise(
         raise ModelError(
             f"{name} is one network of several.",
             "Give the folder that holds all of them, or with a UNet --text-encoder.",
+        )
+    if kind_of_transformer(state):
+        raise ModelError(
+            f"{name} is a transformer alone, as of Stable Diffusion 3 or FLUX.1.",
+            "Name a whole checkpoint of its family with --text-encoder.",
         )
     first = state.get(FIRST, state.get(FIRST_OF_DIFFUSERS))
     kind = kind_by_texts(state) or kind_of_unet(state)

@@ -1,33 +1,57 @@
 """A transformer in a file: from the names of the original code to those of diffusers, by diffusers itself."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from ..errors import ModelError
 from .networks import reading
 from .weights import State, refuse_unknown
 
 PREFIX = "model.diffusion_model."
-BLOCKS = {"sd3": "joint_blocks.", "flux": "double_blocks."}  # by the kind of the network
+# Pieces of names, by the kind of the network; the first that is found counts.
+ORIGINAL = {"flux": "double_blocks.", "sd3": "joint_blocks."}
+DIFFUSERS = {"flux": "single_transformer_blocks.", "sd3": "transformer_blocks.0.attn.add_k_proj"}
+OF_GUIDANCE = ("guidance_in.", "guidance_embedder.")  # FLUX.1 dev has them, and schnell has not
 
 
-def kind_of_transformer(state: State) -> str:
-    """sd3 or flux, by the names of the original code; nothing for other names."""
-    kinds = (kind for kind, piece in BLOCKS.items() if any(piece in key for key in state))
+def kind_of_transformer(names: Iterable[str]) -> str:
+    """sd3 or flux, by the names of the tensors; nothing for other names."""
+    keys = list(names)
+    kinds = (
+        kind
+        for pieces in (ORIGINAL, DIFFUSERS)
+        for kind, piece in pieces.items()
+        if any(piece in key for key in keys)
+    )
     return next(kinds, "")
+
+
+def check_kind(what: str, kind: str, config: Mapping[str, Any], state: State) -> None:
+    """ModelError where a transformer is of another kind than the checkpoint that its other parts are from."""
+    theirs = kind_of_transformer(state)
+    if theirs != kind and (theirs or kind in ORIGINAL):
+        raise ModelError(
+            f"{what} is no transformer of the family that its text encoders come from.",
+            "Name a checkpoint of its own family with --text-encoder.",
+        )
+    is_dev = any(piece in key for key in state for piece in OF_GUIDANCE)
+    if kind == "flux" and is_dev != bool(config.get("guidance_embeds")):
+        own, other = ("dev", "schnell") if is_dev else ("schnell", "dev")
+        raise ModelError(
+            f"{what} is FLUX.1 {own}, and its text encoders come from FLUX.1 {other}.",
+            f"Name FLUX.1 {own} with --text-encoder.",
+        )
 
 
 def with_own_names(what: str, kind: str, state: State) -> State:
     """The tensors of a transformer under the names of its network; those of other parts are left out.
 
-    ModelError for a transformer of another kind, and for tensors that are not understood.
+    ModelError for tensors that are not understood.
     """
     inside = {key.removeprefix(PREFIX): x for key, x in state.items() if key.startswith(PREFIX)}
-    found, theirs = inside or dict(state), kind_of_transformer(state)
-    if not theirs:
+    found = inside or dict(state)
+    if not any(piece in key for key in found for piece in ORIGINAL.values()):
         return found
-    if theirs != kind:
-        raise ModelError(
-            f"{what} is a transformer of another family than its text encoders.",
-            "Name a checkpoint of its own family with --text-encoder.",
-        )
     from diffusers.loaders.single_file_utils import (
         convert_flux_transformer_checkpoint_to_diffusers,
         convert_sd3_transformer_checkpoint_to_diffusers,

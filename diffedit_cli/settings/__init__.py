@@ -6,7 +6,14 @@ from .filled import filled_in
 from .groups import GuidanceConfig, GuidanceSchedule, MaskConfig
 from .idle import idle_film, idle_settings, without_idle
 from .model import ModelConfig, public_name
-from .needs import queries_of, require_difference, require_query, require_way_back, same_texts
+from .needs import (
+    queries_of,
+    require_difference,
+    require_flow,
+    require_query,
+    require_way_back,
+    same_texts,
+)
 from .presets import FAST, PAPER, PRESETS
 from .remove import RemoveConfig, require_object
 from .sampling import MAX_SEED, Solver, TimestepSpacing

@@ -76,10 +76,10 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        for key in ("lora", "embedding", "text_encoder"):  # one file may be given as a plain string
-            value = getattr(self, key)
-            if isinstance(value, str):
-                object.__setattr__(self, key, (value,))
+        for key in ("lora", "embedding", "text_encoder"):
+            value = getattr(self, key)  # one file may be given as a plain string, and an empty one is none
+            given = (value,) if isinstance(value, str) else value
+            object.__setattr__(self, key, tuple(one for one in given if one != ""))
         validate(self)
 
 

@@ -32,6 +32,15 @@ def same_texts(config: EditConfig) -> SettingError:
     )
 
 
+def require_flow(inversion: str, *, is_flow: bool) -> None:
+    """SettingError if the inversion needs a flow-matching model and this is none."""
+    if inversion == "flowedit" and not is_flow:
+        raise SettingError(
+            "--inversion flowedit needs a flow-matching model.",
+            "Use Stable Diffusion 3, FLUX.1 or Z-Image with it.",
+        )
+
+
 def require_way_back(config: EditConfig) -> None:
     """SettingError if no film leads from the picture to the edit, as the inversion of one edit does."""
     if config.per_object:

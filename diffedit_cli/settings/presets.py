@@ -13,6 +13,7 @@ PAPER: Mapping[str, Any] = {
     "timestep_spacing": "scheduler",
     "strength": 0.8,
     "inversion": "ddim",
+    "inversion_rounds": 0,
     "reuse": 1,
     "zoom": False,
     "keep_detail": False,
