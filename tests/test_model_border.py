@@ -367,7 +367,7 @@ def test_the_commands_know_names_as_the_library_does(
         app, ["generate", "a horse", "--steps", "1", "-m", "a [/b] model", "--seed", "1", "-o", "o.png"]
     )
     assert made.exit_code == 0, made.output
-    spoilt = run(app, ["generate", "a horse", "-m", "gone [/b]/x", "--device", "cpu:x", "-o", "p.png"])
+    spoilt = run(app, ["generate", "a horse", "-m", "gone [/b]/x", "-o", "p.png"])
     assert spoilt.exit_code == 1
-    assert "There is no device cpu:x here." in spoilt.stderr
+    assert "There is no model gone [/b]/x." in spoilt.stderr
     assert "fault of the program" not in spoilt.stderr

@@ -79,7 +79,8 @@ class ModelConfig:
         for key in ("lora", "embedding", "text_encoder"):
             value = getattr(self, key)  # one file may be given as a plain string, and an empty one is none
             given = (value,) if isinstance(value, str) else value
-            object.__setattr__(self, key, tuple(one for one in given if one != ""))
+            if isinstance(given, tuple):
+                object.__setattr__(self, key, tuple(one for one in given if one != ""))
         validate(self)
 
 
