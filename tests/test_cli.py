@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from commands import good
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pictures import alike
 from PIL import Image, ImageCms
@@ -117,11 +118,6 @@ def array(path: Path | str, mode: str = "RGB") -> np.ndarray:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def good(result: Any) -> Any:
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def answer(result: Any) -> dict[str, Any]:

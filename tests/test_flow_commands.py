@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import good, invoke
 from conftest import put
 from flow_models import (
     DEV_SCHEDULER,
@@ -21,9 +22,7 @@ from flow_models import (
 )
 from pictures import box_mask, noise
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from diffedit_cli.cli.app import app
 from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.images.read import read_settings
 from diffedit_cli.models import describe, few_steps, load_model, own_defaults
@@ -82,17 +81,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     noise(40, 30).save("photo.png")
     box_mask((40, 30), (0, 0, 20, 30)).save("own.png")
-
-    def invoke(*words: Any) -> Any:
-        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner().invoke(app, [str(word) for word in words], env=settings)
-
     return invoke
-
-
-def good(result: Any) -> Any:
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import invoke
 from pictures import box_mask, noise
-from typer.testing import CliRunner
 
-from diffedit_cli.cli.app import app
 from diffedit_cli.settings import EditConfig, GuidanceConfig, MaskConfig, flatten, keys
 from diffedit_cli.settings.idle import idle_settings, without_idle
 
@@ -91,11 +90,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     noise(40, 30).save("photo.png")
     box_mask((40, 30), (0, 0, 20, 30)).save("own.png")
-
-    def invoke(*words: Any) -> Any:
-        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner().invoke(app, [str(word) for word in words], env=settings)
-
     return invoke
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import good
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pictures import box_mask, noise, swapped_profile
 from PIL import Image
@@ -52,11 +53,6 @@ def forwards() -> Iterator[list[int]]:
     handle = torch.nn.modules.module.register_module_forward_hook(hook)
     yield rows
     handle.remove()
-
-
-def good(result: Any) -> Any:
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def refused(result: Any, code: int, *words: str) -> None:

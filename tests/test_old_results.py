@@ -31,4 +31,4 @@ def test_a_result_of_0_4_0_is_made_again(command: str, tmp_path: Path) -> None:
     again, before = (np.asarray(Image.open(path), int) for path in (target, stored))
     if (torch.__version__.split("+")[0], torch.backends.cpu.get_cpu_capability()) == MADE_BY:
         assert (again == before).all()
-    assert np.abs(again - before).max() <= 2  # others round otherwise
+    assert np.abs(again - before).max() <= 2  # others round differently

@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from commands import good, invoke
 from conftest import Build, tiny_tokenizer, tiny_unet
 from pictures import noise
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from benchmarks.backends import Process, table
 from diffedit_cli.batch.plan import identity
-from diffedit_cli.cli.app import app
 from diffedit_cli.cli.stored import read_stored
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import DiffeditError, ModelError, SettingError
@@ -64,17 +63,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     noise(40, 30).save("photo.png")
-
-    def invoke(*words: Any) -> Any:
-        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner().invoke(app, [str(word) for word in words], env=settings)
-
     return invoke
-
-
-def good(result: Any) -> Any:
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def pair(folder: Path, dtype: str, **options: Any) -> tuple[DiffusersDenoiser, DiffusersDenoiser]:

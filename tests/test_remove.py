@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import invoke
 from pictures import box_mask, noise
 from PIL import Image
 from torch import Tensor
-from typer.testing import CliRunner
 
 from diffedit_cli import (
     DiffeditError,
@@ -26,7 +26,6 @@ from diffedit_cli import (
     load_model,
     remove_object,
 )
-from diffedit_cli.cli.app import app
 from diffedit_cli.core.fill import bridge, seamless
 from diffedit_cli.errors import SettingError
 from diffedit_cli.images.read import read_settings
@@ -53,11 +52,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     noise(40, 30).save("photo.png")
     box_mask((40, 30), (8, 8, 20, 22)).save("own.png")
-
-    def invoke(*words: Any) -> Any:
-        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner().invoke(app, [str(word) for word in words], env=settings)
-
     return invoke
 
 

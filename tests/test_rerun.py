@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import good, invoke
 from pictures import noise
 from PIL import Image
-from typer.testing import CliRunner
 
 from diffedit_cli import __version__
-from diffedit_cli.cli.app import app
 from diffedit_cli.images.read import load_image, read_settings
 from diffedit_cli.images.write import save_image
 from diffedit_cli.models import DiffusersDenoiser, load_model
@@ -31,17 +30,7 @@ QUICK = [*WORDS, "--steps", "3"]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     noise(40, 30).save(tmp_path / "photo.png")
-
-    def invoke(*arguments: Any) -> Any:
-        settings = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner().invoke(app, [str(a) for a in arguments], env=settings)
-
     return invoke
-
-
-def good(result: Any) -> Any:
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])

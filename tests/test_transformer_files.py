@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_refused(sd3: Path, checkpoint: Path, tmp_path: Pat
     state = original(load_file(sd3 / WEIGHTS), "sd3")
     path = tmp_path / "alone.safetensors"
     save_file(state, path)
-    with pytest.raises(ModelError, match="is no transformer of the family"):
+    with pytest.raises(ModelError, match="is not a transformer of the same family"):
         load_model(path, text_encoder=str(flux), device="cpu")
     with pytest.raises(ModelError, match="is a Stable Diffusion 3 transformer") as caught:
         load_model(path, device="cpu")
@@ -262,10 +262,10 @@ def test_a_transformer_with_the_parts_of_another_is_told(sd3: Path, checkpoint: 
         load_model(schnell / WEIGHTS, text_encoder=str(dev), device="cpu")
     unet = checkpoint / "unet/diffusion_pytorch_model.safetensors"
     for file in (dev / WEIGHTS, unet):
-        with pytest.raises(ModelError, match="is no transformer of the family"):
+        with pytest.raises(ModelError, match="is not a transformer of the same family"):
             load_model(file, text_encoder=str(sd3), device="cpu")
     for file in (dev / WEIGHTS, sd3 / WEIGHTS):
-        with pytest.raises(ModelError, match="is a transformer alone") as caught:
+        with pytest.raises(ModelError, match=r"is a (FLUX|Stable Diffusion 3) transformer") as caught:
             load_model(file, device="cpu")
         assert "--text-encoder" in caught.value.hint
 

@@ -82,7 +82,7 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
     """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
     from ..models import backend_of
     from ..models.addons import split
-    from ..models.load import source_of, sources_of_texts
+    from ..models.given import source_of, sources_of_texts
     from ..models.sources import hash_of
     from ..models.vae import find_vae
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..settings import FAST, EditConfig, ModelConfig, flatten, option_name, require_flow
+from ..settings import EditConfig, ModelConfig, flatten, keeps_steps, option_name, require_flow
 from .idle import is_given
 from .terminal import Terminal
 
@@ -74,8 +74,7 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
 
 def spare_own_steps(config: EditConfig, context: typer.Context, own: Mapping[str, Any]) -> EditConfig:
     """The settings without the steps of --fast, which are more than those of a model of few steps."""
-    is_few = own.get("steps", FAST["steps"]) < FAST["steps"]
-    is_spared = context.params["fast"] and is_few and not is_given(context, "steps")
+    is_spared = context.params["fast"] and keeps_steps(own) and not is_given(context, "steps")
     return replace(config, steps=None) if is_spared else config
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DiffeditError
-from ..settings import EditConfig, GuidanceConfig, MaskConfig, require_flow, same_texts
+from ..settings import EditConfig, MaskConfig, require_flow, same_texts
 from .ddim import decode, finish, invert, renoise, require_finite
 from .detail import Detail, kept_at, recover
 from .flowedit import flow_edit
@@ -291,46 +291,43 @@ class DiffEdit:
         return Edited(plan, drawn, recover(drawn, self.pixels, self.base, plan.mask, kept, factor))
 
 
+LATER = {  # settings of what follows the search and the source's way to noise
+    key: getattr(EditConfig(), key)
+    for key in (
+        "negative_prompt", "zoom", "keep_detail", "per_object", "next_queries", "room", "guidance",
+    )
+}  # fmt: skip
+OF_STEPS = {
+    key: getattr(EditConfig(), key)
+    for key in (
+        "steps", "solver", "timestep_spacing", "strength", "inversion", "reuse", "inversion_rounds",
+    )
+}  # fmt: skip
+
+
 def heat_key(config: EditConfig) -> EditConfig:
     """The settings with all that the heat map does not depend on set to one value."""
-    usual = EditConfig()
+    mask = MaskConfig()
     found = replace(
-        config.mask, threshold=0.0, grow=0, feather=0.0, fill_holes=True, invert=False, grey=usual.mask.grey
+        config.mask,
+        threshold=mask.threshold,
+        grow=mask.grow,
+        feather=mask.feather,
+        fill_holes=mask.fill_holes,
+        invert=mask.invert,
+        grey=mask.grey,
     )
-    return replace(
-        config,
-        negative_prompt="",
-        steps=usual.steps,
-        solver=usual.solver,
-        timestep_spacing=usual.timestep_spacing,
-        strength=usual.strength,
-        inversion=usual.inversion,
-        reuse=usual.reuse,
-        inversion_rounds=usual.inversion_rounds,
-        zoom=None,
-        keep_detail=True,
-        per_object=False,
-        next_queries=(),
-        room=usual.room,
-        guidance=usual.guidance,
-        mask=found,
-    )
+    return replace(config, **LATER, **OF_STEPS, mask=found)
 
 
 def source_key(config: EditConfig) -> EditConfig:
     """The settings with all that the source's trajectory does not depend on set to one value."""
     return replace(
         config,
+        **LATER,
         ref=config.ref if config.encoding == "negative-prompt" else "",
         query="",
-        negative_prompt="",
         seed=config.seed if config.encoding == "noise" else None,
         solver="lcm" if config.solver == "lcm" else "ddim",
-        zoom=None,
-        keep_detail=True,
-        per_object=False,
-        next_queries=(),
-        room=0.0,
-        guidance=GuidanceConfig(),
         mask=MaskConfig(),
     )

@@ -91,7 +91,9 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
         raise ModelError(f"{path} does not fit this checkpoint.", OTHER_KIND) from error
     layers = sum(key.endswith((".lora_A.weight", ".lora.down.weight", ".down.weight")) for key in state)
     fused = sum(fuse(network, scale, from_peft) for network in (parts.unet, *parts.text_encoders))
-    if not layers or fused < layers:
+    if not layers:
+        raise ModelError(f"{path} changes no layer that this checkpoint has.", OTHER_KIND)
+    if fused < layers:
         raise ModelError(f"{path} fits {fused} of {layers} layers of this checkpoint.", OTHER_KIND)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.ddim import require_finite
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
+from ..errors import SettingError
 from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
 from .parts import Parts
 
@@ -45,6 +46,7 @@ class DiffusersDenoiser(ABC):
     network_name = "UNet"
     can_mix_texts = True  # whether there is something between two texts
     patch: int  # what the sides of latents must be multiples of
+    most_cells: int | None = None  # along a side; None: any number
 
     def __init__(
         self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
@@ -108,10 +110,11 @@ class DiffusersDenoiser(ABC):
     def encode(self, pixels: Pixels) -> Latents:
         """Pixels (b 3 H W) in [0, 1] as latents (b c H/factor W/factor): the mean of the VAE's posterior.
 
-        Half precision that overflows is tried once more in float32.
+        Half precision that overflows is tried once more in float32. SettingError: see `_check_size`.
         """
+        cells = max(pixels.shape[2:]) // self.factor
+        self._check_size(cells)
         with self._network():
-            cells = max(pixels.shape[2:]) // self.factor
             latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1, cells)
             return (latents - self._shift) * self.vae.config.scaling_factor
 
@@ -125,6 +128,14 @@ class DiffusersDenoiser(ABC):
             pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
             require_finite(pixels, "the decoded picture")
             return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _check_size(self, cells: int) -> None:
+        """SettingError: there are more places along a side than the network knows."""
+        if self.most_cells is not None and cells > self.most_cells:
+            raise SettingError(
+                f"{self.name} draws at most {self.most_cells * self.factor} pixels a side.",
+                "Give a smaller --size.",
+            )
 
     @property
     def _shift(self) -> float:
@@ -171,7 +182,8 @@ class DiffusersDenoiser(ABC):
         return out
 
     def predict(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
-        """The prediction of a run's target (see types.Denoiser), float32."""
+        """The prediction of a run's target (see types.Denoiser), float32. SettingError: see `_check_size`."""
+        self._check_size(max(latents.shape[2:]))
         with self._network():
             out = self._in_parts(latents, timesteps, embeds)
         self._counts.forwards += len(latents)

@@ -180,7 +180,7 @@ def check_sd3(name: str, config: Mapping[str, Any]) -> None:
     check_channels(name, config, 16)
     heads, head = config.get("num_attention_heads", 18), config.get("attention_head_dim", 64)
     fits = is_whole(heads) and is_whole(head) and config.get("caption_projection_dim", 1152) == heads * head
-    if not fits or config.get("patch_size", 2) != 2:
+    if not fits or config.get("patch_size", 2) != 2 or not is_whole(config.get("sample_size", 128)):
         raise ModelError(
             f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
         )

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import pad
 
-from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
-from ..errors import SettingError
+from ..core.types import Latents, PromptEmbeds, Timesteps
 from .denoiser import DiffusersDenoiser
 from .parts import Parts
 
@@ -23,20 +22,9 @@ class SD3Denoiser(DiffusersDenoiser):
         self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
     ):
         super().__init__(name, parts, device, dtype, low_memory)
+        self.most_cells = self.patch * self.unet.config.pos_embed_max_size
         if len(self.text_encoders) == 2:
             self._note(f"{name} comes without T5 (text_encoder_3), so it understands long texts less well.")
-
-    def encode(self, pixels: Pixels) -> Latents:
-        self._check_size(max(pixels.shape[2:]) // self.factor)
-        return super().encode(pixels)
-
-    def _check_size(self, cells: int) -> None:
-        """SettingError: there are more places in the picture than the network knows."""
-        most = self.patch * self.unet.config.pos_embed_max_size
-        if cells > most:
-            raise SettingError(
-                f"{self.name} draws at most {most * self.factor} pixels a side.", "Give a smaller --size."
-            )
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of both CLIPs side by side, filled up with zeros to the width of T5, and
@@ -54,7 +42,6 @@ class SD3Denoiser(DiffusersDenoiser):
 
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The velocity."""
-        self._check_size(max(latents.shape[2:]))
         return self.unet(
             hidden_states=latents.to(self.dtype),
             timestep=timesteps,

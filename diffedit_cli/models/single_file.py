@@ -18,7 +18,7 @@ from .networks import empty_network, read_config, read_json, reading
 from .parts import Parts, Rest, for_text_encoder
 from .quantised import Quantised
 from .schedulers import plain_config, read_schedule
-from .transformer_file import kind_of_transformer
+from .transformer_file import DIFFUSERS, ORIGINAL, TRANSFORMERS
 from .weights import State, fill, plain, read_network, refuse_unknown
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -46,8 +46,11 @@ TELLS_V = (
 NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
 WITH_FOLDER = "Name the folder or the hub id of a whole checkpoint of its family with --text-encoder."
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
-    "double_blocks.": ("a FLUX transformer", WITH_FOLDER),
-    "joint_blocks.": ("a Stable Diffusion 3 transformer", WITH_FOLDER),
+    **{
+        piece: (f"a {TRANSFORMERS[kind]} transformer", WITH_FOLDER)
+        for pieces in (ORIGINAL, DIFFUSERS)
+        for kind, piece in pieces.items()
+    },
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
@@ -109,11 +112,6 @@ def recognise(
         raise ModelError(
             f"{name} is one network of several.",
             "Give the folder that holds all of them, or with a UNet --text-encoder.",
-        )
-    if kind_of_transformer(state):
-        raise ModelError(
-            f"{name} is a transformer alone, as of Stable Diffusion 3 or FLUX.1.",
-            "Name a whole checkpoint of its family with --text-encoder.",
         )
     first = state.get(FIRST, state.get(FIRST_OF_DIFFUSERS))
     kind = kind_by_texts(state) or kind_of_unet(state)

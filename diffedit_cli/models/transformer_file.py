@@ -8,6 +8,7 @@ from .networks import reading
 from .weights import State, refuse_unknown
 
 PREFIX = "model.diffusion_model."
+TRANSFORMERS = {"flux": "FLUX", "sd3": "Stable Diffusion 3"}  # by the kind of the network
 # Pieces of names, by the kind of the network; the first that is found counts.
 ORIGINAL = {"flux": "double_blocks.", "sd3": "joint_blocks."}
 DIFFUSERS = {"flux": "single_transformer_blocks.", "sd3": "transformer_blocks.0.attn.add_k_proj"}
@@ -31,7 +32,7 @@ def check_kind(what: str, kind: str, config: Mapping[str, Any], state: State) ->
     theirs = kind_of_transformer(state)
     if theirs != kind and (theirs or kind in ORIGINAL):
         raise ModelError(
-            f"{what} is no transformer of the family that its text encoders come from.",
+            f"{what} is not a transformer of the same family as its text encoders.",
             "Name a checkpoint of its own family with --text-encoder.",
         )
     is_dev = any(piece in key for key in state for piece in OF_GUIDANCE)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from ..errors import SettingError
 from .denoiser import DiffusersDenoiser
+from .parts import Parts
 
 
 class ZImageDenoiser(DiffusersDenoiser):
@@ -15,6 +15,12 @@ class ZImageDenoiser(DiffusersDenoiser):
     network_name = "transformer"
     can_mix_texts = False  # each has as many tokens as it has
     patch = 2
+
+    def __init__(
+        self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
+    ):
+        super().__init__(name, parts, device, dtype, low_memory)
+        self.most_cells = self.patch * min(self.unet.config.axes_lens[1:])
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of Qwen3, which reads the prompt as a question to it."""
@@ -28,16 +34,8 @@ class ZImageDenoiser(DiffusersDenoiser):
         return super().is_too_long(as_question(prompt))
 
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
-        """The velocity; the network counts time from noise to picture, and predicts x0 - eps.
-
-        SettingError: there are more places in the picture than the network knows.
-        """
+        """The velocity; the network counts time from noise to picture, and predicts x0 - eps."""
         assert embeds.counts is not None
-        most = self.patch * min(self.unet.config.axes_lens[1:])
-        if max(latents.shape[2:]) > most:
-            raise SettingError(
-                f"{self.name} draws at most {most * self.factor} pixels a side.", "Give a smaller --size."
-            )
         pictures = list(latents.to(self.dtype)[:, :, None])  # of one frame
         texts = [tokens[counts] for tokens, counts in zip(embeds.tokens, embeds.counts, strict=True)]
         out = self.unet(pictures, 1 - timesteps / 1000, texts).sample

@@ -14,7 +14,7 @@ from .needs import (
     require_way_back,
     same_texts,
 )
-from .presets import FAST, PAPER, PRESETS
+from .presets import FAST, PAPER, PRESETS, keeps_steps
 from .remove import RemoveConfig, require_object
 from .sampling import MAX_SEED, Solver, TimestepSpacing
 from .schema import (

@@ -33,3 +33,8 @@ PAPER: Mapping[str, Any] = {
     "room": 0,
 }
 PRESETS = {"fast": FAST, "paper": PAPER}
+
+
+def keeps_steps(own: Mapping[str, Any]) -> bool:
+    """Whether a model's own steps (models.own_defaults) are fewer than those of --fast, and stay."""
+    return own.get("steps", FAST["steps"]) < FAST["steps"]

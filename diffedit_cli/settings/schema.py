@@ -60,22 +60,22 @@ class EditConfig(Sampled):
         "auto",
         "How the picture is turned into noise: DDIM inversion with the empty prompt, as in the paper (ddim), "
         "or with --ref as both prompt and negative prompt (negative-prompt); or by adding random noise "
-        "(noise); or not at all, by the difference of two drawings (flowedit, for flow-matching models). "
-        "auto: the model's own, else noise with --solver lcm, and ddim with any other.",
+        "(noise). flowedit, for flow-matching models, edits without an inversion. auto: the model's own, "
+        "else noise with --solver lcm, and ddim with any other.",
         expert=True,
     )
     inversion_rounds: int = setting(
         0,
-        "Rounds of a fixed-point iteration at each step of the inversion, which bring the way back closer to "
-        "the picture: each takes one more run of the network. For flow-matching models and few steps.",
+        "Fixed-point rounds at each step of the inversion. They bring the way back closer to the picture; "
+        "each costs one more forward. For flow-matching models and few steps.",
         low=0,
         high=20,
         expert=True,
     )
     reuse: int = setting(
         1,
-        "How many steps share one forward of the inversion, and how many one difference that guidance makes. "
-        "1 asks the model anew at every step; 2 takes a quarter less time and changes little.",
+        "Number of steps that share one forward of the inversion, and one computation of guidance. 1 asks "
+        "the model anew at every step; 2 takes a quarter less time and changes little.",
         low=1,
         high=10,
         expert=True,

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from .. import __version__
 from ..errors import DiffeditError, SettingError
-from ..settings import FAST
+from ..settings import keeps_steps
 from .forms import forms
 from .guard import Guard, problem
 from .worker import Busy, Job, Worker, explain, is_over
@@ -65,7 +65,7 @@ class Api:
             "size": model.size,
             "device": str(model.device),
             "words": {group: list(words) for group, words in (model.words or {}).items()},
-            "has_few_steps": model.own_defaults.get("steps", FAST["steps"]) < FAST["steps"],
+            "keeps_steps": keeps_steps(model.own_defaults),
         }
         waiting = sum(not is_over(job) for job in self.worker.jobs.copy().values())
         return JSONResponse(

@@ -470,7 +470,7 @@ const start = attempt(async () => {
   stage.setBrush(stage.brush);
   document.body.dataset.state = "open";
   const model = await untilReady();
-  if (model.has_few_steps) forms.spareOwnSteps();
+  if (model.keeps_steps) forms.spareOwnSteps();
   $("model").className = "ready";
   $("model").textContent = `${model.name} on ${model.device}`;
   const words = Object.values(model.words).flat();
