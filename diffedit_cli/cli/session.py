@@ -84,7 +84,7 @@ def open_model(config: ModelConfig, terminal: Terminal, *, draws: bool = True) -
     draws: its steps matter.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if config.backend == "openvino":
+    if config.engine == "openvino":
         convert(config, terminal)
     with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
@@ -102,5 +102,6 @@ def convert(config: ModelConfig, terminal: Terminal) -> "Converted":
     """Convert the checkpoint's networks for OpenVINO, with progress, unless that was done before."""
     with terminal.status(f"Looking for {config.model}"):
         from ..models import optimize
-    with terminal.progress({"convert": 3}) as report:
+    units = {"convert": 1, "calibrate": 1, "quantise": 2} if config.dtype == "int8" else {"convert": 1}
+    with terminal.progress(units) as report:
         return optimize(config, report)

@@ -40,6 +40,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     is_flow = is_whole or flow_of_texts(config) is not None
     given = {
         "--backend openvino": config.backend == "openvino",
+        "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
         "--vae": config.vae is not None,
