@@ -14,7 +14,7 @@ from ..errors import SettingError
 
 T = TypeVar("T")
 
-LONGEST = 60  # characters of a wrong value that an error repeats
+LONGEST = 60  # characters of a value that an error or a note repeats
 TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -176,7 +176,7 @@ def is_text(value: str) -> bool:
 
 
 def shown(value: Any, bare: bool = False) -> str:
-    """A wrong value as an error names it: short, and as Python writes it, or bare."""
+    """A value as an error or a note names it: short, and as Python writes it, or bare."""
     try:
         text = str(value) if bare else repr(value)
     except (ValueError, RecursionError):  # an int of more digits than Python prints, or a deep nesting

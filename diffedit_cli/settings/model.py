@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..errors import SettingError
 from .fields import setting, validate
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -70,7 +71,7 @@ class ModelConfig:
     )
     compile: bool = setting(
         False,
-        "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
+        "Compile the network's blocks first: for many edits in one call. Needs a C++ compiler.",
         panel="Model",
         expert=True,
     )
@@ -82,6 +83,11 @@ class ModelConfig:
             if isinstance(given, tuple):
                 object.__setattr__(self, key, tuple(one for one in given if one != ""))
         validate(self)
+        if self.compile and self.backend == "openvino":
+            raise SettingError(
+                "--compile cannot be used with --backend openvino.",
+                "It compiles torch's networks; leave one of the two out.",
+            )
 
 
 def public_name(model: str) -> str:
