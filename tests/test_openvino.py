@@ -26,7 +26,14 @@ from diffedit_cli.cli.stored import read_stored
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.errors import DiffeditError, ModelError, SettingError
 from diffedit_cli.images.read import read_settings
-from diffedit_cli.models import EMBEDDED, DiffusersDenoiser, converted_networks, load_model, optimize
+from diffedit_cli.models import (
+    EMBEDDED,
+    DiffusersDenoiser,
+    backend_of,
+    converted_networks,
+    load_model,
+    optimize,
+)
 from diffedit_cli.models.clip_tokenizer import clip_tokenizer
 from diffedit_cli.models.compiled import OpenvinoUNet, has_bfloat16, is_installed
 from diffedit_cli.models.converted import cache_folder, folders_for, is_there
@@ -256,7 +263,6 @@ def test_other_weights_are_other_networks(build: Build, own_cache: Path) -> None
     ("options", "device", "what"),
     [
         ({"dtype": "float16"}, "cpu", "does not compute in float16"),
-        ({"compile": True}, "cpu", "--compile cannot be used"),
         ({}, "cuda", "runs on the CPU, and not on cuda"),
         ({}, "mps", "runs on the CPU, and not on mps"),
     ],
@@ -268,6 +274,14 @@ def test_what_openvino_cannot_do_is_refused(options: dict[str, Any], device: str
     if device == "cpu":
         with pytest.raises(SettingError, match=what):
             load_model("embedded", device="cpu", backend="openvino", **options)
+
+
+def test_what_openvino_runs_is_not_compiled(checkpoint: Path, own_cache: Path) -> None:
+    with pytest.raises(SettingError, match="--compile cannot be used with --backend openvino"):
+        ModelConfig(compile=True, backend="openvino")
+    optimize(ModelConfig(str(checkpoint), dtype="float32"))
+    assert backend_of(ModelConfig(str(checkpoint))) == "openvino"
+    assert backend_of(ModelConfig(str(checkpoint), compile=True)) == "torch"
 
 
 def test_a_machine_without_the_package(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +409,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DiffeditError, match=r"cannot be stored in .*file/diffedit.* or use --backend torch"):
+    with pytest.raises(DiffeditError, match=r"cannot be stored in .*file/diffedit.* or let torch run"):
         load_model(checkpoint, device="cpu", backend="openvino")
 
 

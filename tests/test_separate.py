@@ -124,6 +124,10 @@ def test_a_unet_in_a_folder(of_kind: Kind, apart: Callable[..., Path], tmp_path:
         load(unet, rest)
     assert "--vae" in caught.value.hint
     same(load(unet, rest, vae=str(folder / "vae")), whole)
+    for alone in (unet, unet / "unet"):
+        with pytest.raises(ModelError, match="lacks") as caught:
+            load(alone)
+        assert "Or add --text-encoder to a UNet alone." in caught.value.hint
     (unet / "unet/config.json").unlink()
     with pytest.raises(ModelError, match="holds no UNet"):
         load(unet, rest)
@@ -143,6 +147,7 @@ def test_text_encoders_as_files(kind: str, of_kind: Kind, tmp_path: Path) -> Non
     same(
         load(tmp_path / "unet.safetensors", *used, vae=str(folder / "vae")), load_model(folder, device="cpu")
     )
+    same(load(folder / "unet", *used, vae=str(folder / "vae")), load_model(folder, device="cpu"))
     if kind == "sdxl":
         with pytest.raises(ModelError, match=r"not the text encoder of Stable Diffusion 1.x or 2.x"):
             load(tmp_path / "unet.safetensors", used[0], vae=str(folder / "vae"))
@@ -238,7 +243,8 @@ def test_openvino_runs_the_text_encoder_that_is_given(
     save_file(unet_of(state), tmp_path / "unet.safetensors")
     for texts in (folder, tmp_path / "other"):
         runs = [
-            load(tmp_path / "unet.safetensors", texts, backend=backend) for backend in ("openvino", "torch")
+            load(tmp_path / "unet.safetensors", texts, backend=backend, dtype="float32")
+            for backend in ("openvino", "torch")
         ]
         assert runs[0].origin["backend"] == "openvino"
         assert torch.allclose(*(model.embed(PROMPTS).tokens for model in runs), atol=1e-4)
