@@ -1,5 +1,6 @@
 """What the tests share: no network, the same random numbers in every run, and a tiny Stable Diffusion."""
 
+import gc
 import os
 import random
 import shutil
@@ -52,6 +53,11 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Imports made half a million objects that stay: no search for garbage is to walk through them."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
