@@ -264,29 +264,6 @@ def test_the_start_is_light(code: str) -> None:
     assert done.stdout.endswith("found []\n")
 
 
-def test_an_edit_imports_no_film_and_no_pipeline(checkpoint: Path, tmp_path: Path) -> None:
-    """Imports are most of a cold start: what an edit does not need must not creep in."""
-    save(tmp_path / "photo.png")
-    script = """
-import sys
-from diffedit_cli.cli.app import app
-app(sys.argv[1:], standalone_mode=False)
-heavy = ("av", "diffedit_cli.images.video", "diffusers.pipelines", "transformers.pipelines",
-         "matplotlib", "pandas", "sklearn", "torchvision")
-print("found", [name for name in heavy if name in sys.modules])
-"""
-    flags = [*QUICK, "--steps", "1", "--model", str(checkpoint), "-q"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, "edit", "photo.png", *WORDS, *flags],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "found []\n"
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 # ----------------------------------------------------------------------------------------------- an edit
 
 
@@ -1161,13 +1138,40 @@ def start(*arguments: Any, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_the_command_edits_a_photo(tmp_path: Path) -> None:
+WATCHED = """
+import atexit, socket, sys
+seen = []
+calls = {f"socket.{name}" for name in ("connect", "getaddrinfo", "gethostbyname", "sendto", "sendmsg")}
+sys.addaudithook(lambda event, _: seen.append(event) if event in calls else None)
+socket.getaddrinfo("127.0.0.1", 80)
+probe, seen[:] = list(seen), []
+heavy = ("av", "diffedit_cli.images.video", "diffusers.pipelines", "transformers.pipelines",
+         "matplotlib", "pandas", "sklearn", "torchvision")
+
+@atexit.register
+def tell():
+    print(bool(probe), seen, [name for name in heavy if name in sys.modules], file=sys.stderr)
+
+from diffedit_cli.cli import main
+main()
+"""
+
+
+def test_an_edit_opens_no_socket_and_imports_no_film_and_no_pipeline(tmp_path: Path) -> None:
+    """Imports are most of a cold start: what an edit does not need must not creep in."""
     photo = REPO / "examples" / "horse_park.jpg"
     words = [*WORDS, "--steps", "4", "--mask-samples", "2", "--seed", "1", "--save-mask", "m.png"]
-    with start("edit", photo, *words, "-o", "out.png", "--json", folder=tmp_path) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    facts = json.loads(out)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "edit", photo, *words, "-o", "out.png", "--json"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | PLAIN,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stderr.endswith("True [] []\n")  # a socket that is only made is urllib3, which tries IPv6
+    facts = json.loads(done.stdout)
     before, after = array(photo), array(tmp_path / "out.png")
     mask = array(tmp_path / "m.png", "L")
     assert before.shape == after.shape
@@ -1221,26 +1225,6 @@ def test_a_shell_completes_the_flags(shell: str, command: list[Any], pattern: st
     found = re.findall(pattern, done.stdout)
     assert {*found} == wanted | {"--mask-add", "--mask-subtract"}
     assert len(found) == len(done.stdout.splitlines())
-
-
-def test_the_embedded_model_opens_no_socket() -> None:
-    script = """
-import sys
-seen = []
-calls = {f"socket.{name}" for name in ("connect", "getaddrinfo", "gethostbyname", "sendto", "sendmsg")}
-sys.addaudithook(lambda event, _: seen.append(event) if event in calls else None)
-import socket
-socket.getaddrinfo("127.0.0.1", 80)
-probe, seen[:] = list(seen), []
-from diffedit_cli import GenerateConfig, generate_image, load_model
-generate_image(load_model("embedded"), GenerateConfig(prompt="a horse", steps=1, width=64, height=64))
-print(bool(probe), seen)
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "True []\n"  # a socket that is only made is urllib3, which tries IPv6
 
 
 # ------------------------------------------------------------------------------------------- comparisons

@@ -23,7 +23,7 @@ from diffedit_cli.settings import ModelConfig
 
 Run = Callable[..., Any]
 WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2"]
-QUICK = [*WORDS, "--steps", "3"]
+QUICK = [*WORDS, "--steps", "3", "--size", "32"]
 
 
 @pytest.fixture
@@ -287,10 +287,11 @@ def test_a_picture_starts_no_compiler(run: Run) -> None:
 
 def test_another_model_brings_its_own_settings(run: Run, checkpoint: Path) -> None:
     """Those of the embedded model (size 128, scale 5, strength 1) do not fit a checkpoint of 32 pixels."""
-    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    words = ["edit", "photo.png", *WORDS, "--steps", "3"]
+    good(run(*words, "-o", "out.png"))
     before = read_settings("out.png") or {}
     good(run("rerun", "out.png", "--model", checkpoint, "-o", "other.png"))
-    good(run("edit", "photo.png", *QUICK, "--seed", before["seed"], "--model", checkpoint, "-o", "plain.png"))
+    good(run(*words, "--seed", before["seed"], "--model", checkpoint, "-o", "plain.png"))
     after, plain = read_settings("other.png") or {}, read_settings("plain.png") or {}
     own = ("size", "strength", "guidance_scale", "device", "dtype")
     assert [after[key] for key in own] == [plain[key] for key in own] != [before[key] for key in own]

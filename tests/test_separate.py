@@ -93,6 +93,7 @@ def test_a_unet_in_a_file(kind: str, of_kind: Kind, apart: Callable[..., Path], 
     folder, state = of_kind(kind)
     whole, rest = load_model(folder, device="cpu"), apart(folder)
     save_file(state, tmp_path / "all.safetensors")
+    in_one = load_model(tmp_path / "all.safetensors", device="cpu")
     for name, weights in {
         "bare": unet_of(state),
         "prefixed": unet_of(state, UNET),
@@ -102,7 +103,7 @@ def test_a_unet_in_a_file(kind: str, of_kind: Kind, apart: Callable[..., Path], 
         save_file(weights, path)
         same(load(path, rest), whole)
         same(load(path, folder), whole)
-        same(load(path, tmp_path / "all.safetensors"), load_model(tmp_path / "all.safetensors", device="cpu"))
+        same(load(path, tmp_path / "all.safetensors"), in_one)
         assert describe(str(path))["lacks"] == ["text encoders (--text-encoder)", "VAE (--vae)"]
         with pytest.raises(ModelError, match=LACKS) as caught:
             load(path)
