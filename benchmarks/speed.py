@@ -42,7 +42,7 @@ from diffedit_cli.core.types import silent
 from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.few_steps import recognise
-from diffedit_cli.models.load import compile_unet
+from diffedit_cli.models.load import compile_network
 from diffedit_cli.models.parts import Parts
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.settings import FAST, EditConfig, build, filled_in
@@ -443,7 +443,7 @@ def edits(
     """Time one edit by diffedit and by diffusers, in turns."""
     loaded = open_model(model, device, dtype)
     if compile:
-        compile_unet(loaded)
+        compile_network(loaded)
     runs = contenders(loaded, square(side), steps, maps)
     runs = {name: run for name, run in runs.items() if not only or name in only.split(",")}
     peak, unet_flops = matrix_peak(loaded.device, loaded.dtype), flops(loaded, side)

@@ -122,6 +122,8 @@ def test_an_edit_is_made_again_and_nothing_is_sent(
 def test_8_bits_need_openvino_and_a_cpu(checkpoint: Path) -> None:
     with pytest.raises(SettingError, match="--dtype int8 cannot be used with --backend torch"):
         load_model(checkpoint, dtype="int8", backend="torch")
+    with pytest.raises(SettingError, match="--compile cannot be used with --dtype int8"):
+        load_model(checkpoint, dtype="int8", compile=True)
     assert build(ModelConfig, {"dtype": "int8"}).engine == "openvino"
     assert build(ModelConfig, {"dtype": "int8", "backend": "openvino"}).engine == "openvino"
     assert build(ModelConfig, {"dtype": "float32"}).engine == "auto"

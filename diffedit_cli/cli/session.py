@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..settings import EditConfig, ModelConfig, flatten, keeps_steps, option_name, require_flow
+from ..settings import (
+    EditConfig,
+    ModelConfig,
+    flatten,
+    keeps_steps,
+    option_name,
+    require_flow,
+    require_own_levels,
+)
 from .idle import is_given
 from .terminal import Terminal
 
@@ -23,11 +31,14 @@ def own_defaults(config: ModelConfig) -> dict[str, Any]:
     return models.own_defaults(config.model, **found_by(config))
 
 
-def require_suited(inversion: str, checkpoint: ModelConfig) -> None:
-    """SettingError for an inversion that the checkpoint, if it is here, cannot do."""
+def require_suited(checkpoint: ModelConfig, *, inversion: str = "", spacing: str = "scheduler") -> None:
+    """SettingError for an inversion or for timesteps that the checkpoint, if it is here, does not have."""
     from .. import models
 
-    require_flow(inversion, is_flow=models.check(checkpoint) is not False)
+    is_flow = models.check(checkpoint)
+    require_flow(inversion, is_flow=is_flow is not False)
+    if is_flow:
+        require_own_levels(spacing)
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:

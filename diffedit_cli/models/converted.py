@@ -161,7 +161,7 @@ def convert(
     except OSError as error:
         raise ModelError(
             f"The converted networks cannot be stored in {folder.parent} ({error.strerror or error}).",
-            "Check the free space and the permissions, or use --backend torch.",
+            "Check the free space and the permissions, or let torch run the model.",
         ) from error
 
 

@@ -39,7 +39,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     is_whole = family_of(config.model, source.path) is not None
     is_flow = is_whole or flow_of_texts(config) is not None
     given = {
-        "--backend openvino": config.backend == "openvino",
+        "OpenVINO": config.backend == "openvino",
         "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,

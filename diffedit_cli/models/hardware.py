@@ -57,6 +57,8 @@ def openvino_dtypes(config: ModelConfig, device: torch.device) -> list[torch.dty
 
     int8 is of the UNet alone. Raises SettingError or ModelError where OpenVINO is asked for and cannot run.
     """
+    if config.compile:  # which is for torch's networks
+        return []
     obstacle = why_no_openvino(config, device)
     if obstacle and config.engine == "openvino":
         raise obstacle
@@ -73,19 +75,15 @@ def openvino_dtypes(config: ModelConfig, device: torch.device) -> list[torch.dty
 
 def why_no_openvino(config: ModelConfig, device: torch.device) -> DiffeditError | None:
     """What keeps OpenVINO from running a model's networks with these settings on this machine."""
-    use_torch = "or use --backend torch."
+    use_torch = "or let torch run the model."
     if not is_installed():
         return ModelError(
-            "--backend openvino needs the package openvino, which is not installed.",
+            "OpenVINO needs the package openvino, which is not installed.",
             f"pip install 'diffedit-cli[openvino]', {use_torch}",
         )
     if device.type != "cpu":
         return SettingError(
             f"OpenVINO runs on the CPU, and not on {device}.", f"Use --device cpu, {use_torch}"
-        )
-    if config.compile:
-        return SettingError(
-            "--compile cannot be used with --backend openvino.", "It compiles torch's networks."
         )
     if config.dtype == "float16" or (config.dtype == "bfloat16" and not has_bfloat16()):
         return SettingError(

@@ -87,7 +87,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
-        compile_unet(loaded)
+        compile_network(loaded)
     loaded.notices += unused_settings(config, source)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
@@ -185,8 +185,8 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
     return read_about(folder)[0]
 
 
-def compile_unet(model: DiffusersDenoiser) -> None:
-    """Compile the blocks that the UNet repeats, one for all of their kind, and run it once.
+def compile_network(model: DiffusersDenoiser) -> None:
+    """Compile the blocks that the network repeats, one for all of their kind, and run it once.
 
     Raises SettingError for a network without such blocks, ModelError where nothing can be compiled.
     """
@@ -199,7 +199,7 @@ def compile_unet(model: DiffusersDenoiser) -> None:
         model.predict(noise, torch.tensor([500, 500], device=model.device), model.embed(["", ""]))
     except RuntimeError as error:
         raise ModelError(
-            f"The UNet cannot be compiled here: {first_sentence(error)}",
+            f"The {model.network_name} cannot be compiled here: {first_sentence(error)}",
             "Install a C++ compiler (g++, clang), or leave --compile out.",
         ) from error
     model.reset_counts()

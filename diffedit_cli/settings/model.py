@@ -71,7 +71,7 @@ class ModelConfig:
     )
     compile: bool = setting(
         False,
-        "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
+        "Compile the network's blocks first: for many edits in one call. Needs a C++ compiler.",
         panel="Model",
         expert=True,
     )
@@ -85,7 +85,14 @@ class ModelConfig:
         validate(self)
         if (self.dtype, self.backend) == ("int8", "torch"):
             raise SettingError(
-                "--dtype int8 cannot be used with --backend torch.", "Only OpenVINO computes in 8 bits."
+                "--dtype int8 cannot be used with --backend torch.",
+                "Only OpenVINO computes in 8 bits; leave one of the two out.",
+            )
+        if self.compile and self.engine == "openvino":
+            given = "--dtype int8" if self.dtype == "int8" else "--backend openvino"
+            raise SettingError(
+                f"--compile cannot be used with {given}.",
+                "It compiles torch's networks; leave one of the two out.",
             )
 
     @property
