@@ -8,7 +8,8 @@ from torch import Tensor
 
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models.bounds import check_values
-from diffedit_cli.models.networks import CHECKS, check_text, empty_network
+from diffedit_cli.models.checks import CHECKS, check_text
+from diffedit_cli.models.networks import empty_network
 from diffedit_cli.models.parts import fill_qwen3, fill_t5, for_text_encoder
 from diffedit_cli.models.weights import fill
 
