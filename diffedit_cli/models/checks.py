@@ -1,7 +1,9 @@
 """What a network's config may ask for: anything else is refused with the reason, before it is made."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from ..errors import ModelError
 from .bounds import check_values, flat, is_whole
@@ -13,6 +15,11 @@ CLASSES = {
     "flow_vae": "AutoencoderKL",
     "sd3": "SD3Transformer2DModel",
     "flux": "FluxTransformer2DModel",
+    "chroma": "ChromaTransformer2DModel",
+    "flux2": "Flux2Transformer2DModel",
+    "flux2_vae": "AutoencoderKLFlux2",
+    "qwenimage": "QwenImageTransformer2DModel",
+    "qwen_vae": "AutoencoderKLQwenImage",
     "zimage": "ZImageTransformer2DModel",
 }
 TEXT_MODELS = ("clip_text_model", "clip", None)
@@ -92,6 +99,25 @@ def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
     check_values(f"{name}/text_encoder/config.json", rope)
 
 
+def check_qwen2_5_vl(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a language model of another kind than that of Qwen2.5-VL."""
+    kind = config.get("model_type")
+    if kind not in ("qwen2_5_vl", "qwen2_5_vl_text"):
+        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen2.5-VL.", HELP_PLAIN)
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads") or 0
+    fits = is_whole(width) and is_whole(heads) and 2 * sum(mrope_section(config)) * heads == width
+    if config.get("use_sliding_window") or not fits:
+        raise ModelError(f"{name} has a text encoder that is not plain Qwen2.5-VL.", HELP_PLAIN)
+
+
+def mrope_section(config: Mapping[str, Any]) -> list[int]:
+    """How Qwen2.5-VL shares the numbers of a place among time, row and column; nothing: it does not say."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    found = rope.get("mrope_section") if isinstance(rope, dict) else None
+    is_plain = isinstance(found, list) and len(found) == 3 and all(map(is_whole, found))
+    return cast(list[int], found) if is_plain else []
+
+
 def check_zimage(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a transformer of Z-Image that takes more than latents and a text, or whose widths do not fit."""
     check_class(name, "zimage", config)
@@ -121,9 +147,9 @@ def check_sd3(name: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_flux(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of FLUX that takes more than latents, or whose widths do not fit."""
-    check_class(name, "flux", config)
+def check_flux(name: str, config: Mapping[str, Any], kind: str = "flux") -> None:
+    """Refuse a transformer of FLUX or Chroma that takes more than latents, or whose widths do not fit."""
+    check_class(name, kind, config)
     check_channels(name, config, 64)
     axes = config.get("axes_dims_rope", (16, 56, 56))
     is_even = isinstance(axes, (list, tuple)) and len(axes) == 3 and not any(axis % 2 for axis in axes)
@@ -131,6 +157,68 @@ def check_flux(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
         )
+
+
+def check_flux2(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a transformer of FLUX.2 other than klein's, or whose widths do not fit."""
+    check_class(name, "flux2", config)
+    if config.get("guidance_embeds", True):
+        raise ModelError(f"{name} is FLUX.2 dev, which is not supported.", "Use FLUX.2 klein.")
+    check_channels(name, config, 128)
+    axes = config.get("axes_dims_rope", (32, 32, 32, 32))
+    is_even = isinstance(axes, (list, tuple)) and len(axes) == 4 and not any(axis % 2 for axis in axes)
+    if not is_even or sum(axes) != config.get("attention_head_dim", 128) or config.get("patch_size", 1) != 1:
+        raise ModelError(
+            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+        )
+
+
+def check_flux2_vae(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation in 2x2 cells."""
+    check_class(name, "flux2_vae", config)
+    eps = config.get("batch_norm_eps", 1e-4)
+    if not is_above(eps, 0) or [*flat([config.get("patch_size", [2, 2])])] != [2, 2]:
+        raise ModelError(
+            f"{name}/vae/config.json is spoilt: its batch_norm_eps or patch_size does not fit.",
+            "Fetch it again.",
+        )
+
+
+def check_qwenimage(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a transformer of Qwen-Image that takes more than latents and a text, or whose widths do not
+    fit."""
+    check_class(name, "qwenimage", config)
+    extras = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+    if extra := next((key for key in extras if config.get(key)), ""):
+        raise ModelError(f"{name} takes more than a text ({extra}).", HELP_PLAIN)
+    axes = config.get("axes_dims_rope", (16, 56, 56))
+    is_even = isinstance(axes, (list, tuple)) and len(axes) == 3 and not any(axis % 2 for axis in axes)
+    sizes = config.get("in_channels", 64), config.get("out_channels", 16), config.get("patch_size", 2)
+    if not is_even or sum(axes) != config.get("attention_head_dim", 128) or sizes != (64, 16, 2):
+        raise ModelError(
+            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+        )
+
+
+def check_qwen_vae(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation for each of 16 channels,
+    or that takes more than a picture."""
+    check_class(name, "qwen_vae", config)
+    for key, low in (("latents_mean", -math.inf), ("latents_std", 0)):
+        values = config.get(key, [1.0] * 16)
+        if not isinstance(values, list) or len(values) != 16 or not all(is_above(x, low) for x in values):
+            raise ModelError(
+                f"{name}/vae/config.json is spoilt: {key} is no list of 16 numbers.", "Fetch it again."
+            )
+    levels, halved = config.get("dim_mult", [1, 2, 4, 4]), config.get("temperal_downsample", [True] * 3)
+    are_lists = isinstance(levels, list) and isinstance(halved, list)
+    sizes = config.get("z_dim", 16), config.get("input_channels", 3)
+    if not are_lists or len(levels) != len(halved) + 1 or sizes != (16, 3):
+        raise ModelError(f"{name}/vae/config.json is spoilt: its widths do not fit.", "Fetch it again.")
+
+
+def is_above(value: Any, low: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > low
 
 
 def check_channels(name: str, config: Mapping[str, Any], wanted: int) -> None:
@@ -147,6 +235,12 @@ CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     "flow_vae": check_flow_vae,
     "sd3": check_sd3,
     "flux": check_flux,
+    "chroma": partial(check_flux, kind="chroma"),
+    "flux2": check_flux2,
+    "flux2_vae": check_flux2_vae,
+    "qwenimage": check_qwenimage,
+    "qwen_vae": check_qwen_vae,
+    "qwen2_5_vl": check_qwen2_5_vl,
     "t5": check_t5,
     "zimage": check_zimage,
     "qwen3": check_qwen3,

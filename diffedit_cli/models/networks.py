@@ -15,7 +15,7 @@ import torch
 
 from ..errors import MemoryShort, ModelError, is_shortage
 from .bounds import check_values
-from .checks import CHECKS, CLASSES, check_text
+from .checks import CHECKS, CLASSES, check_text, mrope_section
 
 FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
 TEXT_KEYS = (
@@ -28,11 +28,14 @@ T5_KEYS = (
     "relative_attention_max_distance", "dropout_rate", "layer_norm_epsilon", "feed_forward_proj",
     "pad_token_id", "eos_token_id",
 )  # fmt: skip
-QWEN3_KEYS = (
+LANGUAGE_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
     "attention_bias", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
+
+
+WITH_PICTURES = ("clip", "qwen2_5_vl")  # models whose text encoder is a part of them
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,6 +49,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} is spoilt: it holds no settings.", "Fetch it again.")
     return cast(dict[str, Any], content)
+
+
+def read_if_there(path: Path) -> dict[str, Any]:
+    """As `read_json`; nothing where there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
@@ -65,9 +73,9 @@ def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
             )
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{what} is an adapter (adapter_config.json).", "Use a whole checkpoint.")
-    if part.startswith("text_encoder") and config.get("model_type") == "clip":
-        config = config.get("text_config")
-        if not isinstance(config, dict):
+    if part.startswith("text_encoder") and config.get("model_type") in WITH_PICTURES:
+        whole, config = config, config.get("text_config", config)
+        if not isinstance(config, dict) or (config is whole and whole["model_type"] == "clip"):
             raise ModelError(f"{what}/config.json is spoilt: it has no text_config.", "Fetch it again.")
     check_values(f"{what}/config.json", config)
     CHECKS.get(kind or part, check_text)(name, config)
@@ -82,6 +90,22 @@ def empty_network(what: str, kind: str, config: Mapping[str, Any]) -> Any:
     make = make_diffusers if kind in CLASSES else make_text_encoder
     with reading(what), torch.device("meta"):  # of this thread alone
         return make(kind, config).eval()
+
+
+def with_computed(kind: str, network: Any) -> Any:
+    """A filled network, with what it computes itself and no file holds, which is on the meta device till now.
+
+    It stays in float32, whatever the network's dtype is.
+    """
+    if kind == "chroma":
+        own = network.time_text_embed
+        network.time_text_embed = type(own)(own.time_proj.num_channels, len(own.mod_proj))
+    elif kind == "qwenimage":
+        own = network.pos_embed
+        network.pos_embed = type(own)(own.theta, own.axes_dim, own.scale_rope)
+    elif kind in ("qwen3", "qwen2_5_vl"):
+        network.rotary_emb = type(network.rotary_emb)(network.config)
+    return network
 
 
 def make_diffusers(kind: str, config: Mapping[str, Any]) -> Any:
@@ -99,17 +123,25 @@ def make_text_encoder(kind: str, config: Mapping[str, Any]) -> Any:
         from transformers import T5Config, T5EncoderModel
 
         return T5EncoderModel(T5Config(**{key: config[key] for key in T5_KEYS if key in config}))
-    if kind == "qwen3":
-        from transformers import Qwen3Config, Qwen3Model
-
-        rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-        parameters = {"rope_type": "default", "rope_theta": float(rope["rope_theta"])}
-        plain = {key: config[key] for key in QWEN3_KEYS if key in config}
-        return Qwen3Model(Qwen3Config(**plain, rope_parameters=parameters))
+    if kind in ("qwen3", "qwen2_5_vl"):
+        return make_language_model(kind, config)
     own = {key: config[key] for key in TEXT_KEYS if key in config}
     own["attn_implementation"] = "sdpa"  # a config could name a kernel to be fetched and run
     checked: Any = CLIPTextConfig(**own)
     return (CLIPTextModelWithProjection if kind == "text_encoder_2" else CLIPTextModel)(checked)
+
+
+def make_language_model(kind: str, config: Mapping[str, Any]) -> Any:
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen3Config, Qwen3Model
+
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": float(rope["rope_theta"])}
+    plain = {key: config[key] for key in LANGUAGE_KEYS if key in config}
+    if kind == "qwen3":
+        return Qwen3Model(Qwen3Config(**plain, rope_parameters=parameters))
+    plain.pop("head_dim", None)
+    parameters["mrope_section"] = mrope_section(config)
+    return Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**plain, rope_parameters=parameters))
 
 
 def native_cells(config: Mapping[str, Any], is_large: bool) -> int:
