@@ -99,14 +99,14 @@ def foreseen(
     """A checkpoint by the configs of its network and its VAE."""
     kind = UNetDenoiser if family is None else DENOISERS[family.key]
     is_large = family is not None or network.get("addition_embed_type") == "text_time"
-    factor = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    factor, channels = kind.vae_shape_of(vae)
     return Foreseen(
         name,
         schedule,
         size=native_cells(network, is_large) * factor,
         factor=factor,
         multiple=factor * kind.patch_of(network),
-        latent_channels=vae.get("latent_channels", 4),
+        latent_channels=channels,
         most_cells=kind.most_cells_of(network),
         can_mix_texts=kind.can_mix_texts,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
-from .families import family_of
+from .families import family_of, refuse_other_tasks
 from .sources import Source, check_name, find_checkpoint
 from .vae import find_vae
 
@@ -37,7 +37,10 @@ def given_apart(config: ModelConfig) -> list[Source]:
 def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have."""
     is_whole = family_of(config.model, source.path) is not None
-    is_flow = is_whole or flow_of_texts(config) is not None
+    of_texts = flow_of_texts(config)
+    is_flow = is_whole or of_texts is not None
+    if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
+        refuse_other_tasks(config.model, family)
     given = {
         "OpenVINO": config.backend == "openvino",
         "--dtype int8": config.dtype == "int8",

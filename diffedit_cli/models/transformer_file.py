@@ -12,12 +12,24 @@ TRANSFORMERS = {"flux": "FLUX", "sd3": "Stable Diffusion 3"}  # by the kind of t
 # Pieces of names, by the kind of the network; the first that is found counts.
 ORIGINAL = {"flux": "double_blocks.", "sd3": "joint_blocks."}
 DIFFUSERS = {"flux": "single_transformer_blocks.", "sd3": "transformer_blocks.0.attn.add_k_proj"}
+# Families that are read from folders alone, by a piece of a name that their files have in every layout.
+IN_FOLDERS = {
+    "distilled_guidance_layer.": "Chroma",
+    "double_stream_modulation_img.": "FLUX.2",
+    "txt_norm.": "Qwen-Image",
+}
 OF_GUIDANCE = ("guidance_in.", "guidance_embedder.")  # FLUX.1 dev has them, and schnell has not
 
 
 def kind_of_transformer(names: Iterable[str]) -> str:
-    """sd3 or flux, by the names of the tensors; nothing for other names."""
+    """sd3 or flux, by the names of the tensors; nothing for other names. ModelError: see IN_FOLDERS."""
     keys = list(names)
+    for piece, family in IN_FOLDERS.items():
+        if any(piece in key for key in keys):
+            raise ModelError(
+                f"A transformer of {family} alone in a file is not supported.",
+                "Name a whole checkpoint with --model: a folder in diffusers' layout, or a hub id.",
+            )
     kinds = (
         kind
         for pieces in (ORIGINAL, DIFFUSERS)

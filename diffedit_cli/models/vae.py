@@ -10,8 +10,9 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import check_vae
 from .hub import hub_errors
-from .networks import check_vae, empty_network, read_json, reading
+from .networks import empty_network, read_json, reading
 from .weights import check_weights, fill, plain, read_network
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
