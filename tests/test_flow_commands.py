@@ -469,7 +469,7 @@ def test_fast_takes_fewer_steps_than_a_models_own(run: Run, folders: dict[str, P
         (["--text-encoder", "nothere.safetensors"], "There is no file nothere.safetensors"),
         (["-m", "./nothere"], "There is no model"),
         (["-m", "nothere.gguf"], "There is no file nothere.gguf"),
-        (["-m", "sd3.5", "--vae", "x"], "--vae cannot be used"),
+        (["-m", "sd3.5", "--vae", "x"], "There is no VAE x"),
         (["-m", "sd3.5", "--backend", "openvino"], "--backend openvino cannot be used"),
     ],
 )

@@ -7,8 +7,11 @@ from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
 from .families import family_of
-from .sources import Source, check_name, find_checkpoint
-from .vae import find_vae
+from .flow_files import FlowFiles, check_whole, find_files
+from .sources import Source, check_name, find_checkpoint, local_path
+from .t5_words import T5_MARK, find_t5_words
+from .vae import find_vae, local_vae
+from .weights import shapes_in
 
 
 def source_of(config: ModelConfig) -> Source:
@@ -22,10 +25,21 @@ def source_of(config: ModelConfig) -> Source:
 
 
 def sources_of_texts(config: ModelConfig) -> list[Source]:
+    needs = "words" if has_own_texts(config) else "rest"
     return [
-        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs="rest")
+        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs=needs)
         for name in config.text_encoder
     ]
+
+
+def has_own_texts(config: ModelConfig) -> bool:
+    """Whether text encoders are in files: a checkpoint named besides then gives T5's tokenizer alone."""
+    if not config.text_encoder:
+        return False
+    model, *texts = map(local_path, (config.model, *config.text_encoder))
+    if any(path is not None and path.is_file() for path in texts):
+        return True
+    return model is not None and model.is_file() and any(key.endswith(T5_MARK) for key in shapes_in(model))
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
@@ -35,29 +49,57 @@ def given_apart(config: ModelConfig) -> list[Source]:
 
 
 def check_flow(config: ModelConfig, source: Source) -> bool:
-    """Whether this is a flow-matching model. SettingError for a setting that such models do not have."""
-    is_whole = family_of(config.model, source.path) is not None
-    is_flow = is_whole or flow_of_texts(config) is not None
+    """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
+    ModelError for files of one that do not make it up."""
+    is_whole, files = family_of(config.model, source.path) is not None, files_of_flow(config, source)
+    is_flow = is_whole or files is not None or flow_of_texts(config) is not None
     given = {
         "--backend openvino": config.backend == "openvino",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
-        "--vae": config.vae is not None,
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
             "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
         )
+    if files is not None:
+        check_whole(files, has_own_vae=config.vae is None)
+        words_for(config, files)
     return is_flow
 
 
 def flow_of_texts(config: ModelConfig) -> Source | None:
-    """Where --text-encoder names a checkpoint of a flow-matching model."""
+    """Where --text-encoder names a checkpoint of a flow-matching model that has all but the transformer."""
+    if has_own_texts(config):
+        return None
     for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True):
         if family_of(name, one.path) is not None:
             return one
     return None
+
+
+def files_of_flow(config: ModelConfig, source: Source) -> FlowFiles | None:
+    """The files of a flow-matching model; None: it is of another kind, or all but the transformer is in a
+    folder."""
+    if not source.path.is_file() or flow_of_texts(config) is not None:
+        return None
+    texts = zip(config.text_encoder, sources_of_texts(config), strict=True)
+    return find_files(
+        config.model, source.path, [(name, one.path) for name, one in texts if one.path.is_file()]
+    )
+
+
+def words_for(config: ModelConfig, files: FlowFiles) -> Path | None:
+    """Where the tokenizer of T5 is, if that is among the files."""
+    t5, texts = files.encoders.get("t5"), zip(config.text_encoder, sources_of_texts(config), strict=True)
+    folders = [(name, one.path) for name, one in texts if one.path.is_dir()]
+    if len(folders) > (t5 is not None):
+        raise ModelError(
+            f"{folders[-1][0]} does nothing: beside files a folder gives the tokenizer of T5 alone.",
+            "Give t5xxl too, or leave it out." if t5 is None else "Leave it out.",
+        )
+    return t5 and find_t5_words(t5.name, t5.path, folders)
 
 
 def own_vae(config: ModelConfig) -> Path | None:
@@ -67,9 +109,11 @@ def own_vae(config: ModelConfig) -> Path | None:
 def check(config: ModelConfig) -> bool | None:
     """Whether this is a flow-matching model; None: that is not known, since it has not been fetched.
 
-    ModelError: a file is missing, or no checkpoint can have such a name. SettingError: see `check_flow`.
+    ModelError: a file is missing, or nothing can have such a name. SettingError: see `check_flow`.
     """
     check_files(config.lora, config.embedding)
+    if config.vae is not None:
+        local_vae(config.vae)
     for name in (config.model, *config.text_encoder):
         check_name(name)
     here = replace(config, offline=True)

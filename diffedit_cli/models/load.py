@@ -18,8 +18,18 @@ from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import defaults_of
+from .flow_files import load_files
 from .flux import FluxDenoiser
-from .given import check_flow, flow_of_texts, given_apart, own_vae, source_of, sources_of_texts
+from .given import (
+    check_flow,
+    files_of_flow,
+    flow_of_texts,
+    given_apart,
+    own_vae,
+    source_of,
+    sources_of_texts,
+    words_for,
+)
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
 from .memory import free_bytes, is_short, weight_bytes
@@ -48,8 +58,8 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
-    `text_encoder` a UNet alone will do. Or a loaded pipeline of diffusers: its networks are used as they
-    are, and shared with it (pipelines.py).
+    `text_encoder` a UNet or a transformer alone will do. Or a loaded pipeline of diffusers: its networks are
+    used as they are, and shared with it (pipelines.py).
     settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
     `lora`, `embedding` and `text_encoder` one may be given as a plain string.
 
@@ -76,7 +86,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    own = defaults_of(config.model, (flow_of_texts(config) or source).path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
@@ -144,19 +154,23 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
 
 def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
     """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+    vae, texts = own_vae(config), sources_of_texts(config)
     if (of_flow := flow_of_texts(config)) is not None:
         name = config.text_encoder[0]
-        return load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
-    vae, texts = own_vae(config), sources_of_texts(config)
-    rest = load_rest(config.text_encoder, texts, dtype) if texts else None
-    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
+        parts = load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
+    elif (files := files_of_flow(config, source)) is not None:
+        words = words_for(config, files)
+        parts = load_files(files, words, dtype, has_own_vae=vae is None, room=room)
+    else:
+        rest = load_rest(config.text_encoder, texts, dtype) if texts else None
+        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
     if vae is not None:
-        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
+        kind = "vae" if parts.family is None else "flow_vae"
+        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
     elif next(parts.vae.parameters()).is_meta:
-        raise ModelError(
-            f"There is no VAE in {config.model}, nor in {rest and rest.name}.", "Give one with --vae."
-        )
+        names = ", nor in ".join([config.model, *[" and ".join(config.text_encoder)] * bool(texts)])
+        raise ModelError(f"There is no VAE in {names}.", "Give one with --vae.")
     return add_all(parts, config.lora, config.embedding)
 
 

@@ -18,7 +18,7 @@ from .layout import Layout
 from .networks import empty_network, native_cells, read_json, reading
 from .schedulers import read_schedule
 from .transformer_file import check_kind, with_own_names
-from .weights import fill, plain, read_network
+from .weights import State, fill, plain, read_network
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -127,16 +127,21 @@ def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | N
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):
         return fill(what, network, weights, dtype, room=room)
+    if part.startswith("text_encoder"):
+        return fill_encoder(what, kind, network, weights, dtype)
+    state = plain(weights, dtype)
+    network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    return fill(what, network, state, dtype)
+
+
+def fill_encoder(what: str, kind: str, network: Any, weights: State, dtype: torch.dtype) -> Any:
+    """A text encoder with these weights. kind: see networks.read_config."""
     state = plain(weights, dtype)
     if kind == "t5":
         return fill_t5(what, network, state, dtype)
     if kind == "qwen3":
         return fill_qwen3(what, network, state, dtype)
-    if part.startswith("text_encoder"):
-        state = for_text_encoder(network, state)
-    else:
-        network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
-    return fill(what, network, state, dtype)
+    return fill(what, network, for_text_encoder(network, state), dtype)
 
 
 def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -180,16 +185,21 @@ def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> A
 
     kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer}
     kind = kinds.get(encoder.config.model_type)
-    with reading(f"{name}/{folder.name}"):
+    what = f"{name}/{folder.name}"
+    with reading(what):
         tokenizer: Any = (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
-        window = longest if kind else encoder.config.max_position_embeddings
+    return fitted(what, tokenizer, encoder, longest if kind else encoder.config.max_position_embeddings)
+
+
+def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
+    """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
+    with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
-        longest = max(tokenizer.get_vocab().values())
+        highest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
-    if longest >= encoder.config.vocab_size:
+    if highest >= encoder.config.vocab_size:
         raise ModelError(
-            f"{name}/{folder.name} has more tokens than its text encoder.",
-            "The two belong to different checkpoints.",
+            f"{what} has more tokens than its text encoder.", "The two belong to different checkpoints."
         )
     return tokenizer
 

@@ -61,6 +61,15 @@ def check_weights(path: Path) -> None:
             ) from error
 
 
+def shapes_in(path: Path) -> dict[str, torch.Size]:
+    """The shape of each tensor of a file, from its head."""
+    check_weights(path)
+    if path.suffix == GGUF:
+        return {name: entry.shape for name, entry in read_entries(path).items()}
+    with reading(str(path)), safe_open(path, "pt") as file:
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def read_weights(*paths: Path) -> dict[str, Tensor]:
     """The tensors of checked safetensors files, mapped from disk rather than read."""
     state: dict[str, Tensor] = {}

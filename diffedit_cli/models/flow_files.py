@@ -1,0 +1,233 @@
+"""A flow-matching model in files: its transformer with text encoders and a VAE beside it, or all in one file.
+
+A file holds no config. That of a transformer and of T5 follows from the shapes of the tensors; those of CLIP
+and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for elsewhere (t5_words.py).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .bounds import check_values
+from .clip_tokenizer import clip_tokenizer
+from .families import BY_KIND, Family, Suited, suited
+from .flow_schedule import CLASS, read_flow
+from .networks import CHECKS, empty_network, read_config, read_json, reading
+from .parts import Parts, check_fit, fill_encoder
+from .single_file import CONFIGS
+from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
+from .transformer_file import TRANSFORMERS, config_of, kind_of_transformer, told_by, with_own_names
+from .vae import OF_A_CHECKPOINT, fill_vae
+from .weights import State, fill, read_network, refuse_unknown, shapes_in
+
+PREFIXES = re.compile(r"(model\.diffusion_model|first_stage_model|vae|text_encoders\.\w+\.transformer)\.")
+OF_VAE = (OF_A_CHECKPOINT, "vae.")
+TABLE = "embeddings.token_embedding.weight"
+WITH_FOLDER = "Name the folder or the hub id of a whole checkpoint of its family with --text-encoder."
+CLIPS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # as the configs of XL call them
+ENCODERS = {  # by the kind of the transformer: which part each text encoder is
+    "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
+    "flux": {"clip_l": "text_encoder", "t5": "text_encoder_2"},
+}
+SCHEDULERS: dict[str, dict[str, Any]] = {  # as published
+    "sd3": {"shift": 3.0},
+    "flux-schnell": {"shift": 1.0},
+    "flux-dev": {"shift": 3.0, "use_dynamic_shifting": True},
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The tensors of one network in a file. name: of the file. prefix: of the names in it. shapes: by the
+    names in the network."""
+
+    name: str
+    path: Path
+    prefix: str
+    shapes: Mapping[str, torch.Size]
+
+    @property
+    def what(self) -> str:
+        """The network, for people."""
+        return f"{self.name} ({self.prefix.rstrip('.')})" if self.prefix else self.name
+
+    def read(self) -> State:
+        found = read_network(self.name, self.path)
+        return {own: x for key, x in found.items() if (own := own_name(key, self.prefix))}
+
+
+@dataclass(frozen=True)
+class FlowFiles:
+    """Where the networks of a model in files are. encoders: by the keys of ENCODERS."""
+
+    name: str
+    kind: str
+    transformer: Piece
+    encoders: Mapping[str, Piece]
+    vae: Piece | None
+
+    @property
+    def family(self) -> Family:
+        return BY_KIND[self.kind]
+
+    @property
+    def suited(self) -> Suited:
+        return suited(self.name, self.family, told_by(self.transformer.shapes))
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        is_dev = told_by(self.transformer.shapes)["guidance_embeds"]
+        key = self.kind if self.kind != "flux" else "flux-dev" if is_dev else "flux-schnell"
+        return {"_class_name": CLASS, **SCHEDULERS[key]}
+
+    @property
+    def lacking(self) -> list[str]:
+        """The text encoders that are not here and have to be."""
+        wanted = ENCODERS.get(self.kind, {})
+        optional = self.family.optional
+        return [one for one, part in wanted.items() if one not in self.encoders and part != optional]
+
+
+def own_name(key: str, prefix: str) -> str:
+    """A tensor's name in its network; nothing: it belongs to another one."""
+    return t5_name(key.removeprefix(prefix)) if key.startswith(prefix) else ""
+
+
+def pieces_in(name: str, path: Path) -> list[Piece]:
+    """The networks in a file. ModelError: there are tensors beside them."""
+    shapes = shapes_in(path)
+    prefixes = sorted({match[0] for key in shapes if (match := PREFIXES.match(key))})
+    if prefixes:
+        refuse_unknown(name, [key for key in shapes if not PREFIXES.match(key)])
+    return [
+        Piece(name, path, prefix, {own: x for key, x in shapes.items() if (own := own_name(key, prefix))})
+        for prefix in prefixes or [""]
+    ]
+
+
+def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) -> FlowFiles | None:
+    """What a transformer's file holds, and each text encoder of other files; None: it holds no transformer.
+
+    texts: the names and the places of these files. Their text encoders go before those of the first file.
+    """
+    kind = kind_of_transformer(shapes_in(path))
+    if not kind:
+        return None
+    own = pieces_in(name, path)
+    transformer = next(piece for piece in own if kind_of_transformer(piece.shapes))
+    wanted = ENCODERS.get(kind, {})
+    given = [piece for file, place in texts for piece in pieces_in(file, place)]
+    encoders: dict[str, Piece] = {}
+    for piece in [piece for piece in own if piece is not transformer] + given:
+        sort = kind_of_encoder(piece)
+        if sort in wanted:
+            before = encoders.get(sort)
+            if before is not None and before.path != path:
+                raise ModelError(f"{before.name} and {piece.name} are both {sort}.", "Give one of them.")
+            encoders[sort] = piece
+    for file, _ in texts:
+        if not any(piece.name == file for piece in encoders.values()):
+            hint = f"It takes {listed(wanted)}." if wanted else WITH_FOLDER
+            raise ModelError(f"{file} holds no text encoder of {TRANSFORMERS[kind]}.", hint)
+    vaes = [piece for piece in (*own, *given) if piece.prefix in OF_VAE]
+    return FlowFiles(name, kind, transformer, encoders, vaes[0] if vaes else None)
+
+
+def kind_of_encoder(piece: Piece) -> str:
+    """A key of ENCODERS; nothing for another network."""
+    if T5_MARK in piece.shapes:
+        return "t5"
+    widths = {shape[-1] for key, shape in piece.shapes.items() if key.endswith(TABLE) and shape}
+    for kind, part in CLIPS.items():
+        if widths == {read_json(CONFIGS / "sdxl" / part / "config.json")["hidden_size"]}:
+            return kind
+    return ""
+
+
+def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
+    """ModelError for files that do not make up a model. has_own_vae: none is given apart."""
+    if not files.encoders:
+        what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
+        wanted = ENCODERS.get(files.kind)
+        more = f" Or give {listed(wanted)} as files, with the flag repeated." if wanted else ""
+        raise ModelError(what, f"{WITH_FOLDER}{more}")
+    if files.lacking:
+        raise ModelError(
+            f"{files.name} needs {listed(files.lacking)} too.", "Give each with --text-encoder, repeated."
+        )
+    if has_own_vae and files.vae is None:
+        raise ModelError(f"There is no VAE in {files.name}.", "Give one with --vae.")
+
+
+def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
+    return " and ".join({"t5": "t5xxl"}.get(one, one) for one in encoders)
+
+
+def load_files(
+    files: FlowFiles,
+    words: Path | None,
+    dtype: torch.dtype,
+    *,
+    has_own_vae: bool = True,
+    room: int | None = None,
+) -> Parts:
+    """The parts of a model in files. words: of T5 (t5_words.py). has_own_vae: otherwise it has no weights."""
+    sorts = [sort for sort in ENCODERS[files.kind] if sort in files.encoders]
+    encoders = {sort: load_encoder(files, sort, dtype) for sort in sorts}
+    longest = files.suited.longest
+    parts = Parts(
+        unet=load_transformer(files, dtype, room=room),
+        vae=load_own_vae(files, is_filled=has_own_vae),
+        text_encoders=[*encoders.values()],
+        tokenizers=[tokenizer_for(sort, one, words, longest) for sort, one in encoders.items()],
+        schedule=read_flow(files.name, files.scheduler, files.family),
+        family=files.family,
+    )
+    check_fit(files.name, parts)
+    return parts
+
+
+def load_encoder(files: FlowFiles, sort: str, dtype: torch.dtype) -> Any:
+    """A text encoder. CLIP-L comes without a projection; that of SD3 then changes nothing."""
+    piece, kind = files.encoders[sort], files.family.encoders[ENCODERS[files.kind][sort]]
+    state = piece.read()
+    if sort == "t5":
+        with reading(piece.what):
+            config = t5_config(piece.shapes)
+        check_values(piece.what, config)
+    else:
+        config = read_config(piece.name, CONFIGS / "sdxl" / CLIPS[sort])
+    if sort == "clip_l" and kind == "text_encoder_2":
+        state.setdefault("text_projection.weight", torch.eye(config["hidden_size"]))
+    return fill_encoder(piece.what, kind, empty_network(piece.what, kind, config), state, dtype)
+
+
+def tokenizer_for(sort: str, encoder: Any, words: Path | None, longest: int) -> Any:
+    if sort == "clip_l":
+        return clip_tokenizer()
+    if sort == "clip_g":
+        return clip_tokenizer("!")
+    assert words is not None
+    return load_t5_words(words, encoder, longest)
+
+
+def load_transformer(files: FlowFiles, dtype: torch.dtype, *, room: int | None = None) -> Any:
+    piece, kind = files.transformer, files.kind
+    state = with_own_names(piece.what, kind, piece.read())
+    with reading(piece.what):
+        config = config_of(kind, {key: values.shape for key, values in state.items()})
+    check_values(piece.what, config)
+    CHECKS[kind](piece.what, config)
+    return fill(piece.what, empty_network(piece.what, kind, config), state, dtype, room=room)
+
+
+def load_own_vae(files: FlowFiles, *, is_filled: bool) -> Any:
+    config = read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
+    if files.vae is None or not is_filled:
+        return empty_network(files.name, "flow_vae", config)
+    return fill_vae(files.vae.what, "flow_vae", config, files.vae.read())
