@@ -1,7 +1,7 @@
 """Which checkpoints there are, and what one of them is. Nothing here loads a network or asks the hub."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def describe_folder(layout: Layout) -> dict[str, Any]:
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": on_disk,
-        "memory": memory_for(heads, on_disk),
+        "memory": memory_for(heads, on_disk, by_turns=layout.family is not None),
     }
 
 
@@ -207,7 +207,7 @@ def describe_file(name: str, path: Path) -> dict[str, Any]:
         "scheduler": describe_schedule(config, read_schedule(name, config)[0]),
         "side": 8 * (96 if kind == "sd2" and is_v else cells),
         "lacks": lacks,
-        **sizes_of(path, holds),
+        **sizes_of(path, {holds: heads_of(path)}),
     }
 
 
@@ -215,25 +215,29 @@ def describe_flow_files(files: FlowFiles) -> dict[str, Any]:
     """The same of a transformer in a file, alone or with other parts."""
     texts = "text encoders" if not files.encoders else listed(files.lacking)
     there = {f"{texts} (--text-encoder)": not texts, "VAE (--vae)": files.vae}
-    holds = "all" if files.encoders or files.vae else "transformer"
+    path, held = files.transformer.path, {"transformer": files.transformer, **files.encoders}
+    pieces = held | ({"vae": files.vae} if files.vae else {})
+    heads = heads_of(path)
+    parts = {
+        part: [head for head in heads if head.name.startswith(piece.prefix)] for part, piece in pieces.items()
+    }
     return {
         "kind": files.suited.name,
         "predicts": "velocity of a flow",
         "side": 1024,
         "lacks": [part for part, is_there in there.items() if not is_there],
-        **sizes_of(files.transformer.path, holds),
+        **sizes_of(path, parts, by_turns=True),
     }
 
 
-def sizes_of(path: Path, holds: str) -> dict[str, Any]:
-    """What a file takes. holds: the network in it, or `all`."""
-    heads, on_disk = heads_of(path), path.stat().st_size
-    count, dtype = count_tensors(heads)
+def sizes_of(path: Path, heads: Mapping[str, Sequence[Head]], *, by_turns: bool = False) -> dict[str, Any]:
+    """What a file takes. heads, by_turns: see needs.memory_for."""
+    counts, on_disk = {part: count_tensors(some) for part, some in heads.items()}, path.stat().st_size
     return {
-        "parameters": count,
-        "networks": {holds: {"parameters": count, "dtype": dtype}},
+        "parameters": sum(count for count, _ in counts.values()),
+        "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": on_disk,
-        "memory": memory_for({holds: heads}, on_disk),
+        "memory": memory_for(heads, on_disk, by_turns=by_turns),
     }
 
 

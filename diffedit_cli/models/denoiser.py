@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.ddim import require_finite
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from ..errors import SettingError
-from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles
+from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles, take_turns
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
@@ -37,10 +37,10 @@ class DiffusersDenoiser(ABC):
     unet: the network that predicts, a UNet or a transformer. name: what the user called it. size: its native
     side in pixels. factor: pixels to a latent cell. multiple: what the sides of a picture must be multiples
     of. forwards, network_seconds: how many samples `unet` has seen in this thread, and how long all networks
-    have run in it. low_memory: only the network that runs is on the device, `unet` takes one sample at a
-    time, and the VAE works in tiles. micro_batch: samples that `unet` takes at once at most; halved where
-    memory runs out. notices: what the user should know about that. watch: called after each forward with the
-    latents, the timesteps and the prediction.
+    have run in it. low_memory: only the network that runs is on the device, or in memory where they are on
+    demand; `unet` takes one sample at a time, and the VAE works in tiles. micro_batch: samples that `unet`
+    takes at once at most; halved where memory runs out. notices: what the user should know about that.
+    watch: called after each forward with the latents, the timesteps and the prediction.
     """
 
     network_name = "UNet"
@@ -215,6 +215,8 @@ class DiffusersDenoiser(ABC):
         """Make room on the device for the network that runs next, if memory is short."""
         if self.offload is not None:
             self.offload.claim(network)
+        if network is not self.vae:  # which is small
+            take_turns([self.unet, *self.text_encoders], network)
 
     def _note(self, notice: str) -> None:
         if notice not in self.notices:

@@ -7,6 +7,7 @@ and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from .bounds import check_values
 from .clip_tokenizer import clip_tokenizer
 from .families import BY_KIND, Family, Suited, suited
 from .flow_schedule import CLASS, read_flow
+from .memory import exceeds, loaded
 from .networks import CHECKS, empty_network, read_config, read_json, reading
 from .parts import Parts, check_fit, fill_encoder
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
 from .transformer_file import TRANSFORMERS, config_of, kind_of_transformer, told_by, with_own_names
 from .vae import OF_A_CHECKPOINT, fill_vae
-from .weights import State, fill, read_network, refuse_unknown, shapes_in
+from .weights import State, fill, read_network, refuse_unknown, shapes_in, weightless
 
 PREFIXES = re.compile(r"(model\.diffusion_model|first_stage_model|vae|text_encoders\.\w+\.transformer)\.")
 OF_VAE = (OF_A_CHECKPOINT, "vae.")
@@ -56,9 +58,11 @@ class Piece:
         """The network, for people."""
         return f"{self.name} ({self.prefix.rstrip('.')})" if self.prefix else self.name
 
-    def read(self) -> State:
+    def read(self, *, is_empty: bool = False) -> State:
+        """Its weights. is_empty: on the meta device."""
         found = read_network(self.name, self.path)
-        return {own: x for key, x in found.items() if (own := own_name(key, self.prefix))}
+        own = {name: x for key, x in found.items() if (name := own_name(key, self.prefix))}
+        return weightless(own) if is_empty else own
 
 
 @dataclass(frozen=True)
@@ -175,13 +179,21 @@ def load_files(
     *,
     has_own_vae: bool = True,
     room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """The parts of a model in files. words: of T5 (t5_words.py). has_own_vae: otherwise it has no weights."""
-    sorts = [sort for sort in ENCODERS[files.kind] if sort in files.encoders]
-    encoders = {sort: load_encoder(files, sort, dtype) for sort in sorts}
+    """The parts of a model in files. words: of T5 (t5_words.py). has_own_vae: otherwise it has no weights.
+    room, by_turns: see parts.load_folder."""
+    pieces = [files.transformer, *files.encoders.values()]
+    numbers = sum(x.numel() for piece in pieces for x in piece.shapes.values())
+    load = partial(loaded, is_on_demand=by_turns and exceeds(numbers, dtype, room))
+    encoders = {
+        sort: load(partial(load_encoder, files, sort, dtype, room=room))
+        for sort in ENCODERS[files.kind]
+        if sort in files.encoders
+    }
     longest = files.suited.longest
     parts = Parts(
-        unet=load_transformer(files, dtype, room=room),
+        unet=load(partial(load_transformer, files, dtype, room=room)),
         vae=load_own_vae(files, is_filled=has_own_vae),
         text_encoders=[*encoders.values()],
         tokenizers=[tokenizer_for(sort, one, words, longest) for sort, one in encoders.items()],
@@ -192,10 +204,13 @@ def load_files(
     return parts
 
 
-def load_encoder(files: FlowFiles, sort: str, dtype: torch.dtype) -> Any:
-    """A text encoder. CLIP-L comes without a projection; that of SD3 then changes nothing."""
+def load_encoder(
+    files: FlowFiles, sort: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
+) -> Any:
+    """A text encoder. CLIP-L comes without a projection; that of SD3 then changes nothing. is_empty: see
+    parts.load_network."""
     piece, kind = files.encoders[sort], files.family.encoders[ENCODERS[files.kind][sort]]
-    state = piece.read()
+    state = piece.read(is_empty=is_empty)
     if sort == "t5":
         with reading(piece.what):
             config = t5_config(piece.shapes)
@@ -204,7 +219,8 @@ def load_encoder(files: FlowFiles, sort: str, dtype: torch.dtype) -> Any:
         config = read_config(piece.name, CONFIGS / "sdxl" / CLIPS[sort])
     if sort == "clip_l" and kind == "text_encoder_2":
         state.setdefault("text_projection.weight", torch.eye(config["hidden_size"]))
-    return fill_encoder(piece.what, kind, empty_network(piece.what, kind, config), state, dtype)
+    network = empty_network(piece.what, kind, config)
+    return fill_encoder(piece.what, kind, network, state, dtype, room=room)
 
 
 def tokenizer_for(sort: str, encoder: Any, words: Path | None, longest: int) -> Any:
@@ -216,9 +232,11 @@ def tokenizer_for(sort: str, encoder: Any, words: Path | None, longest: int) -> 
     return load_t5_words(words, encoder, longest)
 
 
-def load_transformer(files: FlowFiles, dtype: torch.dtype, *, room: int | None = None) -> Any:
+def load_transformer(
+    files: FlowFiles, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
+) -> Any:
     piece, kind = files.transformer, files.kind
-    state = with_own_names(piece.what, kind, piece.read())
+    state = with_own_names(piece.what, kind, piece.read(is_empty=is_empty))
     with reading(piece.what):
         config = config_of(kind, {key: values.shape for key, values in state.items()})
     check_values(piece.what, config)

@@ -32,7 +32,7 @@ from .given import (
 )
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
-from .memory import free_bytes, is_short, weight_bytes
+from .memory import OnDemand, free_bytes, is_short, weight_bytes
 from .networks import first_sentence
 from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
@@ -92,7 +92,8 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         if converted:
             parts = converted_parts(config, source, *converted)
         else:
-            parts = load_all(config, source, dtype, room=room_for(config, device))
+            is_by_turns = is_flow and device.type == "cpu"
+            parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
         parts = replace(parts, own_defaults={**own, **parts.own_defaults})
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
@@ -152,18 +153,27 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
     return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
 
 
-def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
-    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+def load_all(
+    config: ModelConfig,
+    source: Source,
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+    by_turns: bool = False,
+) -> Parts:
+    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it. room,
+    by_turns: see parts.load_folder."""
     vae, texts = own_vae(config), sources_of_texts(config)
+    tight: dict[str, Any] = {"room": room, "by_turns": by_turns}
     if (of_flow := flow_of_texts(config)) is not None:
         name = config.text_encoder[0]
-        parts = load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
+        parts = load_transformer(config.model, source.path, name, of_flow, dtype, **tight)
     elif (files := files_of_flow(config, source)) is not None:
         words = words_for(config, files)
-        parts = load_files(files, words, dtype, has_own_vae=vae is None, room=room)
+        parts = load_files(files, words, dtype, has_own_vae=vae is None, **tight)
     else:
         rest = load_rest(config.text_encoder, texts, dtype) if texts else None
-        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
+        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, **tight)
     if vae is not None:
         kind = "vae" if parts.family is None else "flow_vae"
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
@@ -213,7 +223,8 @@ def place(
     """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     notices: list[str] = []
-    if not low_memory and (is_quantised(parts.unet) or is_short(networks, device)):
+    is_by_turns = isinstance(parts.unet, OnDemand)
+    if not low_memory and (is_by_turns or is_quantised(parts.unet) or is_short(networks, device)):
         low_memory = True
         notices.append(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
@@ -288,14 +299,15 @@ def load_parts(
     has_own_vae: bool = True,
     rest: Rest | None = None,
     room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`."""
+    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`; by_turns: `load_folder`."""
     if source.path.is_file():
         return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, room=room)
     if rest is not None:
         return load_unet_folder(name, source, dtype, rest, room=room)
     layout = check_layout(name, source.path, source.variant)
-    return load_folder(layout, dtype, room=room)
+    return load_folder(layout, dtype, room=room, by_turns=by_turns)
 
 
 @contextmanager

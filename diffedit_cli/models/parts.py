@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +16,12 @@ from .bounds import flat
 from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
+from .memory import exceeds, loaded
 from .networks import empty_network, native_cells, read_json, reading
+from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
 from .transformer_file import check_kind, with_own_names
-from .weights import State, fill, plain, read_network
+from .weights import State, fill, plain, read_network, shapes_in, weightless
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -84,10 +87,12 @@ class Rest:
         return parts
 
 
-def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) -> Parts:
+def load_folder(
+    layout: Layout, dtype: torch.dtype, *, room: int | None = None, by_turns: bool = False
+) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    room: for the UNet or transformer; see weights.fill.
+    room: see weights.fill. by_turns: networks that need more than that together are left on demand.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
@@ -95,9 +100,15 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     else:
         schedule, predicts_v = read_flow(name, layout.configs["scheduler"], family), False
         longest = suited(name, family, layout.configs["transformer"]).longest
-    encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
+    sizes = (shapes_in(path).values() for paths in layout.files.values() for path in paths)
+    is_tight = by_turns and exceeds(sum(x.numel() for shapes in sizes for x in shapes), dtype, room)
+
+    def load(part: str) -> Any:
+        return loaded(partial(load_network, layout, part, dtype, room=room), is_on_demand=is_tight)
+
+    encoders = [load(part) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, layout.networks[0], dtype, room=room),
+        unet=load(layout.networks[0]),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
@@ -115,12 +126,17 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
+def load_network(
+    layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
+) -> Any:
+    """A network of a checked folder. is_empty: on the meta device, its weights checked."""
     kind, first = layout.kinds[part], layout.files[part][0]
     is_apart = not first.is_relative_to(layout.folder)
     what = first.name if is_apart else f"{layout.name}/{part}"
     network = empty_network(what, kind, layout.configs[part])
     weights = read_network(what, *layout.files[part])
+    if is_empty:
+        weights = weightless(weights)
     if is_apart:
         check_kind(what, kind, layout.configs[part], weights)
     if part == "transformer":
@@ -128,20 +144,21 @@ def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | N
     if part in ("unet", "transformer"):
         return fill(what, network, weights, dtype, room=room)
     if part.startswith("text_encoder"):
-        return fill_encoder(what, kind, network, weights, dtype)
+        return fill_encoder(what, kind, network, weights, dtype, room=room)
     state = plain(weights, dtype)
     network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
     return fill(what, network, state, dtype)
 
 
-def fill_encoder(what: str, kind: str, network: Any, weights: State, dtype: torch.dtype) -> Any:
-    """A text encoder with these weights. kind: see networks.read_config."""
-    state = plain(weights, dtype)
+def fill_encoder(
+    what: str, kind: str, network: Any, weights: State, dtype: torch.dtype, *, room: int | None = None
+) -> Any:
+    """A text encoder with these weights. kind: see networks.read_config. room: see `fill`; not for CLIP."""
     if kind == "t5":
-        return fill_t5(what, network, state, dtype)
+        return fill_t5(what, network, weights, dtype, room=room)
     if kind == "qwen3":
-        return fill_qwen3(what, network, state, dtype)
-    return fill(what, network, for_text_encoder(network, state), dtype)
+        return fill_qwen3(what, network, weights, dtype, room=room)
+    return fill(what, network, for_text_encoder(network, plain(weights, dtype)), dtype)
 
 
 def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,26 +169,44 @@ def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Ten
     return {key if key.startswith("text_projection") else f"text_model.{key}": x for key, x in plain.items()}
 
 
-def fill_t5(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+def fill_t5(
+    what: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+) -> Any:
     """T5's encoder with these weights. A file holds its table of words under one name, or under both.
 
     In float16 the last products of the feed-forward layers overflow, so these weights stay in float32, as
     transformers has them.
     """
     names = "shared.weight", "encoder.embed_tokens.weight"
-    words = next((state[name] for name in names if name in state), None)
-    network = fill(what, network, state if words is None else {**state, **dict.fromkeys(names, words)}, dtype)
+    if found := {name: state[name] for name in names if name in state}:
+        words = next(iter(plain(found, dtype).values()))
+        state = {**state, **dict.fromkeys(names, words)}
+    network = fill(what, network, state, dtype, room=room)
     network.encoder.embed_tokens = network.shared
     if dtype == torch.float16:
         for block in network.encoder.block:
-            block.layer[-1].DenseReluDense.wo.float()
+            last = block.layer[-1].DenseReluDense.wo.float()
+            if isinstance(last, QuantisedLayer):
+                last.dtype = torch.float32
     return network
 
 
-def fill_qwen3(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+def fill_qwen3(
+    what: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+) -> Any:
     """Qwen3 with these weights; a file may have those of its last layer too, which only writing needs."""
     own = {key.removeprefix("model."): values for key, values in state.items() if key != "lm_head.weight"}
-    network = fill(what, network, own, dtype)
+    network = fill(what, network, own, dtype, room=room)
     network.rotary_emb = type(network.rotary_emb)(network.config)  # computed, and on the meta device till now
     return network
 

@@ -167,9 +167,17 @@ def load_unet_folder(
 
 
 def load_transformer(
-    name: str, path: Path, of_rest: str, rest: Source, dtype: torch.dtype, *, room: int | None = None
+    name: str,
+    path: Path,
+    of_rest: str,
+    rest: Source,
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`."""
+    """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`. room,
+    by_turns: see parts.load_folder."""
     if not path.is_file():
         raise ModelError(
             f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
@@ -177,7 +185,7 @@ def load_transformer(
         )
     layout = check_layout(of_rest, rest.path, rest.variant, without="transformer")
     layout.files["transformer"] = [path]
-    return load_folder(layout, dtype, room=room)
+    return load_folder(layout, dtype, room=room, by_turns=by_turns)
 
 
 def empty_vae(name: str, *, is_xl: bool) -> Any:
