@@ -238,7 +238,8 @@ def test_openvino_runs_the_text_encoder_that_is_given(
     save_file(unet_of(state), tmp_path / "unet.safetensors")
     for texts in (folder, tmp_path / "other"):
         runs = [
-            load(tmp_path / "unet.safetensors", texts, backend=backend) for backend in ("openvino", "torch")
+            load(tmp_path / "unet.safetensors", texts, backend=backend, dtype="float32")
+            for backend in ("openvino", "torch")
         ]
         assert runs[0].origin["backend"] == "openvino"
         assert torch.allclose(*(model.embed(PROMPTS).tokens for model in runs), atol=1e-4)
