@@ -263,10 +263,15 @@ def test_a_lora_adds_its_product_to_the_weights(
                 state[f"{net}.{place}.alpha"], share = torch.tensor(2.0), 0.5
         wanted[net, place] = weight + 0.5 * share * up @ down
     save_file(state, tmp_path / "style.safetensors")
-    model = load_model(folders[name], device="cpu", lora=f"{tmp_path / 'style.safetensors'}:0.5")
-    networks = {"transformer": model.unet, "text_encoder": model.text_encoders[0]}
-    for (net, place), weight in wanted.items():
-        assert torch.allclose(networks[net].get_submodule(place).weight, weight, atol=1e-5)
+    lora, file = f"{tmp_path / 'style.safetensors'}:0.5", "transformer/diffusion_pytorch_model.safetensors"
+    model = load_model(folders[name], device="cpu", lora=lora)
+    alone = load_model(
+        folders[name] / file, text_encoder=str(folders[name]), device="cpu", lora=lora, low_memory=True
+    )
+    for used in (model, alone):
+        networks = {"transformer": used.unet, "text_encoder": used.text_encoders[0]}
+        for (net, place), weight in wanted.items():
+            assert torch.allclose(networks[net].get_submodule(place).weight, weight, atol=1e-5)
     assert model.unet.state_dict().keys() == plain.unet.state_dict().keys()
 
 
