@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
+Embed = TypeVar("Embed", bound=Callable[..., PromptEmbeds])
 
 
 class Counts(threading.local):
@@ -66,6 +67,7 @@ class DiffusersDenoiser(ABC):
         self.latent_channels = int(self.vae.config.latent_channels)
         self.origin: dict[str, Any] = {}
         self._counts = Counts()
+        self._latest: tuple[list[str], PromptEmbeds] | None = None
         self.notices: list[str] = []
         self.watch: Callable[[Latents, Timesteps, Latents], None] | None = None
         self.micro_batch = 1 if low_memory else ALL
@@ -245,6 +247,20 @@ class DiffusersDenoiser(ABC):
         return re.sub(
             pattern, lambda match: phrases[(match[1] or match[2]).lower()], prompt, flags=re.IGNORECASE
         )
+
+
+def once(embed: Embed) -> Embed:
+    """An `embed` that keeps what it made last: the parts of a run ask for the same texts, and large text
+    encoders take seconds, or have to be read again."""
+
+    @functools.wraps(embed)
+    def known(model: Any, prompts: Sequence[str]) -> PromptEmbeds:
+        latest = model._latest
+        if latest is None or latest[0] != [*prompts]:
+            model._latest = latest = [*prompts], embed(model, prompts)
+        return latest[1]
+
+    return cast(Embed, known)
 
 
 def words_not_in(

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .parts import Parts
 
 T5_TOKENS = 256  # that stand for T5 where a checkpoint comes without it, all zeros, as in its pipeline
@@ -26,6 +26,7 @@ class SD3Denoiser(DiffusersDenoiser):
         if len(self.text_encoders) == 2:
             self._note(f"{name} comes without T5 (text_encoder_3), so it understands long texts less well.")
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of both CLIPs side by side, filled up with zeros to the width of T5, and
         behind them T5's; the pooled outputs of both CLIPs."""

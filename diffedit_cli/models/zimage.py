@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .parts import Parts
 
 
@@ -22,6 +22,7 @@ class ZImageDenoiser(DiffusersDenoiser):
         super().__init__(name, parts, device, dtype, low_memory)
         self.most_cells = self.patch * min(self.unet.config.axes_lens[1:])
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of Qwen3, which reads the prompt as a question to it."""
         asked = [as_question(prompt) for prompt in prompts]
