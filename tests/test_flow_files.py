@@ -22,6 +22,7 @@ from flow_models import (
     sd3_transformer,
     t5_encoder,
     t5_tokenizer,
+    zimage_parts,
 )
 from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map, quants
 from pictures import noise as picture
@@ -119,8 +120,12 @@ def networks_of(folder: Path) -> dict[str, State]:
     kind = folder.name
     transformer = weights(folder / "transformer")
     found = {
-        "transformer": original(transformer, "sd3") if kind == "sd3" else transformer,
+        "transformer": transformer if kind == "flux" else original(transformer, kind),
         "vae": original_vae(AutoencoderKL.from_pretrained(folder / "vae")),
+    }
+    if kind == "zimage":
+        return found | {"qwen3": with_prefix("model.", weights(folder / "text_encoder"))}
+    found |= {
         "clip_l": clip(weights(folder / "text_encoder")),
         "t5": weights(folder / ("text_encoder_3" if kind == "sd3" else "text_encoder_2")),
     }
@@ -150,6 +155,7 @@ def in_one(folder: Path, *parts: str) -> State:
         "clip_l": "text_encoders.clip_l.transformer.",
         "clip_g": "text_encoders.clip_g.transformer.",
         "t5": "text_encoders.t5xxl.transformer.",
+        "qwen3": "text_encoders.qwen3_4b.transformer.",
     }
     networks = networks_of(folder)
     state = {"text_encoders.clip_l.logit_scale": torch.ones(1)}
@@ -225,6 +231,39 @@ def test_sd3_without_t5(sd3: Path, tmp_path: Path) -> None:
     save_file(in_one(sd3, "transformer", "vae"), path)  # as sd3_medium.safetensors is
     same(load(path, files["clip_g"], files["clip_l"], files["t5"], sd3), load_model(sd3, device="cpu"))
     assert describe(str(path))["lacks"] == ["text encoders (--text-encoder)"]
+
+
+def test_qwen3_and_a_vae_as_files_of_zimage(models: Path, cache: Path, tmp_path: Path) -> None:
+    folder = save_flow(tmp_path / "zimage", zimage_parts(), SD3_SCHEDULER)
+    whole, networks = load_model(folder, device="cpu"), networks_of(folder)
+    small = tmp_path / "small"
+    shutil.copytree(folder, small, ignore=shutil.ignore_patterns("*.safetensors"))
+    paths = {name: tmp_path / f"{name}.safetensors" for name in networks}
+    for name, state in networks.items():
+        save_file({key: x.contiguous() for key, x in state.items()}, paths[name])
+    vae = {"vae": str(paths["vae"])}
+    latents, t = draw_noise((16, 8, 8), [1]), torch.tensor([300.0])
+    put(cache, small, "someone/zimage")
+    one_file = tmp_path / "all.safetensors"
+    save_file(in_one(folder), one_file)
+    for model in (
+        load(paths["transformer"], paths["qwen3"], small, **vae),
+        load(paths["transformer"], "someone/zimage", paths["qwen3"], **vae, offline=True, low_memory=True),
+        load(one_file, small),
+    ):
+        embeds, wanted = (one.embed(PROMPTS) for one in (model, whole))
+        assert torch.equal(embeds.tokens, wanted.tokens)
+        predicted = (one.predict(latents, t, embeds.row(0)) for one in (model, whole))
+        assert torch.allclose(*predicted, atol=1e-5)
+        assert torch.allclose(model.decode(latents), whole.decode(latents), atol=1e-5)
+        assert torch.equal(model.schedule.sigmas(5, (8, 8)), whole.schedule.sigmas(5, (8, 8)))
+        assert model.own_defaults == whole.own_defaults
+    for texts in ([paths["qwen3"]], [paths["qwen3"], models / "sd3"]):
+        with pytest.raises(ModelError, match="needs the small files of its checkpoint") as caught:
+            load(paths["transformer"], *texts, **vae)
+        assert "zimage-turbo" in caught.value.hint
+    with pytest.raises(ModelError, match="There is no VAE in"):
+        load(paths["transformer"], paths["qwen3"], small)
 
 
 def test_text_encoders_in_the_file_of_another_checkpoint(sd3: Path, tmp_path: Path) -> None:

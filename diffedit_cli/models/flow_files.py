@@ -6,7 +6,7 @@ and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import torch
 from ..errors import ModelError
 from .bounds import check_values
 from .clip_tokenizer import clip_tokenizer
-from .families import BY_KIND, Family, Suited, suited
+from .families import BY_KIND, Family, Suited, family_of, suited
 from .flow_schedule import CLASS, read_flow
+from .layout import Layout, check_layout
 from .memory import exceeds, loaded
 from .networks import CHECKS, empty_network, read_config, read_json, reading
-from .parts import Parts, check_fit, fill_encoder
+from .parts import Parts, check_fit, fill_encoder, load_tokenizer
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
 from .transformer_file import TRANSFORMERS, config_of, kind_of_transformer, told_by, with_own_names
@@ -35,7 +36,10 @@ CLIPS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # as the configs
 ENCODERS = {  # by the kind of the transformer: which part each text encoder is
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5": "text_encoder_2"},
+    "zimage": {"qwen3": "text_encoder"},
 }
+FILE_NAMES = {"t5": "t5xxl", "qwen3": "qwen_3_4b"}
+QWEN3_MARK = "layers.0.self_attn.q_norm.weight"
 SCHEDULERS: dict[str, dict[str, Any]] = {  # as published
     "sd3": {"shift": 3.0},
     "flux-schnell": {"shift": 1.0},
@@ -67,13 +71,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class FlowFiles:
-    """Where the networks of a model in files are. encoders: by the keys of ENCODERS."""
+    """Where the networks of a model in files are. encoders: by the keys of ENCODERS. rest: of a checkpoint
+    whose configs and tokenizer go with them, for a family whose files do not tell them."""
 
     name: str
     kind: str
     transformer: Piece
     encoders: Mapping[str, Piece]
     vae: Piece | None
+    rest: Layout | None = None
 
     @property
     def family(self) -> Family:
@@ -85,6 +91,8 @@ class FlowFiles:
 
     @property
     def scheduler(self) -> dict[str, Any]:
+        if self.rest is not None:
+            return self.rest.configs["scheduler"]
         is_dev = told_by(self.transformer.shapes)["guidance_embeds"]
         key = self.kind if self.kind != "flux" else "flux-dev" if is_dev else "flux-schnell"
         return {"_class_name": CLASS, **SCHEDULERS[key]}
@@ -92,8 +100,7 @@ class FlowFiles:
     @property
     def lacking(self) -> list[str]:
         """The text encoders that are not here and have to be."""
-        wanted = ENCODERS.get(self.kind, {})
-        optional = self.family.optional
+        wanted, optional = ENCODERS[self.kind], self.family.optional
         return [one for one, part in wanted.items() if one not in self.encoders and part != optional]
 
 
@@ -124,7 +131,7 @@ def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) ->
         return None
     own = pieces_in(name, path)
     transformer = next(piece for piece in own if kind_of_transformer(piece.shapes))
-    wanted = ENCODERS.get(kind, {})
+    wanted = ENCODERS[kind]
     given = [piece for file, place in texts for piece in pieces_in(file, place)]
     encoders: dict[str, Piece] = {}
     for piece in [piece for piece in own if piece is not transformer] + given:
@@ -136,8 +143,9 @@ def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) ->
             encoders[sort] = piece
     for file, _ in texts:
         if not any(piece.name == file for piece in encoders.values()):
-            hint = f"It takes {listed(wanted)}." if wanted else WITH_FOLDER
-            raise ModelError(f"{file} holds no text encoder of {TRANSFORMERS[kind]}.", hint)
+            raise ModelError(
+                f"{file} holds no text encoder of {TRANSFORMERS[kind]}.", f"It takes {listed(wanted)}."
+            )
     vaes = [piece for piece in (*own, *given) if piece.prefix in OF_VAE]
     return FlowFiles(name, kind, transformer, encoders, vaes[0] if vaes else None)
 
@@ -146,6 +154,8 @@ def kind_of_encoder(piece: Piece) -> str:
     """A key of ENCODERS; nothing for another network."""
     if T5_MARK in piece.shapes:
         return "t5"
+    if {QWEN3_MARK, f"model.{QWEN3_MARK}"} & piece.shapes.keys():
+        return "qwen3"
     widths = {shape[-1] for key, shape in piece.shapes.items() if key.endswith(TABLE) and shape}
     for kind, part in CLIPS.items():
         if widths == {read_json(CONFIGS / "sdxl" / part / "config.json")["hidden_size"]}:
@@ -157,9 +167,8 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
     """ModelError for files that do not make up a model. has_own_vae: none is given apart."""
     if not files.encoders:
         what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
-        wanted = ENCODERS.get(files.kind)
-        more = f" Or give {listed(wanted)} as files, with the flag repeated." if wanted else ""
-        raise ModelError(what, f"{WITH_FOLDER}{more}")
+        as_files = f"Or give {listed(ENCODERS[files.kind])} as files, with the flag repeated."
+        raise ModelError(what, f"{WITH_FOLDER} {as_files}")
     if files.lacking:
         raise ModelError(
             f"{files.name} needs {listed(files.lacking)} too.", "Give each with --text-encoder, repeated."
@@ -169,7 +178,16 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
 
 
 def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
-    return " and ".join({"t5": "t5xxl"}.get(one, one) for one in encoders)
+    return " and ".join(FILE_NAMES.get(one, one) for one in encoders)
+
+
+def with_rest(files: FlowFiles, folders: Sequence[tuple[str, Path]]) -> FlowFiles:
+    """Files of Z-Image with the configs of a checkpoint. folders: names of what is given, and where it is."""
+    needs = f"{files.name} needs the small files of its checkpoint besides, configs and tokenizer."
+    hint = "Name zimage-turbo, Tongyi-MAI/Z-Image or a folder with another --text-encoder."
+    if len(folders) != 1 or family_of(*folders[0]) is not files.family:
+        raise ModelError(needs, hint)
+    return replace(files, rest=check_layout(*folders[0], without=files.family.kinds))
 
 
 def load_files(
@@ -191,12 +209,11 @@ def load_files(
         for sort in ENCODERS[files.kind]
         if sort in files.encoders
     }
-    longest = files.suited.longest
     parts = Parts(
         unet=load(partial(load_transformer, files, dtype, room=room)),
         vae=load_own_vae(files, is_filled=has_own_vae),
         text_encoders=[*encoders.values()],
-        tokenizers=[tokenizer_for(sort, one, words, longest) for sort, one in encoders.items()],
+        tokenizers=[tokenizer_for(files, sort, one, words) for sort, one in encoders.items()],
         schedule=read_flow(files.name, files.scheduler, files.family),
         family=files.family,
     )
@@ -215,6 +232,8 @@ def load_encoder(
         with reading(piece.what):
             config = t5_config(piece.shapes)
         check_values(piece.what, config)
+    elif files.rest is not None:
+        config = files.rest.configs["text_encoder"]
     else:
         config = read_config(piece.name, CONFIGS / "sdxl" / CLIPS[sort])
     if sort == "clip_l" and kind == "text_encoder_2":
@@ -223,13 +242,16 @@ def load_encoder(
     return fill_encoder(piece.what, kind, network, state, dtype, room=room)
 
 
-def tokenizer_for(sort: str, encoder: Any, words: Path | None, longest: int) -> Any:
+def tokenizer_for(files: FlowFiles, sort: str, encoder: Any, words: Path | None) -> Any:
     if sort == "clip_l":
         return clip_tokenizer()
     if sort == "clip_g":
         return clip_tokenizer("!")
+    if files.rest is not None:
+        folder = files.rest.folder / "tokenizer"
+        return load_tokenizer(files.rest.name, folder, encoder, files.suited.longest)
     assert words is not None
-    return load_t5_words(words, encoder, longest)
+    return load_t5_words(words, encoder, files.suited.longest)
 
 
 def load_transformer(
@@ -237,15 +259,21 @@ def load_transformer(
 ) -> Any:
     piece, kind = files.transformer, files.kind
     state = with_own_names(piece.what, kind, piece.read(is_empty=is_empty))
-    with reading(piece.what):
-        config = config_of(kind, {key: values.shape for key, values in state.items()})
-    check_values(piece.what, config)
-    CHECKS[kind](piece.what, config)
+    if files.rest is not None:
+        config = files.rest.configs["transformer"]
+    else:
+        with reading(piece.what):
+            config = config_of(kind, {key: values.shape for key, values in state.items()})
+        check_values(piece.what, config)
+        CHECKS[kind](piece.what, config)
     return fill(piece.what, empty_network(piece.what, kind, config), state, dtype, room=room)
 
 
 def load_own_vae(files: FlowFiles, *, is_filled: bool) -> Any:
-    config = read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
+    if files.rest is not None:
+        config = files.rest.configs["vae"]
+    else:
+        config = read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
     if files.vae is None or not is_filled:
         return empty_network(files.name, "flow_vae", config)
     return fill_vae(files.vae.what, "flow_vae", config, files.vae.read())

@@ -7,7 +7,7 @@ from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
 from .families import family_of
-from .flow_files import FlowFiles, check_whole, find_files
+from .flow_files import QWEN3_MARK, FlowFiles, check_whole, find_files, with_rest
 from .sources import Source, check_name, find_checkpoint, local_path
 from .t5_words import T5_MARK, find_t5_words
 from .vae import find_vae, local_vae
@@ -33,13 +33,17 @@ def sources_of_texts(config: ModelConfig) -> list[Source]:
 
 
 def has_own_texts(config: ModelConfig) -> bool:
-    """Whether text encoders are in files: a checkpoint named besides then gives T5's tokenizer alone."""
+    """Whether text encoders are in files: a checkpoint named besides then gives its small files alone."""
     if not config.text_encoder:
         return False
     model, *texts = map(local_path, (config.model, *config.text_encoder))
     if any(path is not None and path.is_file() for path in texts):
         return True
-    return model is not None and model.is_file() and any(key.endswith(T5_MARK) for key in shapes_in(model))
+    return (
+        model is not None
+        and model.is_file()
+        and any(key.endswith((T5_MARK, QWEN3_MARK)) for key in shapes_in(model))
+    )
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
@@ -79,21 +83,28 @@ def flow_of_texts(config: ModelConfig) -> Source | None:
     return None
 
 
+def places_of_texts(config: ModelConfig) -> list[tuple[str, Path]]:
+    """What --text-encoder names, and where it is."""
+    return [(name, one.path) for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True)]
+
+
 def files_of_flow(config: ModelConfig, source: Source) -> FlowFiles | None:
     """The files of a flow-matching model; None: it is of another kind, or all but the transformer is in a
     folder."""
     if not source.path.is_file() or flow_of_texts(config) is not None:
         return None
-    texts = zip(config.text_encoder, sources_of_texts(config), strict=True)
-    return find_files(
-        config.model, source.path, [(name, one.path) for name, one in texts if one.path.is_file()]
-    )
+    texts = places_of_texts(config)
+    files = find_files(config.model, source.path, [one for one in texts if one[1].is_file()])
+    if files is None or "qwen3" not in files.encoders:
+        return files
+    return with_rest(files, [one for one in texts if one[1].is_dir()])
 
 
 def words_for(config: ModelConfig, files: FlowFiles) -> Path | None:
     """Where the tokenizer of T5 is, if that is among the files."""
-    t5, texts = files.encoders.get("t5"), zip(config.text_encoder, sources_of_texts(config), strict=True)
-    folders = [(name, one.path) for name, one in texts if one.path.is_dir()]
+    t5, folders = files.encoders.get("t5"), [one for one in places_of_texts(config) if one[1].is_dir()]
+    if files.rest is not None:
+        return None
     if len(folders) > (t5 is not None):
         raise ModelError(
             f"{folders[-1][0]} does nothing: beside files a folder gives the tokenizer of T5 alone.",

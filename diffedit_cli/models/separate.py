@@ -183,7 +183,7 @@ def load_transformer(
             f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
             "Give a .safetensors or .gguf file with --model.",
         )
-    layout = check_layout(of_rest, rest.path, rest.variant, without="transformer")
+    layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
     layout.files["transformer"] = [path]
     return load_folder(layout, dtype, room=room, by_turns=by_turns)
 
