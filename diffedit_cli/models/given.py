@@ -63,9 +63,10 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
         "--text-encoder": bool(config.text_encoder) and is_whole,
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        made_for = "a transformer in a file" if flag == "--text-encoder" else "1.x, 2.x and XL"
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
-            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
+            f"It is made for {made_for}; leave it out.",
         )
     if files is not None:
         check_whole(files, has_own_vae=config.vae is None)

@@ -82,8 +82,8 @@ def find_t5_words(name: str, file: Path, given: Sequence[tuple[str, Path]]) -> P
                 return place
     raise ModelError(
         f"{name} holds T5 without its tokenizer.",
-        "Name a folder or a hub id that has it with another --text-encoder: of flux-schnell the tokenizer "
-        "alone is fetched; ComfyUI has it in comfy/text_encoders/t5_tokenizer.",
+        "Name a checkpoint that has it with another --text-encoder, such as flux-schnell, of which only the "
+        "tokenizer is fetched, or the folder comfy/text_encoders/t5_tokenizer of ComfyUI.",
     )
 
 
