@@ -292,6 +292,7 @@ def write_t5(path: Path, state: Mapping[str, Tensor], words: Any = None) -> Stat
     writer, held = GGUFWriter(path, "t5encoder"), State()
     if words is not None:
         pieces = json.loads(words.backend_tokenizer.to_str())["model"]["vocab"]
+        writer.add_tokenizer_model("t5")
         writer.add_token_list([piece for piece, _ in pieces])
         writer.add_token_scores([score for _, score in pieces])
     for key, values in state.items():
@@ -324,6 +325,9 @@ def test_t5_in_gguf_brings_its_tokenizer(flux: Path, tmp_path: Path) -> None:
     assert words == other.tokenizers[1](PROMPTS, padding="max_length", max_length=40).input_ids
     one.tokenizers[1].model_max_length = 40  # that of the folder
     same(one, other)
+    write_t5(tmp_path / "bare.gguf", load_file(files["t5"]))
+    with pytest.raises(ModelError, match=r"bare\.gguf holds T5 without its tokenizer"):
+        load(files["transformer"], files["clip_l"], tmp_path / "bare.gguf", vae=files["vae"], offline=True)
 
 
 def test_where_the_tokenizer_of_t5_is_looked_for(flux: Path, sd3: Path, cache: Path, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ IN_GGUF = {  # llama.cpp's names
     ".ffn_down.": ".layer.1.DenseReluDense.wo.",
     ".ffn_norm.": ".layer.1.layer_norm.",
 }
-TOKENS, SCORES, NORMALISER = (
-    f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "precompiled_charsmap")
+SORT, TOKENS, SCORES, NORMALISER = (
+    f"tokenizer.ggml.{name}" for name in ("model", "tokens", "scores", "precompiled_charsmap")
 )
 
 
@@ -73,7 +73,7 @@ def find_t5_words(name: str, file: Path, given: Sequence[tuple[str, Path]]) -> P
     """
     for one, folder in given:
         return words_in(one, folder)
-    if file.suffix == GGUF and TOKENS in facts_of(file):
+    if file.suffix == GGUF and facts_of(file).get(SORT) == "t5":
         return file
     for preset in (name for name in PRESETS if PRESETS[name].suited):
         for known_as in (preset, PRESETS[preset].repository):
