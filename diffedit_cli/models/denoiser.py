@@ -61,10 +61,9 @@ class DiffusersDenoiser(ABC):
         if not parts.is_borrowed:
             self.vae.to(torch.float32 if overflows else dtype)
         self.schedule = parts.schedule
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor, self.latent_channels = self._vae_shape()
         self.multiple = self.factor * self.patch
         self.size = parts.cells * self.factor
-        self.latent_channels = int(self.vae.config.latent_channels)
         self.origin: dict[str, Any] = {}
         self._counts = Counts()
         self._latest: tuple[list[str], PromptEmbeds] | None = None
@@ -117,8 +116,8 @@ class DiffusersDenoiser(ABC):
         cells = max(pixels.shape[2:]) // self.factor
         self._check_size(cells)
         with self._network():
-            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1, cells)
-            return (latents - self._shift) * self.vae.config.scaling_factor
+            latents = self._vae(self._to_latents, 2 * pixels - 1, cells)
+            return self._scaled(latents)
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32.
@@ -126,8 +125,8 @@ class DiffusersDenoiser(ABC):
         NumericError: it overflows there too.
         """
         with self._network():
-            latents = latents / self.vae.config.scaling_factor + self._shift
-            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
+            latents = self._unscaled(latents)
+            pixels = self._vae(self._to_pixels, latents, max(latents.shape[2:]))
             require_finite(pixels, "the decoded picture")
             return (pixels / 2 + 0.5).clamp(0, 1)
 
@@ -138,6 +137,25 @@ class DiffusersDenoiser(ABC):
                 f"{self.name} draws at most {self.most_cells * self.factor} pixels a side.",
                 "Give a smaller --size.",
             )
+
+    def _vae_shape(self) -> tuple[int, int]:
+        """Pixels to a latent cell, and the channels of the latents."""
+        own = self.vae.config
+        return 2 ** (len(own.block_out_channels) - 1), int(own.latent_channels)
+
+    def _to_latents(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
+    def _to_pixels(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents).sample
+
+    def _scaled(self, latents: Latents) -> Latents:
+        """The VAE's latents as the network takes them."""
+        return (latents - self._shift) * self.vae.config.scaling_factor
+
+    def _unscaled(self, latents: Latents) -> Latents:
+        """The inverse of `_scaled`."""
+        return latents / self.vae.config.scaling_factor + self._shift
 
     @property
     def _shift(self) -> float:
@@ -164,19 +182,24 @@ class DiffusersDenoiser(ABC):
             self._note(f"Memory ran out, so the VAE works in tiles of {side} pixels; seams may show.")
         return out
 
-    def _tokens(self, which: int, prompts: Sequence[str]) -> Any:
-        """The tokens of each prompt, cut or filled up to the tokenizer's window, and which of them count."""
+    def _tokens(self, which: int, prompts: Sequence[str], padding: str = "max_length") -> Any:
+        """The tokens of each prompt, cut to the tokenizer's window or filled up, and which of them count.
+
+        padding: how far they are filled up, to the window (max_length) or to the longest.
+        """
         tokenizer = self.tokenizers[which]
         return tokenizer(
             [self._with_phrases(prompt) for prompt in prompts],
-            padding="max_length",
+            padding=padding,
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
 
-    def _encoded(self, which: int, prompts: Sequence[str], **options: Any) -> Any:
-        tokens, encoder = self._tokens(which, prompts).input_ids, self.text_encoders[which]
+    def _encoded(
+        self, which: int, prompts: Sequence[str], *, padding: str = "max_length", **options: Any
+    ) -> Any:
+        tokens, encoder = self._tokens(which, prompts, padding).input_ids, self.text_encoders[which]
         self._claim(encoder)
         out = attempt(lambda: encoder(tokens.to(self.device), **options), self.device)
         if out is None:

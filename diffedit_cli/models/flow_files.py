@@ -15,12 +15,13 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import CHECKS
 from .clip_tokenizer import clip_tokenizer
 from .families import BY_KIND, Family, Suited, family_of, suited
 from .flow_schedule import CLASS, read_flow
 from .layout import Layout, check_layout
 from .memory import exceeds, loaded
-from .networks import CHECKS, empty_network, read_config, read_json, reading
+from .networks import empty_network, read_config, read_json, reading
 from .parts import Parts, check_fit, fill_encoder, load_tokenizer
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name

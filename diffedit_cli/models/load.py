@@ -14,12 +14,14 @@ from ..core.types import Report, silent
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
+from .chroma import ChromaDenoiser
 from .compiled import OpenvinoUNet
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import defaults_of
 from .flow_files import load_files
 from .flux import FluxDenoiser
+from .flux2 import Flux2Denoiser
 from .given import (
     check_flow,
     files_of_flow,
@@ -38,6 +40,7 @@ from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaul
 from .pipelines import model_of_pipeline
 from .quantised import is_quantised
 from .quiet import quiet
+from .qwenimage import QwenImageDenoiser
 from .sd3 import SD3Denoiser
 from .separate import load_rest, load_transformer, load_unet_folder
 from .single_file import load_single_file
@@ -49,12 +52,16 @@ from .zimage import ZImageDenoiser
 DENOISERS: dict[str, type[DiffusersDenoiser]] = {
     "sd3": SD3Denoiser,
     "flux": FluxDenoiser,
+    "chroma": ChromaDenoiser,
+    "flux2": Flux2Denoiser,
+    "qwenimage": QwenImageDenoiser,
     "zimage": ZImageDenoiser,
 }
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, of FLUX.1 or of Z-Image.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1, FLUX.2 klein, Chroma,
+    Qwen-Image or Z-Image.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With

@@ -145,3 +145,6 @@ def set_tiles(vae: Any, cells: int, factor: int) -> None:
     vae.enable_slicing()
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor
+    if hasattr(vae, "tile_sample_min_height"):  # of films
+        vae.tile_sample_min_height = vae.tile_sample_min_width = cells * factor
+        vae.tile_sample_stride_height = vae.tile_sample_stride_width = (cells * 3 // 4) * factor

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import ModelError
 from .layout import PARTS, Layout, check_index, check_layout, check_tokenizer, find_weights, variants_in
-from .networks import empty_network, read_config, read_json
+from .networks import empty_network, read_config, read_if_there, read_json
 from .parts import (
     Parts,
     Rest,
@@ -70,7 +70,7 @@ def layout_of(name: str, folder: Path, variant: str | None, places: dict[str, Pa
 
     variant: of the weight files; without one, those that are there.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_if_there(folder / "model_index.json")
     check_index(name, index)
     places = {part: place for part, place in places.items() if (place / "config.json").is_file()}
     is_xl = "text_encoder_2" in places

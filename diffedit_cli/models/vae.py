@@ -10,8 +10,9 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import CHECKS
 from .hub import hub_errors
-from .networks import CHECKS, empty_network, read_json, reading
+from .networks import empty_network, read_json, reading
 from .weights import State, check_weights, fill, plain, read_network, refuse_unknown
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

@@ -71,10 +71,11 @@ def is_unguided(guidance: GuidanceConfig) -> bool:
 
 
 def without_idle(config: Config, idle: dict[str, str]) -> Config:
-    """The config with each setting that does nothing at its default."""
+    """The config with each setting that does nothing at its default, and without a norm."""
     if not idle:
         return config
     usual = {key: default for key, _, _, default in keys(type(config)) if key in idle}
+    usual |= {key: "none" for key in usual if key == "guidance_norm"}  # its default is the model's own
     return build(type(config), flatten(config), usual)
 
 
