@@ -42,8 +42,7 @@ def require_suited(checkpoint: ModelConfig, *, inversion: str = "", spacing: str
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:
-    found = {"revision": config.revision, "variant": config.variant}
-    return {**found, "lora": config.lora, "text_encoder": config.text_encoder}
+    return {"revision": config.revision, "variant": config.variant, "lora": config.lora}
 
 
 def say_few_steps(config: ModelConfig, terminal: Terminal) -> None:

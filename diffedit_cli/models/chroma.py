@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .flux import by_length, pack, places, unpack
 
 
@@ -22,6 +22,7 @@ class ChromaDenoiser(DiffusersDenoiser):
     can_mix_texts = False  # each has as many tokens as it has
     patch = 2
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """T5's last states of the text, and of the first token that fills it up."""
         with self._network():

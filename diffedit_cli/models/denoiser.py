@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from ..core.ddim import require_finite
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from ..errors import SettingError
 from .compiled import OpenvinoVAE
-from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smaller_tile
+from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smaller_tile, take_turns
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
+Embed = TypeVar("Embed", bound=Callable[..., PromptEmbeds])
 
 
 class Counts(threading.local):
@@ -38,10 +39,10 @@ class DiffusersDenoiser(ABC):
     unet: the network that predicts, a UNet or a transformer. name: what the user called it. size: its native
     side in pixels. factor: pixels to a latent cell. multiple: what the sides of a picture must be multiples
     of. forwards, network_seconds: how many samples `unet` has seen in this thread, and how long all networks
-    have run in it. low_memory: only the network that runs is on the device, `unet` takes one sample at a
-    time, and the VAE works in tiles. micro_batch: samples that `unet` takes at once at most; halved where
-    memory runs out. notices: what the user should know about that. watch: called after each forward with the
-    latents, the timesteps and the prediction.
+    have run in it. low_memory: only the network that runs is on the device, or in memory where they are on
+    demand; `unet` takes one sample at a time, and the VAE works in tiles. micro_batch: samples that `unet`
+    takes at once at most; halved where memory runs out. notices: what the user should know about that.
+    watch: called after each forward with the latents, the timesteps and the prediction.
     """
 
     network_name = "UNet"
@@ -67,6 +68,7 @@ class DiffusersDenoiser(ABC):
         self.size = parts.cells * self.factor
         self.origin: dict[str, Any] = {}
         self._counts = Counts()
+        self._latest: tuple[list[str], PromptEmbeds] | None = None
         self.notices: list[str] = []
         self.watch: Callable[[Latents, Timesteps, Latents], None] | None = None
         self.micro_batch = 1 if low_memory else ALL
@@ -254,6 +256,8 @@ class DiffusersDenoiser(ABC):
         """Make room on the device for the network that runs next, if memory is short."""
         if self.offload is not None:
             self.offload.claim(network)
+        if network is not self.vae:  # which is small
+            take_turns([self.unet, *self.text_encoders], network)
 
     def _note(self, notice: str) -> None:
         if notice not in self.notices:
@@ -288,6 +292,20 @@ def require_cells(name: str, cells: int, most: int | None, factor: int) -> None:
     """SettingError for more latent cells along a side than a network knows; most: None if it knows any."""
     if most is not None and cells > most:
         raise SettingError(f"{name} draws at most {most * factor} pixels a side.", "Give a smaller --size.")
+
+
+def once(embed: Embed) -> Embed:
+    """An `embed` that keeps what it made last: the parts of a run ask for the same texts, and large text
+    encoders take seconds, or have to be read again."""
+
+    @functools.wraps(embed)
+    def known(model: Any, prompts: Sequence[str]) -> PromptEmbeds:
+        latest = model._latest
+        if latest is None or latest[0] != [*prompts]:
+            model._latest = latest = [*prompts], embed(model, prompts)
+        return latest[1]
+
+    return cast(Embed, known)
 
 
 def words_not_in(

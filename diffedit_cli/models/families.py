@@ -16,6 +16,8 @@ from ..errors import ModelError
 from ..settings import public_name
 from .networks import read_if_there, read_json
 from .presets import PRESETS
+from .transformer_file import kind_of_transformer, told_by
+from .weights import shapes_in
 
 HELP = (
     "Use Stable Diffusion 3 or 3.5, FLUX.1 dev or schnell, FLUX.2 klein, Chroma, Qwen-Image, Z-Image, or one "
@@ -86,6 +88,7 @@ FAMILIES = {  # by the class of the transformer
     ),
     "ZImageTransformer2DModel": Family("zimage", {"text_encoder": "qwen3"}, has_even_times=True),
 }
+BY_KIND = {family.key: family for family in FAMILIES.values()}
 
 
 def family_of(name: str, folder: Path) -> Family | None:
@@ -180,6 +183,10 @@ def suited_to(name: str, path: Path | None) -> Suited | None:
     """What suits a checkpoint, if it is one of these families. path: where it is, if it is here."""
     if path is None:
         return SUITED.get(PRESETS[name].suited) if name in PRESETS else None
+    if path.is_file():
+        names = shapes_in(path)
+        kind = kind_of_transformer(names)
+        return suited(name, BY_KIND[kind], told_by(names)) if kind else None
     file = path / "transformer/config.json"
     if not file.is_file() or (family := family_of(name, path)) is None:
         return None

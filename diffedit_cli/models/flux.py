@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 
 Packed = Float[Tensor, "b tokens d"]  # d is 4 c
 
@@ -21,6 +21,7 @@ class FluxDenoiser(DiffusersDenoiser):
     network_name = "transformer"
     patch = 2
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """T5's last states, and CLIP's pooled output."""
         with self._network():

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .flux import pack, unpack
 from .parts import STACKED, Parts
 from .zimage import as_question
@@ -33,6 +33,7 @@ class Flux2Denoiser(DiffusersDenoiser):
         self._std = (own.running_var.float() + own.eps).sqrt()[:, None, None].to(device)
         super().__init__(name, parts, device, dtype, low_memory)
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """States of three layers of Qwen3 side by side, which reads the prompt as a question to it."""
         asked = [as_question(prompt) + WITHOUT_THINKING for prompt in prompts]

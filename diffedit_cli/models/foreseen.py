@@ -9,8 +9,9 @@ from ..errors import ModelError
 from ..settings import ModelConfig
 from .denoiser import require_cells
 from .families import Family
+from .flow_files import transformer_config, vae_config
 from .flow_schedule import read_flow
-from .given import check_flow, flow_of_texts, source_of, sources_of_texts
+from .given import check_flow, files_of_flow, flow_of_texts, source_of, sources_of_texts
 from .hardware import device_of, openvino_dtypes
 from .layout import Layout, check_layout
 from .load import DENOISERS
@@ -59,6 +60,9 @@ def foresee(config: ModelConfig) -> Foreseen | None:
         local_vae(config.vae)
     if (of_flow := flow_of_texts(here)) is not None:
         return of_layout(layout_round(config.model, source.path, config.text_encoder[0], of_flow))
+    if (files := files_of_flow(here, source)) is not None:
+        schedule = read_flow(files.name, files.scheduler, files.family)
+        return foreseen(files.name, schedule, files.family, transformer_config(files), vae_config(files))
     if source.path.is_file():
         return of_file(config, source)
     if config.text_encoder:

@@ -17,14 +17,14 @@ SECONDS_TO_ANSWER = 10
 FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells where the rest is
 OF_UNET_ALONE = "config.json"
 CORES = ("unet", "transformer")  # the networks that denoise
-Needs = Literal["all", "unet", "rest"]
+Needs = Literal["all", "unet", "rest", "words"]
 
 
 @dataclass(frozen=True)
 class HubId:
     """A checkpoint on the hub. variants: those that will do, the first is fetched. file: the name of the one
-    that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, or all but
-    the UNet or transformer."""
+    that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, all but
+    the UNet or transformer, or the tokenizers."""
 
     name: str
     revision: str | None
@@ -72,7 +72,8 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
         missing = next((file for file in wanted if not (folder / file).is_file()), None)
         if missing:
             return f"{missing} is missing."
-        find_weights(hub_id.name, networks, variant)
+        if networks:
+            find_weights(hub_id.name, networks, variant)
     except ModelError as error:
         return error.message
     return ""
@@ -83,6 +84,8 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
     parts = parts_in(hub_id.name, folder)
+    if hub_id.needs == "words":
+        return tuple(part for part in parts if part.startswith("tokenizer"))
     return tuple(part for part in parts if part not in CORES or hub_id.needs != "rest")
 
 
@@ -110,6 +113,9 @@ def fetch(hub_id: HubId) -> None:
 
 def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
     """The weight files of a repository that are needed. ModelError: it has none of the variant."""
+
+    if hub_id.needs == "words":
+        return []
 
     def of(variant: str | None) -> dict[str, list[str]]:
         """By part."""

@@ -1,7 +1,7 @@
 """What a folder holds, read from its small files, and refused with a reason before a weight is read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -86,10 +86,12 @@ def parts_in(name: str, folder: Path) -> tuple[str, ...]:
     return (*kinds, *map(tokenizer_of, encoders), "scheduler")
 
 
-def check_layout(name: str, folder: Path, variant: str | None = None, *, without: str = "") -> Layout:
+def check_layout(
+    name: str, folder: Path, variant: str | None = None, *, without: Collection[str] = ()
+) -> Layout:
     """Refuse a folder of another family or without safetensors, or one that wants code to be run.
 
-    variant: of the weight files; a part without it may have plain ones. without: a network whose weights
+    variant: of the weight files; a part without it may have plain ones. without: networks whose weights
     are not needed.
     """
     index = read_if_there(folder / "model_index.json")
@@ -108,8 +110,9 @@ def check_layout(name: str, folder: Path, variant: str | None = None, *, without
     layout.configs["scheduler"] = read_json(folder / "scheduler/scheduler_config.json")
     for part in layout.tokenizers:
         check_tokenizer(name, folder / part)
-    places = {part: folder / part for part in layout.networks if part != without}
-    layout.files.update(find_weights(name, places, variant))
+    places = {part: folder / part for part in layout.networks if part not in without}
+    if places:
+        layout.files.update(find_weights(name, places, variant))
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout

@@ -19,12 +19,22 @@ from .compiled import OpenvinoUNet, products
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import defaults_of
+from .flow_files import load_files
 from .flux import FluxDenoiser
 from .flux2 import Flux2Denoiser
-from .given import check_flow, flow_of_texts, given_apart, own_vae, source_of, sources_of_texts
+from .given import (
+    check_flow,
+    files_of_flow,
+    flow_of_texts,
+    given_apart,
+    own_vae,
+    source_of,
+    sources_of_texts,
+    words_for,
+)
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
-from .memory import free_bytes, is_short, weight_bytes
+from .memory import OnDemand, free_bytes, is_short, weight_bytes
 from .networks import first_sentence
 from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
@@ -55,8 +65,8 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
-    `text_encoder` a UNet alone will do. Or a loaded pipeline of diffusers: its networks are used as they
-    are, and shared with it (pipelines.py).
+    `text_encoder` a UNet or a transformer alone will do. Or a loaded pipeline of diffusers: its networks are
+    used as they are, and shared with it (pipelines.py).
     settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
     `lora`, `embedding` and `text_encoder` one may be given as a plain string.
 
@@ -84,13 +94,14 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         dtype = torch.bfloat16
     else:
         dtype = pick_dtype(config.dtype, device)
-    own = defaults_of(config.model, (flow_of_texts(config) or source).path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
             parts = converted_parts(config, source, dtype, converted[1])
         else:
-            parts = load_all(config, source, dtype, room=room_for(config, device))
+            is_by_turns = is_flow and device.type == "cpu"
+            parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
         parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
@@ -161,21 +172,34 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
     return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
 
 
-def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
-    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+def load_all(
+    config: ModelConfig,
+    source: Source,
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+    by_turns: bool = False,
+) -> Parts:
+    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it. room,
+    by_turns: see parts.load_folder."""
+    vae, texts = own_vae(config), sources_of_texts(config)
+    tight: dict[str, Any] = {"room": room, "by_turns": by_turns}
     if (of_flow := flow_of_texts(config)) is not None:
         name = config.text_encoder[0]
-        return load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
-    vae, texts = own_vae(config), sources_of_texts(config)
-    rest = load_rest(config.text_encoder, texts, dtype) if texts else None
-    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
+        parts = load_transformer(config.model, source.path, name, of_flow, dtype, **tight)
+    elif (files := files_of_flow(config, source)) is not None:
+        words = words_for(config, files)
+        parts = load_files(files, words, dtype, has_own_vae=vae is None, **tight)
+    else:
+        rest = load_rest(config.text_encoder, texts, dtype) if texts else None
+        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, **tight)
     if vae is not None:
-        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
+        kind = "vae" if parts.family is None else "flow_vae"
+        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
     elif next(parts.vae.parameters()).is_meta:
-        raise ModelError(
-            f"There is no VAE in {config.model}, nor in {rest and rest.name}.", "Give one with --vae."
-        )
+        names = ", nor in ".join([config.model, *[" and ".join(config.text_encoder)] * bool(texts)])
+        raise ModelError(f"There is no VAE in {names}.", "Give one with --vae.")
     return add_all(parts, config.lora, config.embedding)
 
 
@@ -218,7 +242,8 @@ def place(
     """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     notices: list[str] = []
-    if not low_memory and (is_quantised(parts.unet) or is_short(networks, device)):
+    is_by_turns = isinstance(parts.unet, OnDemand)
+    if not low_memory and (is_by_turns or is_quantised(parts.unet) or is_short(networks, device)):
         low_memory = True
         notices.append(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
@@ -293,14 +318,15 @@ def load_parts(
     has_own_vae: bool = True,
     rest: Rest | None = None,
     room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`."""
+    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`; by_turns: `load_folder`."""
     if source.path.is_file():
         return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, room=room)
     if rest is not None:
         return load_unet_folder(name, source, dtype, rest, room=room)
     layout = check_layout(name, source.path, source.variant)
-    return load_folder(layout, dtype, room=room)
+    return load_folder(layout, dtype, room=room, by_turns=by_turns)
 
 
 @contextmanager

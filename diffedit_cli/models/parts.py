@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,13 @@ from .bounds import flat
 from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
+from .memory import exceeds, loaded
 from .networks import empty_network, native_cells, read_if_there, reading, with_computed
+from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
 from .spiece import t5_tokenizer
 from .transformer_file import check_kind, with_own_names
-from .weights import fill, plain, read_network
+from .weights import State, fill, plain, read_network, shapes_in, weightless
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -87,10 +90,12 @@ class Rest:
         return parts
 
 
-def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) -> Parts:
+def load_folder(
+    layout: Layout, dtype: torch.dtype, *, room: int | None = None, by_turns: bool = False
+) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    room: for the UNet or transformer; see weights.fill.
+    room: see weights.fill. by_turns: networks that need more than that together are left on demand.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
@@ -98,9 +103,15 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     else:
         schedule, predicts_v = read_flow(name, layout.configs["scheduler"], family), False
         longest = suited(name, family, layout.configs["transformer"]).longest
-    encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
+    sizes = (shapes_in(path).values() for paths in layout.files.values() for path in paths)
+    is_tight = by_turns and exceeds(sum(x.numel() for shapes in sizes for x in shapes), dtype, room)
+
+    def load(part: str) -> Any:
+        return loaded(partial(load_network, layout, part, dtype, room=room), is_on_demand=is_tight)
+
+    encoders = [load(part) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, layout.networks[0], dtype, room=room),
+        unet=load(layout.networks[0]),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
@@ -118,30 +129,41 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
+def load_network(
+    layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
+) -> Any:
+    """A network of a checked folder. is_empty: on the meta device, its weights checked."""
     kind, first = layout.kinds[part], layout.files[part][0]
     is_apart = not first.is_relative_to(layout.folder)
     what = first.name if is_apart else f"{layout.name}/{part}"
     network = empty_network(what, kind, layout.configs[part])
     weights = read_network(what, *layout.files[part])
+    if is_empty:
+        weights = weightless(weights)
     if is_apart:
         check_kind(what, kind, layout.configs[part], weights)
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):
         return with_computed(kind, fill(what, network, weights, dtype, room=room))
-    state = plain(weights, dtype)
-    if kind == "t5":
-        return fill_t5(what, network, state, dtype)
-    if kind in ("qwen3", "qwen2_5_vl"):
-        return fill_language_model(what, kind, network, state, dtype)
     if part.startswith("text_encoder"):
-        state = for_text_encoder(network, state)
-    else:
-        network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+        return fill_encoder(what, kind, network, weights, dtype, room=room)
+    state = plain(weights, dtype)
+    network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
     if kind == "flux2_vae":
         state["bn.num_batches_tracked"] = torch.zeros(())  # of its training
     return fill(what, network, state, dtype)
+
+
+def fill_encoder(
+    what: str, kind: str, network: Any, weights: State, dtype: torch.dtype, *, room: int | None = None
+) -> Any:
+    """A text encoder with these weights. kind: see networks.read_config. room: see `fill`; not for CLIP."""
+    if kind == "t5":
+        return fill_t5(what, network, weights, dtype, room=room)
+    if kind in ("qwen3", "qwen2_5_vl"):
+        return fill_language_model(what, kind, network, weights, dtype, room=room)
+    return fill(what, network, for_text_encoder(network, plain(weights, dtype)), dtype)
 
 
 def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,29 +174,46 @@ def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Ten
     return {key if key.startswith("text_projection") else f"text_model.{key}": x for key, x in plain.items()}
 
 
-def fill_t5(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+def fill_t5(
+    what: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+) -> Any:
     """T5's encoder with these weights. A file holds its table of words under one name, or under both.
 
     In float16 the last products of the feed-forward layers overflow, so these weights stay in float32, as
     transformers has them.
     """
     names = "shared.weight", "encoder.embed_tokens.weight"
-    words = next((state[name] for name in names if name in state), None)
-    network = fill(what, network, state if words is None else {**state, **dict.fromkeys(names, words)}, dtype)
+    if found := {name: state[name] for name in names if name in state}:
+        words = next(iter(plain(found, dtype).values()))
+        state = {**state, **dict.fromkeys(names, words)}
+    network = fill(what, network, state, dtype, room=room)
     network.encoder.embed_tokens = network.shared
     if dtype == torch.float16:
         for block in network.encoder.block:
-            block.layer[-1].DenseReluDense.wo.float()
+            last = block.layer[-1].DenseReluDense.wo.float()
+            if isinstance(last, QuantisedLayer):
+                last.dtype = torch.float32
     return network
 
 
 def fill_language_model(
-    what: str, kind: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype
+    what: str,
+    kind: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
 ) -> Any:
     """Qwen3, or the language model of Qwen2.5-VL, with these weights; what reads pictures and what writes is
     left out (see weights.HARMLESS)."""
     own = {re.sub(r"^model\.(language_model\.)?", "", key): values for key, values in state.items()}
-    return with_computed(kind, fill(what, network, own, dtype))
+    return with_computed(kind, fill(what, network, own, dtype, room=room))
 
 
 def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> Any:
@@ -186,21 +225,26 @@ def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> A
 
     kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer, "qwen2_5_vl_text": Qwen2Tokenizer}
     kind = kinds.get(encoder.config.model_type)
-    with reading(f"{name}/{folder.name}"):
+    what = f"{name}/{folder.name}"
+    with reading(what):
         is_spiece = kind is T5Tokenizer and not (folder / "tokenizer.json").is_file()
         tokenizer: Any = (
             t5_tokenizer(folder)
             if is_spiece
             else (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
         )
-        window = longest if kind else encoder.config.max_position_embeddings
+    return fitted(what, tokenizer, encoder, longest if kind else encoder.config.max_position_embeddings)
+
+
+def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
+    """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
+    with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
-        longest = max(tokenizer.get_vocab().values())
+        highest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
-    if longest >= encoder.config.vocab_size:
+    if highest >= encoder.config.vocab_size:
         raise ModelError(
-            f"{name}/{folder.name} has more tokens than its text encoder.",
-            "The two belong to different checkpoints.",
+            f"{what} has more tokens than its text encoder.", "The two belong to different checkpoints."
         )
     return tokenizer
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .flux import by_length, pack, unpack
 
 TEMPLATE = (
@@ -32,6 +32,7 @@ class QwenImageDenoiser(DiffusersDenoiser):
     def vae_shape_of(cls, config: Mapping[str, Any]) -> tuple[int, int]:
         return 2 ** len(config.get("temperal_downsample", [False, True, True])), int(config.get("z_dim", 16))
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states of Qwen2.5-VL, which is asked to describe the prompt; those of the request are left
         out."""

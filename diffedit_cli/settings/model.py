@@ -42,7 +42,7 @@ class ModelConfig:
     text_encoder: tuple[str, ...] = setting(
         (),
         "Checkpoint whose text encoders are used, and with a UNet or transformer alone its VAE and schedule "
-        "too: a name, a folder or a file; or CLIP text encoders as files, with the flag repeated.",
+        "too: a name, a folder or a file; or text encoders as files, with the flag repeated.",
         panel="Model",
         expert=True,
     )
