@@ -16,7 +16,7 @@ from .bounds import flat
 from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
-from .networks import empty_network, native_cells, read_if_there, reading, with_computed
+from .networks import FETCH_AGAIN, empty_network, native_cells, read_if_there, reading, with_computed
 from .schedulers import read_schedule
 from .spiece import t5_tokenizer
 from .transformer_file import check_kind, with_own_names
@@ -26,6 +26,7 @@ CARD = "diffedit.json"
 # What a model can declare defaults for.
 OWN = ("strength", "guidance_scale", "steps", "solver", "timestep_spacing", "inversion")
 WORDS_OF_CARD = dict[str, list[str]]
+LEAST = 64  # tokens of a language model, whose request takes some
 STACKED = (9, 18, 27)  # the layers of Qwen3 whose states FLUX.2 klein takes
 
 
@@ -195,6 +196,8 @@ def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> A
         )
         window = longest if kind else encoder.config.max_position_embeddings
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
+        if tokenizer.model_max_length < (LEAST if kind is Qwen2Tokenizer else 2):
+            raise ModelError(f"{name}/{folder.name} is spoilt: model_max_length is too small.", FETCH_AGAIN)
         longest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
     if longest >= encoder.config.vocab_size:
