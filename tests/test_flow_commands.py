@@ -185,7 +185,7 @@ def test_info_says_what_it_is(
 REFUSED = [
     ("sd3.5", [*EDIT, "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
     ("sd3.5", [*EDIT, "--guidance-method", "embedded"], "--guidance-method embedded cannot be used"),
-    ("sd3.5", [*EDIT, "--backend", "openvino"], "--backend openvino cannot be used"),
+    ("sd3.5", [*EDIT, "--backend", "openvino"], "OpenVINO cannot be used"),
     ("sd3.5", [*EDIT, "--embedding", "word.safetensors"], "--embedding cannot be used"),
     ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
     ("sd3.5", [*EDIT, "--inversion", "flowedit", "--solver", "dpm++"], "--solver dpm++ cannot be used"),
@@ -195,7 +195,7 @@ REFUSED = [
         [*EDIT, "--reuse", "2", "--inversion-rounds", "1"],
         "--reuse above 1 cannot be used with --inversion-rounds",
     ),
-    ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
+    ("sd3.5", ["models", "optimize"], "OpenVINO cannot be used"),
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
     ("sd3.5", [*EDIT, "--compile"], "has no blocks that can be compiled"),
@@ -205,6 +205,8 @@ REFUSED = [
     ("chroma", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
     ("qwen", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
     ("dev", [*EDIT, "--guidance-method", "apg"], "--guidance-method apg cannot be used"),
+    ("dev", [*EDIT, "--guidance-method", "cfg"], "--guidance-method cfg cannot be used"),
+    ("dev", ["generate", "a", "--guidance-method", "cfg"], "--guidance-method cfg cannot be used"),
     ("dev", [*EDIT, "--guidance-method", "cfg++"], "--guidance-method cfg++ cannot be used"),
     ("dev", [*EDIT, "--guidance-norm", "pred"], "--guidance-norm pred cannot be used"),
     ("dev", [*EDIT, "--guidance-rescale", "0.5"], "--guidance-rescale cannot be used"),
@@ -232,6 +234,23 @@ def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     told = good(run(*EDIT, "--negative-prompt", "x", *model, "-o", "out.png")).output
     assert "--negative-prompt does nothing with a model that takes the guidance scale" in told
     assert (read_settings(Path("out.png")) or {})["negative_prompt"] == ""
+
+
+def test_a_scale_of_1_leaves_the_method_to_the_model(run: Run, folders: dict[str, Path]) -> None:
+    model = ["--model", folders["dev"], "--device", "cpu"]
+    good(run(*EDIT, "--guidance-scale", "1", *model, "-o", "out.png"))
+    assert (read_settings(Path("out.png")) or {})["guidance_method"] == "embedded"
+    good(run("rerun", "out.png", *model, "-o", "again.png"))
+    assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_a_result_of_another_model_leaves_the_method_to_this_one(
+    run: Run, folders: dict[str, Path], checkpoint: Path
+) -> None:
+    good(run(*EDIT, "--model", checkpoint, "--device", "cpu", "-o", "out.png"))
+    assert (read_settings(Path("out.png")) or {})["guidance_method"] == "cfg"
+    good(run("rerun", "out.png", "--model", folders["dev"], "--size", 32, "--steps", 2, "-o", "again.png"))
+    assert (read_settings(Path("again.png")) or {})["guidance_method"] == "embedded"
 
 
 def test_flowedit_needs_a_flow(run: Run, checkpoint: Path) -> None:
@@ -581,17 +600,58 @@ def test_fast_takes_fewer_steps_than_a_models_own(run: Run, folders: dict[str, P
         (["-m", "./nothere"], "There is no model"),
         (["-m", "nothere.gguf"], "There is no file nothere.gguf"),
         (["-m", "sd3.5", "--vae", "x"], "--vae cannot be used"),
-        (["-m", "sd3.5", "--backend", "openvino"], "--backend openvino cannot be used"),
+        (["--vae", "x"], "There is no VAE x"),
+        (["-m", "sd3.5", "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
+        (["-m", "sd3.5", "--size", "128"], "draws at most 96 pixels a side"),
+        (["-m", "zimage", "--size", "512"], "draws at most 256 pixels a side"),
+        (["-m", "spoilt"], "lacks vae"),
+        (["-m", "unet.safetensors"], "is not all of a Stable Diffusion"),
+        (["--timestep-spacing", "lcm", "--steps", "60"], "--steps 60 is out of range for this model"),
+        (["--device", "cuda:77"], "There is no device cuda:77"),
+        (["--backend", "openvino", "--dtype", "float16"], "OpenVINO does not compute in float16"),
+        (["-m", "sd3.5", "--backend", "openvino"], "OpenVINO cannot be used"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(
-    run: Run, folders: dict[str, Path], words: list[str], told: str
+    run: Run, folders: dict[str, Path], checkpoint: Path, words: list[str], told: str
 ) -> None:
+    shutil.copytree(checkpoint, "spoilt", ignore=shutil.ignore_patterns("vae"))
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3)}, "unet.safetensors")
     words = [str(folders.get(word, word)) for word in words]
-    for command in (EDIT, ["compare", "photo.png", *WORDS, "--steps", "2,3"]):
+    for command in (EDIT, ["compare", "photo.png", *WORDS, "--strength", "0.5,0.6"]):
         result = run(*command, *words, "--dry-run")
         assert result.exit_code in (1, 2)
         assert told in result.output
+
+
+def test_every_dry_run_knows_the_model(run: Run, folders: dict[str, Path]) -> None:
+    remove = ["remove", "photo.png", "--ref", "horse"]
+    (Path("photos")).mkdir()
+    shutil.copy("photo.png", "photos")
+    batch = ["batch", "photos", "--ref", "horse", "--query", "zebra", "-o", "dataset"]
+    for command, model, words, told in (
+        (remove, "sd3.5", ["--size", "128"], "draws at most 96 pixels a side"),
+        (remove, "sd3.5", ["--timestep-spacing", "lcm"], "--timestep-spacing lcm cannot be used"),
+        (batch, "sd3.5", ["--timestep-spacing", "lcm"], "--timestep-spacing lcm cannot be used"),
+        (batch, "sd3.5", ["--device", "cuda:77"], "There is no device cuda:77"),
+        (["compare", "--prompt", "a,b"], "zimage", ["--size", "260"], "draws at most 256 pixels a side"),
+        (["compare", "--prompt", "a,b"], "zimage", ["--size", "41"], "--width 41 does not fit this model"),
+        (EDIT, "zimage", ["--animate", "x.gif"], "nothing lies between two texts"),
+    ):
+        result = run(*command, *words, "--model", folders[model], "--dry-run")
+        assert result.exit_code in (1, 2), result.output
+        assert told in result.output
+
+
+def test_a_dry_run_says_which_pictures_are_too_long_for_a_model(run: Run, folders: dict[str, Path]) -> None:
+    noise(160, 20).save("long.png")
+    words = [*WORDS, "--size", "64", "--model", folders["sd3.5"], "--device", "cpu", "--steps", "2"]
+    for more in (["--dry-run"], ["-o", "results"]):
+        done = run("edit", "long.png", "photo.png", *words, *more)
+        assert done.exit_code == 3
+        assert "long.png: " in done.stderr
+        assert "draws at most 96 pixels a side" in done.stderr
+        assert "1 of 2 results failed" in done.stderr
 
 
 def test_paper_takes_no_rounds(run: Run) -> None:

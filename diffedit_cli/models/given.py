@@ -42,7 +42,8 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
         refuse_other_tasks(config.model, family)
     given = {
-        "--backend openvino": config.backend == "openvino",
+        "OpenVINO": config.backend == "openvino",
+        "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
         "--vae": config.vae is not None,

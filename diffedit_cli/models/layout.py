@@ -9,7 +9,7 @@ from typing import Any, cast
 from ..errors import ModelError
 from . import spiece
 from .families import Family, family_of
-from .networks import read_config, read_if_there, read_json
+from .networks import CLASSES, read_config, read_if_there, read_json
 from .weights import ONLY_SAFE, check_weights
 
 STEMS = {
@@ -100,7 +100,7 @@ def check_layout(name: str, folder: Path, variant: str | None = None, *, without
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
     missing = [part for part in parts_in(name, folder) if not (folder / part).is_dir()]
     if missing:
-        hint = HELP_FOLDER if "unet" in missing else f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
+        hint = f"{HELP_FOLDER} Or add --text-encoder to a UNet alone." if has_unet(folder) else HELP_FOLDER
         raise ModelError(f"{name} lacks {', '.join(missing)}.", hint)
     zeros = bool(index.get("force_zeros_for_empty_prompt", is_xl))
     layout = Layout(name, folder, is_xl, zeros, family=family)
@@ -114,6 +114,13 @@ def check_layout(name: str, folder: Path, variant: str | None = None, *, without
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout
+
+
+def has_unet(folder: Path) -> bool:
+    """Whether a folder holds a UNet, or is the folder of one."""
+    own = folder / "config.json"
+    kind = read_json(own).get("_class_name") if own.is_file() else None
+    return (folder / "unet").is_dir() or kind == CLASSES["unet"]
 
 
 def has_two_encoders(folder: Path) -> bool:

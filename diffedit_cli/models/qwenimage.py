@@ -1,6 +1,7 @@
 """Qwen-Image (Qwen 2025, arXiv 2508.02324)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ class QwenImageDenoiser(DiffusersDenoiser):
     can_mix_texts = False  # each has as many tokens as it has
     patch = 2
 
+    @classmethod
+    def vae_shape_of(cls, config: Mapping[str, Any]) -> tuple[int, int]:
+        return 2 ** len(config.get("temperal_downsample", [False, True, True])), int(config.get("z_dim", 16))
+
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states of Qwen2.5-VL, which is asked to describe the prompt; those of the request are left
         out."""
@@ -42,9 +47,6 @@ class QwenImageDenoiser(DiffusersDenoiser):
 
     def is_too_long(self, prompt: str) -> bool:
         return super().is_too_long(TEMPLATE.format(prompt))
-
-    def _vae_shape(self) -> tuple[int, int]:
-        return 2 ** len(self.vae.config.temperal_downsample), self.vae.config.z_dim
 
     def _to_latents(self, pixels: Tensor) -> Tensor:
         return self.vae.encode(pixels[:, :, None]).latent_dist.mode()[:, :, 0]

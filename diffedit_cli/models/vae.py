@@ -21,6 +21,11 @@ OF_A_CHECKPOINT = "first_stage_model."
 
 def find_vae(name: str, *, offline: bool) -> Path:
     """The folder or the file of a VAE, fetched from the hub if it is not here. ModelError: there is none."""
+    return local_vae(name) or fetched(name, offline=offline)
+
+
+def local_vae(name: str) -> Path | None:
+    """The folder or the file of a VAE; None: it is one of the hub's. ModelError: it can be neither."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
@@ -34,7 +39,7 @@ def find_vae(name: str, *, offline: bool) -> Path:
             f"There is no VAE {name}.",
             "Give a folder or .safetensors file that exists, or a hub id such as stabilityai/sd-vae-ft-mse.",
         )
-    return fetched(name, offline=offline)
+    return None
 
 
 def fetched(name: str, *, offline: bool) -> Path:

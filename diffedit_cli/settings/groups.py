@@ -7,7 +7,7 @@ from typing import Literal
 from ..errors import SettingError
 from .fields import setting, validate
 
-GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive", "embedded"]
+GuidanceMethod = Literal["auto", "cfg", "apg", "cfg++", "adaptive", "embedded"]
 GuidanceNorm = Literal["auto", "none", "pred", "diff", "both", "cond", "token"]
 MaskGrey = Literal["strength", "blend"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
@@ -65,9 +65,10 @@ class GuidanceConfig:
         expert=True,
     )
     method: GuidanceMethod = setting(
-        "cfg",
+        "auto",
         "Classifier-free guidance (cfg) or one of its successors; or the scale as an input of the network "
-        "(embedded), which the models that take one, as FLUX.1 dev, always use.",
+        "(embedded), which the models that take one, as FLUX.1 dev, always use. auto: that for these models, "
+        "and cfg for all others.",
         panel="Guidance",
         expert=True,
     )
@@ -75,7 +76,7 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         validate(self, "guidance_")
         self.bounds()
-        if self.method != "cfg" and self.norm not in PLAIN_NORMS:
+        if self.method not in ("auto", "cfg") and self.norm not in PLAIN_NORMS:
             raise SettingError(
                 f"--guidance-norm {self.norm} cannot be used with --guidance-method {self.method}.",
                 "A norm rescales plain classifier-free guidance; choose one of the two.",

@@ -67,7 +67,7 @@ def check_flowedit(solver: Solver, guidance: GuidanceConfig) -> None:
     """SettingError for settings that do not go with FlowEdit."""
     given = {
         f"--solver {solver}": solver in ("dpm++", "lcm"),
-        f"--guidance-method {guidance.method}": guidance.method not in ("cfg", "embedded"),
+        f"--guidance-method {guidance.method}": guidance.method not in ("auto", "cfg", "embedded"),
         f"--guidance-norm {guidance.norm}": guidance.norm not in PLAIN_NORMS,
         "--guidance-rescale": guidance.rescale > 0,
     }
