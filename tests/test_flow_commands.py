@@ -110,6 +110,15 @@ def test_a_rerun_gives_the_same_bytes(
     assert Path(f"again{out.suffix}").read_bytes() == out.read_bytes()
 
 
+def test_a_rerun_with_another_model_leaves_the_norm_of_the_first(
+    run: Run, folders: dict[str, Path], checkpoint: Path
+) -> None:
+    good(run(*COMMANDS["generate"], "--model", folders["qwen"], "--device", "cpu"))
+    assert (read_settings(Path("out.png")) or {})["guidance_norm"] == "token"
+    good(run("rerun", "out.png", "--model", checkpoint, "--device", "cpu", "-o", "other.png"))
+    assert (read_settings(Path("other.png")) or {})["guidance_norm"] == "none"
+
+
 def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
     assert own_defaults(str(folders["sd3.5"])) == {"steps": 40, "guidance_scale": 4.5}
     assert own_defaults(str(folders["dev"])) == {
