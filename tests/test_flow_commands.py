@@ -110,6 +110,15 @@ def test_a_rerun_gives_the_same_bytes(
     assert Path(f"again{out.suffix}").read_bytes() == out.read_bytes()
 
 
+def test_a_rerun_with_another_model_leaves_the_norm_of_the_first(
+    run: Run, folders: dict[str, Path], checkpoint: Path
+) -> None:
+    good(run(*COMMANDS["generate"], "--model", folders["qwen"], "--device", "cpu"))
+    assert (read_settings(Path("out.png")) or {})["guidance_norm"] == "token"
+    good(run("rerun", "out.png", "--model", checkpoint, "--device", "cpu", "-o", "other.png"))
+    assert (read_settings(Path("other.png")) or {})["guidance_norm"] == "none"
+
+
 def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
     assert own_defaults(str(folders["sd3.5"])) == {"steps": 40, "guidance_scale": 4.5}
     assert own_defaults(str(folders["dev"])) == {
@@ -453,6 +462,12 @@ CONFIGS = [
     ("klein", "transformer", dict(in_channels=64), "made for another task"),
     ("klein", "transformer", dict(mlp_ratio="x"), "cannot be loaded"),
     ("klein", "text_encoder", dict(num_hidden_layers=27), "another network|misshapen|understood"),
+    ("klein", "transformer", dict(eps=-1), "eps is not above 0"),
+    ("klein", "transformer", dict(rope_theta=[]), "rope_theta is no number"),
+    ("klein", "tokenizer", dict(model_max_length=-1), "model_max_length is too small"),
+    ("qwen", "tokenizer", dict(model_max_length=20), "model_max_length is too small"),
+    ("chroma", "tokenizer", dict(extra_ids=10**9), "extra_ids is out of bounds"),
+    ("dev", "tokenizer_2", dict(model_max_length=0), "model_max_length is too small"),
     ("klein", "vae", dict(batch_norm_eps=0), "batch_norm_eps"),
     ("klein", "vae", dict(patch_size=[4, 4]), "patch_size"),
     ("klein", "vae", dict(_class_name="AutoencoderKL"), "another class"),
@@ -489,7 +504,7 @@ def test_configs_are_checked(
     copy: Callable[[str], Path], name: str, part: str, more: dict[str, Any], words: str
 ) -> None:
     folder = copy(name)
-    change(folder / part / "config.json", **more)
+    change(folder / part / ("tokenizer_config.json" if "tokenizer" in part else "config.json"), **more)
     with pytest.raises(ModelError, match=words) as caught:
         load_model(folder, device="cpu")
     assert "\n" not in str(caught.value)

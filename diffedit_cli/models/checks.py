@@ -171,6 +171,11 @@ def check_flux2(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
         )
+    for key in ("eps", "rope_theta"):
+        if not is_above(config.get(key, 1), 0):
+            raise ModelError(
+                f"{name}/transformer/config.json is spoilt: {key} is not above 0.", "Fetch it again."
+            )
 
 
 def check_flux2_vae(name: str, config: Mapping[str, Any]) -> None:

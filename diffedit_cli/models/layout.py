@@ -23,6 +23,7 @@ STEMS = {
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # those that model_index.json may name
+MOST_EXTRA = 10**4
 VOCABULARIES = ("tokenizer.json", spiece.FILE, "vocab.json")  # a tokenizer has one of them
 HELP_FOLDER = "Give a folder in diffusers' layout of a model that is supported (docs/checkpoints.md)."
 
@@ -152,6 +153,12 @@ def check_tokenizer(name: str, folder: Path) -> None:
         raise ModelError(
             f"{name} asks for code of its own to be run ({folder.name}/tokenizer_config.json, auto_map).",
             "That is never done; use a checkpoint without it.",
+        )
+    extra = config.get("extra_ids", 0)  # words that T5's makes of a number
+    if not isinstance(extra, int) or not 0 <= extra <= MOST_EXTRA:
+        raise ModelError(
+            f"{name}/{folder.name}/tokenizer_config.json is spoilt: extra_ids is out of bounds.",
+            "Fetch it again.",
         )
     for key, value in config.items():
         if key.endswith("_file") and isinstance(value, str):

@@ -18,7 +18,7 @@ from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
 from .memory import exceeds, loaded
-from .networks import empty_network, native_cells, read_if_there, reading, with_computed
+from .networks import FETCH_AGAIN, empty_network, native_cells, read_if_there, reading, with_computed
 from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
 from .spiece import t5_tokenizer
@@ -29,6 +29,8 @@ CARD = "diffedit.json"
 # What a model can declare defaults for.
 OWN = ("strength", "guidance_scale", "steps", "solver", "timestep_spacing", "inversion")
 WORDS_OF_CARD = dict[str, list[str]]
+QWENS = ("qwen3", "qwen2_5_vl_text")  # language models, by model_type
+LEAST = 64  # tokens of a language model, whose request takes some
 STACKED = (9, 18, 27)  # the layers of Qwen3 whose states FLUX.2 klein takes
 
 
@@ -223,7 +225,7 @@ def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> A
     """
     from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
-    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer, "qwen2_5_vl_text": Qwen2Tokenizer}
+    kinds: dict[str, Any] = {"t5": T5Tokenizer, **dict.fromkeys(QWENS, Qwen2Tokenizer)}
     kind = kinds.get(encoder.config.model_type)
     what = f"{name}/{folder.name}"
     with reading(what):
@@ -240,6 +242,9 @@ def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
     """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
     with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
+        least = LEAST if encoder.config.model_type in QWENS else 2
+        if tokenizer.model_max_length < least:
+            raise ModelError(f"{what} is spoilt: model_max_length is too small.", FETCH_AGAIN)
         highest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
     if highest >= encoder.config.vocab_size:
