@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import put
+from flow_models import SCHNELL_SCHEDULER, flux_parts, save_flow
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
@@ -20,6 +21,8 @@ from diffedit_cli.errors import ModelError
 from diffedit_cli.models import catalogue, describe, load_model, pull
 from diffedit_cli.models.catalogue import cached_models
 from diffedit_cli.models.presets import PRESETS
+from diffedit_cli.models.sources import find_checkpoint
+from diffedit_cli.models.t5_words import words_in
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SOCKETS = socket.getaddrinfo, socket.create_connection  # as they are before the tests forbid them
@@ -120,6 +123,17 @@ def test_only_what_is_needed_is_fetched(hub: Hub, tmp_path: Path, build: Callabl
     assert not {name for name in fetched if name.endswith((".ckpt", ".bin")) or "fp16" in name}
     assert describe("someone/tiny")["licence"] == "openrail"
     assert {entry.name: entry.licence for entry in catalogue()}["someone/tiny"] == "openrail"
+
+
+def test_beside_files_the_tokenizers_alone_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.folder = save_flow(tmp_path / "flux", flux_parts(), SCHNELL_SCHEDULER)
+    (hub.folder / "model_index.json").write_text("{}")
+    name = "someone/tiny"
+    path = find_checkpoint(name, revision=None, variant=None, offline=False, needs="words").path
+    assert not [*path.rglob("*.safetensors")]
+    assert words_in(name, path) == path / "tokenizer_2"
+    with pytest.raises(ModelError, match="Only a part of someone/tiny"):
+        find_checkpoint(name, revision=None, variant=None, offline=True, needs="rest")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,35 @@
 """memory.py, and the denoiser where memory runs out: real networks that raise what torch raises."""
 
+import copy
+import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from flow_models import (
+    DEV_SCHEDULER,
+    QWEN_SCHEDULER,
+    SD3_SCHEDULER,
+    klein_parts,
+    qwen_image_parts,
+    save_flow,
+    sd3_parts,
+)
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from diffedit_cli import load_image
 from diffedit_cli.api import edit_image
+from diffedit_cli.cli.app import app
 from diffedit_cli.core.schedules import draw_noise
-from diffedit_cli.errors import MemoryShort
-from diffedit_cli.models import DiffusersDenoiser, load_model, memory
-from diffedit_cli.models.memory import Offload, attempt, is_short, set_tiles, weight_bytes
+from diffedit_cli.errors import MemoryShort, ModelError
+from diffedit_cli.models import DiffusersDenoiser, describe, load, load_model, memory, needs
+from diffedit_cli.models.memory import Offload, OnDemand, attempt, is_short, set_tiles, weight_bytes
+from diffedit_cli.models.quantised import is_quantised
 from diffedit_cli.settings import EditConfig, MaskConfig
 
 CPU = torch.device("cpu")
@@ -123,6 +140,24 @@ def test_the_vae_works_in_tiles_where_memory_runs_out(
     assert "tiles of 32 pixels" in own.notices[-1]
 
 
+@pytest.mark.parametrize(
+    ("parts", "scheduler"), [(klein_parts, DEV_SCHEDULER), (qwen_image_parts, QWEN_SCHEDULER)]
+)
+def test_other_vaes_work_in_tiles_too(
+    parts: Callable[..., dict[str, Any]], scheduler: dict[str, Any], tmp_path: Path
+) -> None:
+    own = load_model(save_flow(tmp_path, parts(), scheduler), device="cpu", dtype="float32")
+    latents = draw_noise((own.latent_channels, 40, 24), [1])
+    whole, seen = own.decode(latents), list[int]()
+    own.vae.decoder.conv_in.register_forward_hook(lambda _, args, __: seen.append(max(args[0].shape[-2:])))
+    set_tiles(own.vae, 16, own.factor)
+    tiled = own.decode(latents)
+    assert tiled.shape == whole.shape
+    assert max(seen) <= 16
+    assert (tiled - whole).abs().mean() < 0.5 * (tiled.flip(2) - whole).abs().mean()
+    assert own.encode(whole).shape == latents.shape
+
+
 def test_the_vae_encodes_in_tiles_where_memory_runs_out(
     own: DiffusersDenoiser, checkpoint: Path, limit: Callable[..., list[int]]
 ) -> None:
@@ -229,3 +264,86 @@ def test_one_network_at_a_time_is_on_the_gpu(checkpoint: Path) -> None:
     eps = low.predict(x0, torch.tensor([500], device="cuda"), text)
     assert on_gpu() == [True, False, False]
     assert torch.allclose(eps, plain.predict(x0, torch.tensor([500], device="cuda"), text), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return save_flow(tmp_path_factory.mktemp("models") / "sd3", sd3_parts(), SD3_SCHEDULER)
+
+
+def held(model: DiffusersDenoiser) -> list[bool]:
+    """Whether the transformer and each text encoder are in memory."""
+    return [bool(network.held) for network in (model.unet, *model.text_encoders)]
+
+
+def test_the_networks_of_a_flow_take_turns_in_memory(sd3: Path) -> None:
+    plain, low = (load_model(sd3, device="cpu", low_memory=low_memory) for low_memory in (False, True))
+    assert held(low) == [False, False, False, False]
+    networks = [plain.unet, *plain.text_encoders]
+    assert weight_bytes([low.unet, *low.text_encoders]) == weight_bytes(networks)
+    latents, t = draw_noise((16, 16, 16), [1]), torch.tensor([300.0])
+    transformer: Callable[[], object] = lambda: None  # noqa: E731
+    for text in ("a horse", "a zebra"):
+        embeds, wanted = (model.embed([text]) for model in (low, plain))
+        assert held(low) == [False, False, False, True]
+        assert transformer() is None
+        assert torch.equal(embeds.tokens, wanted.tokens)
+        encoder = weakref.ref(low.text_encoders[2].held[0].encoder)
+        assert encoder() is not None
+        assert torch.equal(low.predict(latents, t, embeds), plain.predict(latents, t, wanted))
+        assert held(low) == [True, False, False, False]
+        assert encoder() is None
+        transformer = weakref.ref(low.unet.held[0].transformer_blocks)
+        low.decode(latents)
+        assert torch.equal(low.embed([text]).tokens, wanted.tokens)  # which is known
+        assert held(low) == [True, False, False, False]
+    copied = copy.deepcopy(low)
+    assert torch.equal(copied.embed(["a horse"]).tokens, plain.embed(["a horse"]).tokens)
+
+
+def test_the_networks_take_turns_where_they_do_not_fit_together(
+    sd3: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (load, memory, needs):
+        monkeypatch.setattr(module, "free_bytes", lambda _: 2**27)
+    model = load_model(sd3, device="cpu")
+    networks = [model.unet, *model.text_encoders]
+    assert all(isinstance(one, OnDemand) for one in networks)
+    taken = weight_bytes([model.vae, *networks])
+    assert f"take {taken / 1e9:.1f} GB), so --low-memory is on" in model.notices[0]
+    assert not isinstance(load_model(checkpoint, device="cpu").unet, OnDemand)
+    needed, largest = describe(str(sd3))["memory"], max(one.bytes for one in networks)
+    assert largest <= needed["at_once"] < largest + weight_bytes([model.vae]) + 1000
+    assert needed["at_once"] < needed["kept"]
+    told = CliRunner().invoke(app, ["models", "info", str(sd3)]).output
+    assert "--low-memory will be on, with 1 MB of the weights in memory at a time" in " ".join(told.split())
+
+
+def test_weights_on_demand_are_checked_before_the_long_work(sd3: Path, tmp_path: Path) -> None:
+    shutil.copytree(sd3, tmp_path / "spoilt")
+    file = tmp_path / "spoilt/text_encoder_3/model.safetensors"
+    state = load_file(file)
+    del state["encoder.block.1.layer.0.SelfAttention.q.weight"]
+    save_file(state, file)
+    with pytest.raises(ModelError, match=r"text_encoder_3 cannot be loaded: 1 tensors are missing"):
+        load_model(tmp_path / "spoilt", device="cpu", low_memory=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_t5_keeps_its_quantised_weights_with_low_memory(dtype: str, sd3: Path, tmp_path: Path) -> None:
+    shutil.copytree(sd3, tmp_path / "sd3")
+    file = tmp_path / "sd3/text_encoder_3/model.safetensors"
+    eight = torch.float8_e4m3fn
+    save_file({key: x.to(eight) if x.dim() == 2 else x for key, x in load_file(file).items()}, file)
+    plain, low = (
+        load_model(tmp_path / "sd3", device="cpu", dtype=dtype, low_memory=low_memory)
+        for low_memory in (False, True)
+    )
+    embeds, wanted = (model.embed(["a horse", "a zebra"]) for model in (low, plain))
+    assert torch.equal(embeds.tokens, wanted.tokens)
+    t5 = low.text_encoders[2].held[0]
+    assert is_quantised(t5)
+    assert not is_quantised(plain.text_encoders[2])
+    kinds = {block.layer[-1].DenseReluDense.wo.weight.dtype for block in t5.encoder.block}
+    assert kinds == {torch.float32}

@@ -35,12 +35,14 @@ def load(path: Path, vae: Any) -> DiffusersDenoiser:
     return load_model(path, device="cpu", dtype="float32", vae=str(vae))
 
 
-def original(vae: Any, prefix: str = "") -> dict[str, Tensor]:
+def original(vae: Any, prefix: str = "", *, blocks: int = 2) -> dict[str, Tensor]:
     """Its tensors under the names of the code that trained it."""
     state: dict[str, Tensor] = {}
     for key, values in vae.state_dict().items():
         is_convolution = "attentions" in key and key.endswith("weight") and values.dim() == 2
-        state[prefix + vae_key(key, 2)] = (values[:, :, None, None] if is_convolution else values).clone()
+        state[prefix + vae_key(key, blocks)] = (
+            values[:, :, None, None] if is_convolution else values
+        ).clone()
     return state
 
 

@@ -97,7 +97,9 @@ def told_memory(needs: dict[str, Any]) -> str:
         there += ", so --low-memory will be on"
         if needs["kept"] < needs["weights"]:
             there += f" and the weights take {amount(needs['kept'])}, as quantised"
-        if needs["kept"] > needs["free"]:
+        if needs["at_once"] < needs["kept"]:
+            there += f", with {amount(needs['at_once'])} of the weights in memory at a time"
+        if needs["at_once"] > needs["free"]:
             there += ", and even that is too little"
     return (
         f"about {amount(needs['run'])} for a run on {needs['device']} in {needs['dtype']}, "

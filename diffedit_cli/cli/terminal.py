@@ -42,6 +42,8 @@ STAGES = {
     "frame": "Drawing frames",
     "compare": "Drawing tiles",
     "convert": "Converting for OpenVINO",
+    "calibrate": "Drawing to measure ranges",
+    "quantise": "Putting the UNet into 8 bits",
 }
 SECONDS_A_LINE = 5.0  # between two lines of progress where there is no terminal to draw a bar in
 LONG_LOAD = 15.0  # seconds of loading after which that is worth a line

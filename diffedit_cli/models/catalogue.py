@@ -1,19 +1,19 @@
 """Which checkpoints there are, and what one of them is. Nothing here loads a network or asks the hub."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .families import Family, family_of, suited, suited_to
+from .families import Family, family_of, suited
 from .few_steps import FewSteps, defaults_of, of_checkpoint
+from .flow_files import FlowFiles, find_files, listed
 from .flow_schedule import describe_flow, read_flow
-from .hub import Needs
 from .layout import Layout, check_layout
 from .needs import Head, count_tensors, heads_of, memory_for
-from .networks import native_cells, read_json
+from .networks import native_cells, read_if_there, read_json
 from .parts import known_words, read_defaults
 from .presets import PRESETS, Preset
 from .schedulers import describe_schedule, read_schedule
@@ -27,7 +27,6 @@ from .single_file import (
     with_prefix,
 )
 from .sources import EMBEDDED, find_checkpoint, find_hub_id, find_in_cache
-from .transformer_file import kind_of_transformer
 from .weights import read_network
 
 TARGETS = {False: "epsilon", True: "v_prediction"}
@@ -105,47 +104,25 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 
 
 def own_defaults(
-    name: str,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    lora: Sequence[str] = (),
-    text_encoder: Sequence[str] = (),
+    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
     (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
-    path = place_of_facts(name, revision, variant, text_encoder)
+    path = place_of(name, revision, variant)
     return {**defaults_of(name, path, lora), **(read_defaults(path) if path else {})}
 
 
 def few_steps(
-    name: str,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    lora: Sequence[str] = (),
-    text_encoder: Sequence[str] = (),
+    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
 ) -> FewSteps | None:
     """What a model of few steps is, by its names and, if it is here, its small files."""
-    return of_checkpoint(name, place_of_facts(name, revision, variant, text_encoder), lora)
+    return of_checkpoint(name, place_of(name, revision, variant), lora)
 
 
-def place_of_facts(
-    name: str, revision: str | None, variant: str | None, text_encoder: Sequence[str]
-) -> Path | None:
-    """Where the small files of a checkpoint are: those of a transformer alone with its text encoders."""
-    for rest in text_encoder:
-        path = place_of(rest, None, None, needs="rest")
-        if path is not None and suited_to(rest, path):
-            return path
-    return place_of(name, revision, variant)
-
-
-def place_of(name: str, revision: str | None, variant: str | None, needs: Needs = "all") -> Path | None:
+def place_of(name: str, revision: str | None, variant: str | None) -> Path | None:
     """Where a checkpoint is, if it is here."""
     try:
-        found = find_checkpoint(name, revision=revision, variant=variant, offline=True, needs=needs)
-        return found.path
+        return find_checkpoint(name, revision=revision, variant=variant, offline=True).path
     except ModelError:
         return None
 
@@ -180,7 +157,8 @@ def describe_folder(layout: Layout) -> dict[str, Any]:
     heads = {part: [head for path in paths for head in heads_of(path)] for part, paths in files.items()}
     counts = {part: count_tensors(some) for part, some in heads.items()}
     on_disk = sum(path.stat().st_size for paths in files.values() for path in paths)
-    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
+    vae = layout.configs["vae"]
+    levels = len(vae.get("block_out_channels") or vae.get("dim_mult", [0]))
     unet = layout.configs[layout.networks[0]]
     is_large = layout.is_xl or layout.family is not None
     return {
@@ -189,7 +167,7 @@ def describe_folder(layout: Layout) -> dict[str, Any]:
         "parameters": sum(count for count, _ in counts.values()),
         "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": on_disk,
-        "memory": memory_for(heads, on_disk),
+        "memory": memory_for(heads, on_disk, by_turns=layout.family is not None),
     }
 
 
@@ -205,8 +183,9 @@ def describe_unet(layout: Layout) -> dict[str, Any]:
 
 
 def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
+    config, index = layout.configs["transformer"], read_if_there(layout.folder / "model_index.json")
     return {
-        "kind": suited(layout.name, family, layout.configs["transformer"]).name,
+        "kind": suited(layout.name, family, config, index).name,
         "predicts": "velocity of a flow",
         "scheduler": describe_flow(read_flow(layout.name, layout.configs["scheduler"], family)),
     }
@@ -214,9 +193,9 @@ def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
 
 def describe_file(name: str, path: Path) -> dict[str, Any]:
     """The same of a checkpoint in one file; of a UNet alone also what it lacks."""
+    if files := find_files(name, path):
+        return describe_flow_files(files)
     state = with_prefix(read_network(name, path))
-    if transformer := kind_of_transformer(state):
-        return describe_transformer_file(path, transformer)
     kind = recognise(name, state, has_own_vae=False, has_own_texts=False)
     is_v = predicts_v(state, kind)
     config = scheduler_config(state, kind)
@@ -230,30 +209,37 @@ def describe_file(name: str, path: Path) -> dict[str, Any]:
         "scheduler": describe_schedule(config, read_schedule(name, config)[0]),
         "side": 8 * (96 if kind == "sd2" and is_v else cells),
         "lacks": lacks,
-        **sizes_of(path, holds),
+        **sizes_of(path, {holds: heads_of(path)}),
     }
 
 
-def describe_transformer_file(path: Path, kind: str) -> dict[str, Any]:
-    """The same of a transformer alone, under the names of the original code."""
+def describe_flow_files(files: FlowFiles) -> dict[str, Any]:
+    """The same of a transformer in a file, alone or with other parts."""
+    texts = "text encoders" if not files.encoders else listed(files.lacking)
+    there = {f"{texts} (--text-encoder)": not texts, "VAE (--vae)": files.vae}
+    path, held = files.transformer.path, {"transformer": files.transformer, **files.encoders}
+    pieces = held | ({"vae": files.vae} if files.vae else {})
+    heads = heads_of(path)
+    parts = {
+        part: [head for head in heads if head.name.startswith(piece.prefix)] for part, piece in pieces.items()
+    }
     return {
-        "kind": {"sd3": "Stable Diffusion 3 or 3.5", "flux": "FLUX.1"}[kind],
+        "kind": files.suited.name,
         "predicts": "velocity of a flow",
         "side": 1024,
-        "lacks": ["text encoders, VAE and scheduler (--text-encoder)"],
-        **sizes_of(path, "transformer"),
+        "lacks": [part for part, is_there in there.items() if not is_there],
+        **sizes_of(path, parts, by_turns=True),
     }
 
 
-def sizes_of(path: Path, holds: str) -> dict[str, Any]:
-    """What a file takes. holds: the network in it, or `all`."""
-    heads, on_disk = heads_of(path), path.stat().st_size
-    count, dtype = count_tensors(heads)
+def sizes_of(path: Path, heads: Mapping[str, Sequence[Head]], *, by_turns: bool = False) -> dict[str, Any]:
+    """What a file takes. heads, by_turns: see needs.memory_for."""
+    counts, on_disk = {part: count_tensors(some) for part, some in heads.items()}, path.stat().st_size
     return {
-        "parameters": count,
-        "networks": {holds: {"parameters": count, "dtype": dtype}},
+        "parameters": sum(count for count, _ in counts.values()),
+        "networks": {part: {"parameters": count, "dtype": dtype} for part, (count, dtype) in counts.items()},
         "bytes": on_disk,
-        "memory": memory_for({holds: heads}, on_disk),
+        "memory": memory_for(heads, on_disk, by_turns=by_turns),
     }
 
 

@@ -55,6 +55,13 @@ def has_bfloat16() -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def products(dtype: torch.dtype) -> torch.dtype:
+    """What converted networks of this dtype multiply in, apart from the UNet's 8 bits."""
+    if dtype != torch.int8:
+        return dtype
+    return torch.bfloat16 if has_bfloat16() else torch.float32
+
+
 @contextmanager
 def told(file: Path) -> Generator[None, None, None]:
     """Turn what openvino raises over the files of a network into one sentence, unless memory ran out."""

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from ..core.ddim import require_finite
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from ..errors import SettingError
 from .compiled import OpenvinoVAE
-from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smaller_tile
+from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smaller_tile, take_turns
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
+Embed = TypeVar("Embed", bound=Callable[..., PromptEmbeds])
 
 
 class Counts(threading.local):
@@ -38,10 +39,10 @@ class DiffusersDenoiser(ABC):
     unet: the network that predicts, a UNet or a transformer. name: what the user called it. size: its native
     side in pixels. factor: pixels to a latent cell. multiple: what the sides of a picture must be multiples
     of. forwards, network_seconds: how many samples `unet` has seen in this thread, and how long all networks
-    have run in it. low_memory: only the network that runs is on the device, `unet` takes one sample at a
-    time, and the VAE works in tiles. micro_batch: samples that `unet` takes at once at most; halved where
-    memory runs out. notices: what the user should know about that. watch: called after each forward with the
-    latents, the timesteps and the prediction.
+    have run in it. low_memory: only the network that runs is on the device, or in memory where they are on
+    demand; `unet` takes one sample at a time, and the VAE works in tiles. micro_batch: samples that `unet`
+    takes at once at most; halved where memory runs out. notices: what the user should know about that.
+    watch: called after each forward with the latents, the timesteps and the prediction.
     """
 
     network_name = "UNet"
@@ -61,13 +62,13 @@ class DiffusersDenoiser(ABC):
         if not parts.is_borrowed:
             self.vae.to(torch.float32 if overflows else dtype)
         self.schedule = parts.schedule
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor, self.latent_channels = self.vae_shape_of(self.vae.config)
         self.multiple = self.factor * self.patch_of(self.unet.config)
         self.most_cells = self.most_cells_of(self.unet.config)
         self.size = parts.cells * self.factor
-        self.latent_channels = int(self.vae.config.latent_channels)
         self.origin: dict[str, Any] = {}
         self._counts = Counts()
+        self._latest: tuple[list[str], PromptEmbeds] | None = None
         self.notices: list[str] = []
         self.watch: Callable[[Latents, Timesteps, Latents], None] | None = None
         self.micro_batch = 1 if low_memory else ALL
@@ -89,6 +90,11 @@ class DiffusersDenoiser(ABC):
     def most_cells_of(cls, config: Mapping[str, Any]) -> int | None:
         """`most_cells` for a network of this config."""
         return None
+
+    @classmethod
+    def vae_shape_of(cls, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Pixels to a latent cell, and the channels of the latents, with a VAE of this config."""
+        return 2 ** (len(config.get("block_out_channels", [0])) - 1), int(config.get("latent_channels", 4))
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
@@ -127,8 +133,8 @@ class DiffusersDenoiser(ABC):
         cells = max(pixels.shape[2:]) // self.factor
         self.check_size(cells)
         with self._network():
-            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1, cells)
-            return (latents - self._shift) * self.vae.config.scaling_factor
+            latents = self._vae(self._to_latents, 2 * pixels - 1, cells)
+            return self._scaled(latents)
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32.
@@ -136,14 +142,28 @@ class DiffusersDenoiser(ABC):
         NumericError: it overflows there too.
         """
         with self._network():
-            latents = latents / self.vae.config.scaling_factor + self._shift
-            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
+            latents = self._unscaled(latents)
+            pixels = self._vae(self._to_pixels, latents, max(latents.shape[2:]))
             require_finite(pixels, "the decoded picture")
             return (pixels / 2 + 0.5).clamp(0, 1)
 
     def check_size(self, cells: int) -> None:
         """SettingError: there are more places along a side than the network knows."""
         require_cells(self.name, cells, self.most_cells, self.factor)
+
+    def _to_latents(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
+    def _to_pixels(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents).sample
+
+    def _scaled(self, latents: Latents) -> Latents:
+        """The VAE's latents as the network takes them."""
+        return (latents - self._shift) * self.vae.config.scaling_factor
+
+    def _unscaled(self, latents: Latents) -> Latents:
+        """The inverse of `_scaled`."""
+        return latents / self.vae.config.scaling_factor + self._shift
 
     @property
     def _shift(self) -> float:
@@ -178,19 +198,24 @@ class DiffusersDenoiser(ABC):
             self.vae = self.vae.as_diffusers()
         set_tiles(self.vae, cells, self.factor)
 
-    def _tokens(self, which: int, prompts: Sequence[str]) -> Any:
-        """The tokens of each prompt, cut or filled up to the tokenizer's window, and which of them count."""
+    def _tokens(self, which: int, prompts: Sequence[str], padding: str = "max_length") -> Any:
+        """The tokens of each prompt, cut to the tokenizer's window or filled up, and which of them count.
+
+        padding: how far they are filled up, to the window (max_length) or to the longest.
+        """
         tokenizer = self.tokenizers[which]
         return tokenizer(
             [self._with_phrases(prompt) for prompt in prompts],
-            padding="max_length",
+            padding=padding,
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
 
-    def _encoded(self, which: int, prompts: Sequence[str], **options: Any) -> Any:
-        tokens, encoder = self._tokens(which, prompts).input_ids, self.text_encoders[which]
+    def _encoded(
+        self, which: int, prompts: Sequence[str], *, padding: str = "max_length", **options: Any
+    ) -> Any:
+        tokens, encoder = self._tokens(which, prompts, padding).input_ids, self.text_encoders[which]
         self._claim(encoder)
         out = attempt(lambda: encoder(tokens.to(self.device), **options), self.device)
         if out is None:
@@ -231,6 +256,8 @@ class DiffusersDenoiser(ABC):
         """Make room on the device for the network that runs next, if memory is short."""
         if self.offload is not None:
             self.offload.claim(network)
+        if network is not self.vae:  # which is small
+            take_turns([self.unet, *self.text_encoders], network)
 
     def _note(self, notice: str) -> None:
         if notice not in self.notices:
@@ -265,6 +292,20 @@ def require_cells(name: str, cells: int, most: int | None, factor: int) -> None:
     """SettingError for more latent cells along a side than a network knows; most: None if it knows any."""
     if most is not None and cells > most:
         raise SettingError(f"{name} draws at most {most * factor} pixels a side.", "Give a smaller --size.")
+
+
+def once(embed: Embed) -> Embed:
+    """An `embed` that keeps what it made last: the parts of a run ask for the same texts, and large text
+    encoders take seconds, or have to be read again."""
+
+    @functools.wraps(embed)
+    def known(model: Any, prompts: Sequence[str]) -> PromptEmbeds:
+        latest = model._latest
+        if latest is None or latest[0] != [*prompts]:
+            model._latest = latest = [*prompts], embed(model, prompts)
+        return latest[1]
+
+    return cast(Embed, known)
 
 
 def words_not_in(

@@ -9,8 +9,9 @@ from ..errors import ModelError
 from ..settings import ModelConfig
 from .denoiser import require_cells
 from .families import Family
+from .flow_files import transformer_config, vae_config
 from .flow_schedule import read_flow
-from .given import check_flow, flow_of_texts, source_of, sources_of_texts
+from .given import check_flow, files_of_flow, flow_of_texts, source_of, sources_of_texts
 from .hardware import device_of, openvino_dtypes
 from .layout import Layout, check_layout
 from .load import DENOISERS
@@ -47,7 +48,7 @@ def foresee(config: ModelConfig) -> Foreseen | None:
     Raises as load_model does, where its reason can be known.
     """
     device = device_of(config)
-    if config.backend == "openvino":
+    if config.engine == "openvino":
         openvino_dtypes(config, device)
     here = replace(config, offline=True)
     try:
@@ -59,6 +60,9 @@ def foresee(config: ModelConfig) -> Foreseen | None:
         local_vae(config.vae)
     if (of_flow := flow_of_texts(here)) is not None:
         return of_layout(layout_round(config.model, source.path, config.text_encoder[0], of_flow))
+    if (files := files_of_flow(here, source)) is not None:
+        schedule = read_flow(files.name, files.scheduler, files.family)
+        return foreseen(files.name, schedule, files.family, transformer_config(files), vae_config(files))
     if source.path.is_file():
         return of_file(config, source)
     if config.text_encoder:
@@ -99,14 +103,14 @@ def foreseen(
     """A checkpoint by the configs of its network and its VAE."""
     kind = UNetDenoiser if family is None else DENOISERS[family.key]
     is_large = family is not None or network.get("addition_embed_type") == "text_time"
-    factor = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    factor, channels = kind.vae_shape_of(vae)
     return Foreseen(
         name,
         schedule,
         size=native_cells(network, is_large) * factor,
         factor=factor,
         multiple=factor * kind.patch_of(network),
-        latent_channels=vae.get("latent_channels", 4),
+        latent_channels=channels,
         most_cells=kind.most_cells_of(network),
         can_mix_texts=kind.can_mix_texts,
     )

@@ -30,9 +30,9 @@ CODES = {  # of the plain kinds of value, for struct
 TEXT, ARRAY = 8, 9
 PLAIN = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 SHAPE = "comfy.gguf.orig_shape."  # of a tensor whose rows do not divide into blocks
-MARKS = (  # of a UNet, a VAE, SD3 and FLUX
+MARKS = (  # of a UNet, a VAE, SD3 and FLUX, Z-Image, T5
     "input_blocks.0.0.weight", "conv_in.weight", "joint_blocks.0.", "double_blocks.0.",
-    "transformer_blocks.0.",
+    "transformer_blocks.0.", "noise_refiner.0.", "enc.blk.0.",
 )  # fmt: skip
 INSTALL = "pip install 'diffedit-cli[gguf]'."
 
@@ -94,9 +94,9 @@ def read_entries(path: Path) -> dict[str, Entry]:
         start = math.ceil(head.at / step) * step
     if not any(mark in name for name, *_ in found for mark in MARKS):
         raise ModelError(
-            f"{path} holds no network of Stable Diffusion or FLUX.1; its architecture is "
+            f"{path} holds no network of a family that runs; its architecture is "
             f"{about.get('general.architecture')!r:.60}.",
-            "Give a GGUF of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1.",
+            "Give a GGUF of Stable Diffusion, FLUX.1, Z-Image or T5.",
         )
     for name, _, kind, _ in found:
         check_kind(path, name, kind)
@@ -170,6 +170,12 @@ def entry_of(sides: tuple[int, ...], kind: int, start: int, most: int, shape: An
     if start + size > most:
         raise ValueError("it goes beyond the end")
     return Entry(kind, sort.name, shape, start, size)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a checked file says of itself."""
+    with path.open("rb") as file, spoilt(path):
+        return read_head(Head(file.read(LONGEST_HEAD)))[0]
 
 
 def read_gguf(path: Path) -> dict[str, Tensor | Quantised]:

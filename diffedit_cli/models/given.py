@@ -6,9 +6,12 @@ from pathlib import Path
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
-from .families import family_of
-from .sources import Source, check_name, find_checkpoint
-from .vae import find_vae
+from .families import family_of, refuse_other_tasks
+from .flow_files import QWEN3_MARK, FlowFiles, check_whole, find_files, with_rest
+from .sources import Source, check_name, find_checkpoint, local_path
+from .t5_words import T5_MARK, find_t5_words
+from .vae import find_vae, local_vae
+from .weights import shapes_in
 
 
 def source_of(config: ModelConfig) -> Source:
@@ -22,10 +25,25 @@ def source_of(config: ModelConfig) -> Source:
 
 
 def sources_of_texts(config: ModelConfig) -> list[Source]:
+    needs = "words" if has_own_texts(config) else "rest"
     return [
-        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs="rest")
+        find_checkpoint(name, revision=None, variant=None, offline=config.offline, needs=needs)
         for name in config.text_encoder
     ]
+
+
+def has_own_texts(config: ModelConfig) -> bool:
+    """Whether text encoders are in files: a checkpoint named besides then gives its small files alone."""
+    if not config.text_encoder:
+        return False
+    model, *texts = map(local_path, (config.model, *config.text_encoder))
+    if any(path is not None and path.is_file() for path in texts):
+        return True
+    return (
+        model is not None
+        and model.is_file()
+        and any(key.endswith((T5_MARK, QWEN3_MARK)) for key in shapes_in(model))
+    )
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
@@ -35,29 +53,69 @@ def given_apart(config: ModelConfig) -> list[Source]:
 
 
 def check_flow(config: ModelConfig, source: Source) -> bool:
-    """Whether this is a flow-matching model. SettingError for a setting that such models do not have."""
-    is_whole = family_of(config.model, source.path) is not None
-    is_flow = is_whole or flow_of_texts(config) is not None
+    """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
+    ModelError for files of one that do not make it up."""
+    is_whole, files = family_of(config.model, source.path) is not None, files_of_flow(config, source)
+    of_texts = flow_of_texts(config)
+    is_flow = is_whole or files is not None or of_texts is not None
+    if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
+        refuse_other_tasks(config.model, family)
     given = {
         "OpenVINO": config.backend == "openvino",
+        "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
-        "--vae": config.vae is not None,
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        made_for = "a transformer in a file" if flag == "--text-encoder" else "1.x, 2.x and XL"
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
-            "It is made for Stable Diffusion 1.x, 2.x and XL; leave it out.",
+            f"It is made for {made_for}; leave it out.",
         )
+    if files is not None:
+        check_whole(files, has_own_vae=config.vae is None)
+        words_for(config, files)
     return is_flow
 
 
 def flow_of_texts(config: ModelConfig) -> Source | None:
-    """Where --text-encoder names a checkpoint of a flow-matching model."""
+    """Where --text-encoder names a checkpoint of a flow-matching model that has all but the transformer."""
+    if has_own_texts(config):
+        return None
     for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True):
         if family_of(name, one.path) is not None:
             return one
     return None
+
+
+def places_of_texts(config: ModelConfig) -> list[tuple[str, Path]]:
+    """What --text-encoder names, and where it is."""
+    return [(name, one.path) for name, one in zip(config.text_encoder, sources_of_texts(config), strict=True)]
+
+
+def files_of_flow(config: ModelConfig, source: Source) -> FlowFiles | None:
+    """The files of a flow-matching model; None: it is of another kind, or all but the transformer is in a
+    folder."""
+    if not source.path.is_file() or flow_of_texts(config) is not None:
+        return None
+    texts = places_of_texts(config)
+    files = find_files(config.model, source.path, [one for one in texts if one[1].is_file()])
+    if files is None or "qwen3" not in files.encoders:
+        return files
+    return with_rest(files, [one for one in texts if one[1].is_dir()])
+
+
+def words_for(config: ModelConfig, files: FlowFiles) -> Path | None:
+    """Where the tokenizer of T5 is, if that is among the files."""
+    t5, folders = files.encoders.get("t5"), [one for one in places_of_texts(config) if one[1].is_dir()]
+    if files.rest is not None:
+        return None
+    if len(folders) > (t5 is not None):
+        raise ModelError(
+            f"{folders[-1][0]} does nothing: beside files a folder gives the tokenizer of T5 alone.",
+            "Give t5xxl too, or leave it out." if t5 is None else "Leave it out.",
+        )
+    return t5 and find_t5_words(t5.name, t5.path, folders)
 
 
 def own_vae(config: ModelConfig) -> Path | None:
@@ -67,9 +125,11 @@ def own_vae(config: ModelConfig) -> Path | None:
 def check(config: ModelConfig) -> bool | None:
     """Whether this is a flow-matching model; None: that is not known, since it has not been fetched.
 
-    ModelError: a file is missing, or no checkpoint can have such a name. SettingError: see `check_flow`.
+    ModelError: a file is missing, or nothing can have such a name. SettingError: see `check_flow`.
     """
     check_files(config.lora, config.embedding)
+    if config.vae is not None:
+        local_vae(config.vae)
     for name in (config.model, *config.text_encoder):
         check_name(name)
     here = replace(config, offline=True)

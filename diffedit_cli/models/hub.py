@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DiffeditError, ModelError
-from .layout import STEMS, find_weights, parts_in, tokenizer_of, weight_file
+from . import spiece
+from .layout import STEMS, VOCABULARIES, find_weights, parts_in, tokenizer_of, weight_file
 from .networks import first_sentence
 from .weights import ONLY_SAFE
 
@@ -16,14 +17,14 @@ SECONDS_TO_ANSWER = 10
 FIRST_FILES = ("model_index.json", "unet/config.json")  # one of them tells where the rest is
 OF_UNET_ALONE = "config.json"
 CORES = ("unet", "transformer")  # the networks that denoise
-Needs = Literal["all", "unet", "rest"]
+Needs = Literal["all", "unet", "rest", "words"]
 
 
 @dataclass(frozen=True)
 class HubId:
     """A checkpoint on the hub. variants: those that will do, the first is fetched. file: the name of the one
-    that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, or all but
-    the UNet or transformer."""
+    that holds all of it, if one does. needs: what has to be there: all parts, at least a UNet, all but
+    the UNet or transformer, or the tokenizers."""
 
     name: str
     revision: str | None
@@ -66,12 +67,13 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
         wanted = [str(file.relative_to(folder)) for file in files]
         for part in parts:
             if part.startswith("tokenizer"):
-                words = [f"{part}/tokenizer.json", f"{part}/vocab.json"]
+                words = [f"{part}/{file}" for file in VOCABULARIES]
                 wanted += [next((file for file in words if (folder / file).is_file()), words[-1])]
         missing = next((file for file in wanted if not (folder / file).is_file()), None)
         if missing:
             return f"{missing} is missing."
-        find_weights(hub_id.name, networks, variant)
+        if networks:
+            find_weights(hub_id.name, networks, variant)
     except ModelError as error:
         return error.message
     return ""
@@ -82,6 +84,8 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
     parts = parts_in(hub_id.name, folder)
+    if hub_id.needs == "words":
+        return tuple(part for part in parts if part.startswith("tokenizer"))
     return tuple(part for part in parts if part not in CORES or hub_id.needs != "rest")
 
 
@@ -93,7 +97,7 @@ def fetch(hub_id: HubId) -> None:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
-    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt"]
+    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt", f"tokenizer*/{spiece.FILE}"]
     small += [f"{part}/*.json" for part in folders]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:
@@ -109,6 +113,9 @@ def fetch(hub_id: HubId) -> None:
 
 def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
     """The weight files of a repository that are needed. ModelError: it has none of the variant."""
+
+    if hub_id.needs == "words":
+        return []
 
     def of(variant: str | None) -> dict[str, list[str]]:
         """By part."""

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +14,33 @@ from ..core.types import Report, silent
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
-from .compiled import OpenvinoUNet
+from .chroma import ChromaDenoiser
+from .compiled import OpenvinoUNet, products
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import defaults_of
+from .flow_files import load_files
 from .flux import FluxDenoiser
-from .given import check_flow, flow_of_texts, given_apart, own_vae, source_of, sources_of_texts
+from .flux2 import Flux2Denoiser
+from .given import (
+    check_flow,
+    files_of_flow,
+    flow_of_texts,
+    given_apart,
+    own_vae,
+    source_of,
+    sources_of_texts,
+    words_for,
+)
 from .hardware import device_of, gains_by_bfloat16, openvino_dtypes, pick_dtype
 from .layout import check_layout
-from .memory import free_bytes, is_short, weight_bytes
+from .memory import OnDemand, free_bytes, is_short, weight_bytes
 from .networks import first_sentence
 from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaults
 from .pipelines import model_of_pipeline
 from .quantised import is_quantised
 from .quiet import quiet
+from .qwenimage import QwenImageDenoiser
 from .sd3 import SD3Denoiser
 from .separate import load_rest, load_transformer, load_unet_folder
 from .single_file import load_single_file
@@ -39,17 +52,21 @@ from .zimage import ZImageDenoiser
 DENOISERS: dict[str, type[DiffusersDenoiser]] = {
     "sd3": SD3Denoiser,
     "flux": FluxDenoiser,
+    "chroma": ChromaDenoiser,
+    "flux2": Flux2Denoiser,
+    "qwenimage": QwenImageDenoiser,
     "zimage": ZImageDenoiser,
 }
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, of FLUX.1 or of Z-Image.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1, FLUX.2 klein, Chroma,
+    Qwen-Image or Z-Image.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
-    `text_encoder` a UNet alone will do. Or a loaded pipeline of diffusers: its networks are used as they
-    are, and shared with it (pipelines.py).
+    `text_encoder` a UNet or a transformer alone will do. Or a loaded pipeline of diffusers: its networks are
+    used as they are, and shared with it (pipelines.py).
     settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
     `lora`, `embedding` and `text_encoder` one may be given as a plain string.
 
@@ -65,25 +82,27 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         return model_of_pipeline(model, build(ModelConfig, settings))
     config = build(ModelConfig, settings, {"model": os.fspath(model)})
     device = device_of(config)
-    dtype = pick_dtype(config.dtype, device)
     check_files(config.lora, config.embedding)  # before anything is fetched
     source = source_of(config)
     is_flow = check_flow(config, source)
     converted = None if is_flow else find_converted(config, source, device)
     if converted:
-        dtype, _ = converted
+        dtype = products(converted[0])
     elif config.dtype == "auto" and (
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
-    own = defaults_of(config.model, (flow_of_texts(config) or source).path, config.lora)
+    else:
+        dtype = pick_dtype(config.dtype, device)
+    own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
-            parts = converted_parts(config, source, *converted)
+            parts = converted_parts(config, source, dtype, converted[1])
         else:
-            parts = load_all(config, source, dtype, room=room_for(config, device))
-        parts = replace(parts, own_defaults={**own, **parts.own_defaults})
+            is_by_turns = is_flow and device.type == "cpu"
+            parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
+        parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_network(loaded)
@@ -107,29 +126,40 @@ def find_converted(
 ) -> tuple[torch.dtype, Path] | None:
     """The networks that OpenVINO is to run, their dtype and folder; None: torch runs its own.
 
-    For `--backend openvino` those of the best dtype, which are converted if they are not there. Raises
+    Where OpenVINO is asked for, those of the best dtype, which are converted if they are not there. Raises
     SettingError or ModelError where they cannot run here.
     """
-    if config.backend == "torch" or (config.backend == "auto" and not may_be_converted(source)):
+    if config.engine == "torch" or (config.engine == "auto" and not may_be_converted(source)):
         return None
     folders = folders_for(source, config.lora, openvino_dtypes(config, device), given_apart(config))
-    if config.backend == "auto":
+    if config.engine == "auto":
         return next(((dtype, folder) for dtype, folder in folders.items() if is_there(folder)), None)
     dtype, folder = next(iter(folders.items()))
     if is_there(folder):
         return dtype, folder
     plain = replace(config, embedding=())  # they change the text encoder only
+    own = defaults_of(config.model, source.path, config.lora)
     with quiet():
         convert(
-            folder, config.model, config.lora, dtype, lambda: load_all(plain, source, torch.float32), report
+            folder,
+            config.model,
+            config.lora,
+            dtype,
+            lambda: with_defaults(load_all(plain, source, torch.float32), own),
+            report,
         )
     return dtype, folder
 
 
+def with_defaults(parts: Parts, own: Mapping[str, Any]) -> Parts:
+    """own: what suits the checkpoint by its name and files; what it declares itself counts more."""
+    return replace(parts, own_defaults={**own, **parts.own_defaults})
+
+
 def backend_of(config: ModelConfig) -> str:
     """What load_model would run the networks with, torch or openvino; nothing is converted or loaded."""
-    if config.backend != "auto":
-        return config.backend
+    if config.engine != "auto":
+        return config.engine
     source = source_of(config)
     return "openvino" if find_converted(config, source, device_of(config)) else "torch"
 
@@ -142,21 +172,34 @@ def converted_parts(config: ModelConfig, source: Source, dtype: torch.dtype, fol
     return replace(ready, words=known_words(source.path), own_defaults=read_defaults(source.path))
 
 
-def load_all(config: ModelConfig, source: Source, dtype: torch.dtype, *, room: int | None = None) -> Parts:
-    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it."""
+def load_all(
+    config: ModelConfig,
+    source: Source,
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+    by_turns: bool = False,
+) -> Parts:
+    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it. room,
+    by_turns: see parts.load_folder."""
+    vae, texts = own_vae(config), sources_of_texts(config)
+    tight: dict[str, Any] = {"room": room, "by_turns": by_turns}
     if (of_flow := flow_of_texts(config)) is not None:
         name = config.text_encoder[0]
-        return load_transformer(config.model, source.path, name, of_flow, dtype, room=room)
-    vae, texts = own_vae(config), sources_of_texts(config)
-    rest = load_rest(config.text_encoder, texts, dtype) if texts else None
-    parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, room=room)
+        parts = load_transformer(config.model, source.path, name, of_flow, dtype, **tight)
+    elif (files := files_of_flow(config, source)) is not None:
+        words = words_for(config, files)
+        parts = load_files(files, words, dtype, has_own_vae=vae is None, **tight)
+    else:
+        rest = load_rest(config.text_encoder, texts, dtype) if texts else None
+        parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, **tight)
     if vae is not None:
-        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config))
+        kind = "vae" if parts.family is None else "flow_vae"
+        parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
     elif next(parts.vae.parameters()).is_meta:
-        raise ModelError(
-            f"There is no VAE in {config.model}, nor in {rest and rest.name}.", "Give one with --vae."
-        )
+        names = ", nor in ".join([config.model, *[" and ".join(config.text_encoder)] * bool(texts)])
+        raise ModelError(f"There is no VAE in {names}.", "Give one with --vae.")
     return add_all(parts, config.lora, config.embedding)
 
 
@@ -199,7 +242,8 @@ def place(
     """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     notices: list[str] = []
-    if not low_memory and (is_quantised(parts.unet) or is_short(networks, device)):
+    is_by_turns = isinstance(parts.unet, OnDemand)
+    if not low_memory and (is_by_turns or is_quantised(parts.unet) or is_short(networks, device)):
         low_memory = True
         notices.append(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
@@ -242,7 +286,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         text_encoder=tuple(map(public_name, config.text_encoder)),
         device=str(model.device),
         low_memory=model.low_memory,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype="int8" if config.dtype == "int8" else str(model.dtype).removeprefix("torch."),
         backend="openvino" if isinstance(model.unet, OpenvinoUNet) else "torch",
     )
     stored = {key: value for key, value in flatten(used).items() if key != "offline"}
@@ -274,14 +318,15 @@ def load_parts(
     has_own_vae: bool = True,
     rest: Rest | None = None,
     room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`."""
+    """The parts of a checkpoint. has_own_vae, rest, room: see `load_single_file`; by_turns: `load_folder`."""
     if source.path.is_file():
         return load_single_file(name, source.path, dtype, has_own_vae=has_own_vae, rest=rest, room=room)
     if rest is not None:
         return load_unet_folder(name, source, dtype, rest, room=room)
     layout = check_layout(name, source.path, source.variant)
-    return load_folder(layout, dtype, room=room)
+    return load_folder(layout, dtype, room=room, by_turns=by_turns)
 
 
 @contextmanager

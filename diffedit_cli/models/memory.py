@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ..errors import MemoryShort, is_shortage
+from .quiet import quiet
 
 T = TypeVar("T")
 SMALLEST_TILE = 16  # latent cells: in smaller ones the VAE's colours drift apart
@@ -36,11 +38,13 @@ def shortage(what: str, device: torch.device, low_memory: bool) -> MemoryShort:
 
 
 def weight_bytes(networks: Sequence[Any]) -> int:
+    """What networks take, be they in memory or on demand."""
     held = [
         *(x for one in networks for x in one.parameters()),
         *(x for one in networks for x in one.buffers()),
     ]
-    return sum(x.numel() * x.element_size() for x in held)
+    apart = sum(one.bytes for one in networks if isinstance(one, OnDemand))
+    return apart + sum(x.numel() * x.element_size() for x in held)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -57,6 +61,11 @@ def free_bytes(device: torch.device) -> int:
 def needed_bytes(weights: int) -> int:
     """What a run takes: the weights, and for the rest half as much and 256 MB, a rule of thumb."""
     return weights + weights // 2 + 2**28
+
+
+def exceeds(numbers: int, dtype: torch.dtype, room: int | None) -> bool:
+    """Whether a run with this many weights takes more than `room` bytes; of None there is no end."""
+    return room is not None and needed_bytes(numbers * dtype.itemsize) > room
 
 
 def is_short(networks: Sequence[Any], device: torch.device) -> bool:
@@ -85,6 +94,40 @@ class Offload:
                 hook.offload()
 
 
+class OnDemand(nn.Module):
+    """A network that is read when it is to run, and let go when another one is.
+
+    load: reads it; with is_empty on the meta device, where its weights are checked. bytes: what it takes.
+    """
+
+    def __init__(self, load: Callable[..., Any]) -> None:
+        super().__init__()
+        empty = load(is_empty=True)
+        self.load, self.config, self.bytes = load, empty.config, weight_bytes([empty])
+        self.held: tuple[Any, ...] = ()
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        held = self.held
+        if not held:
+            with quiet():
+                self.held = held = (self.load(),)
+        return held[0](*args, **options)
+
+    def release(self) -> None:
+        self.held = ()
+
+
+def loaded(load: Callable[..., Any], *, is_on_demand: bool) -> Any:
+    return OnDemand(load) if is_on_demand else load()
+
+
+def take_turns(networks: Sequence[Any], running: Any) -> None:
+    """Let go of the networks on demand other than the one that is to run."""
+    for network in networks:
+        if isinstance(network, OnDemand) and network is not running:
+            network.release()
+
+
 def smaller_tile(vae: Any, cells: int) -> int | None:
     """The side of tiles half as long as a VAE's are now, or as `cells` if it has none.
 
@@ -102,3 +145,6 @@ def set_tiles(vae: Any, cells: int, factor: int) -> None:
     vae.enable_slicing()
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor
+    if hasattr(vae, "tile_sample_min_height"):  # of films
+        vae.tile_sample_min_height = vae.tile_sample_min_width = cells * factor
+        vae.tile_sample_stride_height = vae.tile_sample_stride_width = (cells * 3 // 4) * factor

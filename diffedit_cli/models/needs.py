@@ -15,7 +15,7 @@ from .networks import reading
 from .single_file import BESIDE_UNET
 from .weights import HARMLESS
 
-KEEPING = ("unet", "transformer", "all")
+KEEPING = ("unet", "transformer", "t5", "qwen3", "all")
 FP8 = ("F8_E4M3", "F8_E5M2")
 
 
@@ -53,15 +53,18 @@ def count_tensors(heads: Sequence[Head]) -> tuple[int, str]:
     return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype], default="")
 
 
-def memory_for(heads: Mapping[str, Sequence[Head]], on_disk: int) -> dict[str, Any]:
+def memory_for(
+    heads: Mapping[str, Sequence[Head]], on_disk: int, *, by_turns: bool = False
+) -> dict[str, Any]:
     """The bytes of the weights in the dtype of a run on this machine, of a run with them, and those free.
 
     heads: by network; `all` are those of a whole checkpoint in one file. on_disk: bytes of its files. kept:
-    bytes of the weights if quantised ones stay as they are.
+    bytes of the weights if quantised ones stay as they are. by_turns: with little memory on a CPU the
+    networks are on demand. at_once: bytes of the weights that are then in memory together.
     """
     device = pick_device("auto")
     dtype = torch.bfloat16 if has_fast_bfloat16(device, on_disk) else pick_dtype("auto", device)
-    weights = kept = 0
+    weights, kept = 0, dict.fromkeys(heads, 0)
     for part, some in heads.items():
         for head in some:
             if HARMLESS.fullmatch(head.name):
@@ -69,12 +72,14 @@ def memory_for(heads: Mapping[str, Sequence[Head]], on_disk: int) -> dict[str, A
             is_kept = head.is_kept and part in KEEPING and not head.name.startswith(BESIDE_UNET)
             plain = head.numbers * dtype.itemsize
             weights += plain
-            kept += head.bytes if is_kept else plain
+            kept[part] += head.bytes if is_kept else plain
+    alone = kept.get("vae", 0) + max((size for part, size in kept.items() if part != "vae"), default=0)
     return {
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "weights": weights,
-        "kept": kept,
+        "kept": sum(kept.values()),
+        "at_once": alone if by_turns and device.type == "cpu" else sum(kept.values()),
         "run": needed_bytes(weights),
         "free": free_bytes(device),
     }

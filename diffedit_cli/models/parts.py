@@ -1,7 +1,9 @@
 """The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +17,19 @@ from .bounds import flat
 from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
-from .networks import empty_network, native_cells, read_json, reading
+from .memory import exceeds, loaded
+from .networks import empty_network, native_cells, read_if_there, reading, with_computed
+from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
+from .spiece import t5_tokenizer
 from .transformer_file import check_kind, with_own_names
-from .weights import fill, plain, read_network
+from .weights import State, fill, plain, read_network, shapes_in, weightless
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
 OWN = ("strength", "guidance_scale", "steps", "solver", "timestep_spacing", "inversion")
 WORDS_OF_CARD = dict[str, list[str]]
+STACKED = (9, 18, 27)  # the layers of Qwen3 whose states FLUX.2 klein takes
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,12 @@ class Rest:
         return parts
 
 
-def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) -> Parts:
+def load_folder(
+    layout: Layout, dtype: torch.dtype, *, room: int | None = None, by_turns: bool = False
+) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    room: for the UNet or transformer; see weights.fill.
+    room: see weights.fill. by_turns: networks that need more than that together are left on demand.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
@@ -95,9 +103,15 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     else:
         schedule, predicts_v = read_flow(name, layout.configs["scheduler"], family), False
         longest = suited(name, family, layout.configs["transformer"]).longest
-    encoders = [load_network(layout, part, dtype) for part in layout.text_encoders]
+    sizes = (shapes_in(path).values() for paths in layout.files.values() for path in paths)
+    is_tight = by_turns and exceeds(sum(x.numel() for shapes in sizes for x in shapes), dtype, room)
+
+    def load(part: str) -> Any:
+        return loaded(partial(load_network, layout, part, dtype, room=room), is_on_demand=is_tight)
+
+    encoders = [load(part) for part in layout.text_encoders]
     parts = Parts(
-        unet=load_network(layout, layout.networks[0], dtype, room=room),
+        unet=load(layout.networks[0]),
         vae=load_network(layout, "vae", torch.float32),
         text_encoders=encoders,
         tokenizers=[
@@ -115,28 +129,41 @@ def load_folder(layout: Layout, dtype: torch.dtype, *, room: int | None = None) 
     return parts
 
 
-def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
+def load_network(
+    layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
+) -> Any:
+    """A network of a checked folder. is_empty: on the meta device, its weights checked."""
     kind, first = layout.kinds[part], layout.files[part][0]
     is_apart = not first.is_relative_to(layout.folder)
     what = first.name if is_apart else f"{layout.name}/{part}"
     network = empty_network(what, kind, layout.configs[part])
     weights = read_network(what, *layout.files[part])
+    if is_empty:
+        weights = weightless(weights)
     if is_apart:
         check_kind(what, kind, layout.configs[part], weights)
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):
-        return fill(what, network, weights, dtype, room=room)
-    state = plain(weights, dtype)
-    if kind == "t5":
-        return fill_t5(what, network, state, dtype)
-    if kind == "qwen3":
-        return fill_qwen3(what, network, state, dtype)
+        return with_computed(kind, fill(what, network, weights, dtype, room=room))
     if part.startswith("text_encoder"):
-        state = for_text_encoder(network, state)
-    else:
-        network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+        return fill_encoder(what, kind, network, weights, dtype, room=room)
+    state = plain(weights, dtype)
+    network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    if kind == "flux2_vae":
+        state["bn.num_batches_tracked"] = torch.zeros(())  # of its training
     return fill(what, network, state, dtype)
+
+
+def fill_encoder(
+    what: str, kind: str, network: Any, weights: State, dtype: torch.dtype, *, room: int | None = None
+) -> Any:
+    """A text encoder with these weights. kind: see networks.read_config. room: see `fill`; not for CLIP."""
+    if kind == "t5":
+        return fill_t5(what, network, weights, dtype, room=room)
+    if kind in ("qwen3", "qwen2_5_vl"):
+        return fill_language_model(what, kind, network, weights, dtype, room=room)
+    return fill(what, network, for_text_encoder(network, plain(weights, dtype)), dtype)
 
 
 def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -147,49 +174,77 @@ def for_text_encoder(network: Any, state: Mapping[str, Tensor]) -> dict[str, Ten
     return {key if key.startswith("text_projection") else f"text_model.{key}": x for key, x in plain.items()}
 
 
-def fill_t5(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+def fill_t5(
+    what: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+) -> Any:
     """T5's encoder with these weights. A file holds its table of words under one name, or under both.
 
     In float16 the last products of the feed-forward layers overflow, so these weights stay in float32, as
     transformers has them.
     """
     names = "shared.weight", "encoder.embed_tokens.weight"
-    words = next((state[name] for name in names if name in state), None)
-    network = fill(what, network, state if words is None else {**state, **dict.fromkeys(names, words)}, dtype)
+    if found := {name: state[name] for name in names if name in state}:
+        words = next(iter(plain(found, dtype).values()))
+        state = {**state, **dict.fromkeys(names, words)}
+    network = fill(what, network, state, dtype, room=room)
     network.encoder.embed_tokens = network.shared
     if dtype == torch.float16:
         for block in network.encoder.block:
-            block.layer[-1].DenseReluDense.wo.float()
+            last = block.layer[-1].DenseReluDense.wo.float()
+            if isinstance(last, QuantisedLayer):
+                last.dtype = torch.float32
     return network
 
 
-def fill_qwen3(what: str, network: Any, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-    """Qwen3 with these weights; a file may have those of its last layer too, which only writing needs."""
-    own = {key.removeprefix("model."): values for key, values in state.items() if key != "lm_head.weight"}
-    network = fill(what, network, own, dtype)
-    network.rotary_emb = type(network.rotary_emb)(network.config)  # computed, and on the meta device till now
-    return network
+def fill_language_model(
+    what: str,
+    kind: str,
+    network: Any,
+    state: Mapping[str, Tensor | Quantised],
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+) -> Any:
+    """Qwen3, or the language model of Qwen2.5-VL, with these weights; what reads pictures and what writes is
+    left out (see weights.HARMLESS)."""
+    own = {re.sub(r"^model\.(language_model\.)?", "", key): values for key, values in state.items()}
+    return with_computed(kind, fill(what, network, own, dtype, room=room))
 
 
 def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> Any:
     """The tokenizer of CLIP, with the encoder's window where the folder names none, or of T5 or Qwen3.
 
-    longest: the tokens that T5 or Qwen3 gets.
+    longest: see families.Suited.
     """
     from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
-    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer}
+    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer, "qwen2_5_vl_text": Qwen2Tokenizer}
     kind = kinds.get(encoder.config.model_type)
-    with reading(f"{name}/{folder.name}"):
-        tokenizer: Any = (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
-        window = longest if kind else encoder.config.max_position_embeddings
+    what = f"{name}/{folder.name}"
+    with reading(what):
+        is_spiece = kind is T5Tokenizer and not (folder / "tokenizer.json").is_file()
+        tokenizer: Any = (
+            t5_tokenizer(folder)
+            if is_spiece
+            else (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+        )
+    return fitted(what, tokenizer, encoder, longest if kind else encoder.config.max_position_embeddings)
+
+
+def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
+    """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
+    with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
-        longest = max(tokenizer.get_vocab().values())
+        highest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
-    if longest >= encoder.config.vocab_size:
+    if highest >= encoder.config.vocab_size:
         raise ModelError(
-            f"{name}/{folder.name} has more tokens than its text encoder.",
-            "The two belong to different checkpoints.",
+            f"{what} has more tokens than its text encoder.", "The two belong to different checkpoints."
         )
     return tokenizer
 
@@ -199,7 +254,7 @@ def check_fit(name: str, parts: Parts) -> None:
     unet, vae = parts.unet.config, parts.vae.config
     texts = [encoder.config for encoder in parts.text_encoders]
     if parts.family is not None:
-        return check_widths(name, parts)
+        return check_widths(name, parts, parts.family)
     width = sum(text.hidden_size for text in texts)
     if {*flat([unet.cross_attention_dim])} != {width}:
         raise ModelError(
@@ -222,27 +277,35 @@ def check_fit(name: str, parts: Parts) -> None:
             )
 
 
-def check_widths(name: str, parts: Parts) -> None:
+def check_widths(name: str, parts: Parts, family: Family) -> None:
     """`check_fit` for a transformer: the widths of its texts, and the channels of its latents."""
     config, own = parts.unet.config, "Its parts come from different checkpoints."
-    if parts.family is not None and parts.family.key == "zimage":
-        if parts.text_encoders[0].config.hidden_size != config.cap_feat_dim:
-            raise ModelError(
-                f"{name} does not fit together: its text encoder is made for another network.", own
-            )
-        return
     texts = [encoder.config for encoder in parts.text_encoders]
-    clips = [text for text in texts if text.model_type != "t5"]
-    is_flux = parts.family is not None and parts.family.key == "flux"
-    pooled = clips[0].hidden_size if is_flux else sum(text.projection_dim for text in clips)
-    long = {text.d_model for text in texts if text.model_type == "t5"} - {config.joint_attention_dim}
-    fits = pooled == config.pooled_projection_dim and not long
-    if not fits or (not is_flux and sum(text.hidden_size for text in clips) > config.joint_attention_dim):
+    if not takes_texts(family.key, config, texts):
         raise ModelError(
             f"{name} does not fit together: its text encoders are made for another network.", own
         )
-    if config.in_channels != parts.vae.config.latent_channels * (4 if is_flux else 1):
+    channels = parts.vae.config.get("latent_channels") or parts.vae.config["z_dim"]
+    if config.in_channels != channels * family.packed:
         raise ModelError(f"{name} does not fit together: its VAE is made for another network.", own)
+
+
+def takes_texts(key: str, config: Any, texts: Sequence[Any]) -> bool:
+    """Whether a transformer of this family takes what text encoders of these configs make."""
+    if key == "zimage":
+        return texts[0].hidden_size == config.cap_feat_dim
+    if key == "qwenimage":
+        return texts[0].hidden_size == config.joint_attention_dim
+    if key == "flux2":
+        is_deep = texts[0].num_hidden_layers > max(STACKED)
+        return is_deep and len(STACKED) * texts[0].hidden_size == config.joint_attention_dim
+    clips = [text for text in texts if text.model_type != "t5"]
+    if any(text.d_model != config.joint_attention_dim for text in texts if text.model_type == "t5"):
+        return False
+    if key == "sd3":
+        pooled, width = sum(text.projection_dim for text in clips), sum(text.hidden_size for text in clips)
+        return pooled == config.pooled_projection_dim and width <= config.joint_attention_dim
+    return all(text.hidden_size == config.pooled_projection_dim for text in clips)
 
 
 def known_words(folder: Path) -> WORDS_OF_CARD | None:
@@ -274,4 +337,4 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """What a model says of itself in diffedit.json: words, defaults, both or neither."""
-    return read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    return read_if_there(folder / CARD)

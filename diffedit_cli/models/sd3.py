@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 from .parts import Parts
 
 T5_TOKENS = 256  # that stand for T5 where a checkpoint comes without it, all zeros, as in its pipeline
@@ -30,6 +30,7 @@ class SD3Denoiser(DiffusersDenoiser):
     def most_cells_of(cls, config: Mapping[str, Any]) -> int:
         return cls.patch * config.get("pos_embed_max_size", 96)
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of both CLIPs side by side, filled up with zeros to the width of T5, and
         behind them T5's; the pooled outputs of both CLIPs."""

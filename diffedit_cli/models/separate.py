@@ -10,7 +10,7 @@ import torch
 from ..core.types import Schedule
 from ..errors import ModelError
 from .layout import PARTS, Layout, check_index, check_layout, check_tokenizer, find_weights, variants_in
-from .networks import empty_network, read_config, read_json
+from .networks import empty_network, read_config, read_if_there, read_json
 from .parts import (
     Parts,
     Rest,
@@ -80,7 +80,7 @@ def layout_of(name: str, folder: Path, variant: str | None, places: dict[str, Pa
 
     variant: of the weight files; without one, those that are there.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_if_there(folder / "model_index.json")
     check_index(name, index)
     places = {part: place for part, place in places.items() if (place / "config.json").is_file()}
     is_xl = "text_encoder_2" in places
@@ -185,10 +185,18 @@ def usual_schedule(name: str, of_rest: str, state: State) -> tuple[Schedule, boo
 
 
 def load_transformer(
-    name: str, path: Path, of_rest: str, rest: Source, dtype: torch.dtype, *, room: int | None = None
+    name: str,
+    path: Path,
+    of_rest: str,
+    rest: Source,
+    dtype: torch.dtype,
+    *,
+    room: int | None = None,
+    by_turns: bool = False,
 ) -> Parts:
-    """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`."""
-    return load_folder(layout_round(name, path, of_rest, rest), dtype, room=room)
+    """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`. room,
+    by_turns: see parts.load_folder."""
+    return load_folder(layout_round(name, path, of_rest, rest), dtype, room=room, by_turns=by_turns)
 
 
 def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
@@ -198,7 +206,7 @@ def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
             f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
             "Give a .safetensors or .gguf file with --model.",
         )
-    layout = check_layout(of_rest, rest.path, rest.variant, without="transformer")
+    layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
     layout.files["transformer"] = [path]
     return layout
 

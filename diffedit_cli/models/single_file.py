@@ -18,7 +18,6 @@ from .networks import empty_network, read_config, read_json, reading
 from .parts import Parts, Rest, for_text_encoder
 from .quantised import Quantised
 from .schedulers import plain_config, read_schedule
-from .transformer_file import DIFFUSERS, ORIGINAL, TRANSFORMERS
 from .weights import State, fill, plain, read_network, refuse_unknown
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -44,13 +43,7 @@ TELLS_V = (
     "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
 )
 NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
-WITH_FOLDER = "Name the folder or the hub id of a whole checkpoint of its family with --text-encoder."
 OTHERS = {  # a piece of a tensor's name, and what a file with it is
-    **{
-        piece: (f"a {TRANSFORMERS[kind]} transformer", WITH_FOLDER)
-        for pieces in (ORIGINAL, DIFFUSERS)
-        for kind, piece in pieces.items()
-    },
     "control_model.": ("a ControlNet", "Use a whole checkpoint."),
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),

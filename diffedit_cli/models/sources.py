@@ -56,9 +56,10 @@ def find_checkpoint(
             why = (
                 f"Only a part of {name} is in the hub's cache: {lacking(hub_id, folder, hub_id.variants[-1])}"
             )
-        raise ModelError(
-            why, f"Fetch it once, without --offline and HF_HUB_OFFLINE: diffedit models pull {name}."
-        )
+        online = "without --offline and HF_HUB_OFFLINE"
+        if needs == "words":
+            raise ModelError(why, f"Run once {online}: its small files alone are fetched.")
+        raise ModelError(why, f"Fetch it once, {online}: diffedit models pull {name}.")
     fetch(hub_id)
     return find_in_cache(hub_id) or in_cache(hub_id, hub_id.variants[0])
 

@@ -10,12 +10,15 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import CHECKS
 from .hub import hub_errors
-from .networks import check_vae, empty_network, read_json, reading
-from .weights import check_weights, fill, plain, read_network
+from .networks import empty_network, read_json, reading
+from .weights import State, check_weights, fill, plain, read_network, refuse_unknown
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 OF_A_CHECKPOINT = "first_stage_model."
+OF_UNETS = "0.18215 is that of 1.x and 2.x, 0.13025 that of XL."
+OF_FLOWS = "1.5305 is that of Stable Diffusion 3, 0.3611 that of FLUX.1 and Z-Image."
 
 
 def find_vae(name: str, *, offline: bool) -> Path:
@@ -68,8 +71,9 @@ def weights_in(name: str, folder: Path) -> Path:
     return plain if plain in found else found[0]
 
 
-def load_vae(name: str, path: Path, own: Mapping[str, Any]) -> Any:
-    """The network, in float32. own: the config of the checkpoint's VAE, which a file takes over.
+def load_vae(name: str, path: Path, own: Mapping[str, Any], kind: str = "vae") -> Any:
+    """The network, in float32. own: the config of the checkpoint's VAE, which a file takes over. kind: of the
+    network (see networks.read_config).
 
     ModelError where it is spoilt, or scales its latents otherwise than the checkpoint's.
     """
@@ -77,20 +81,40 @@ def load_vae(name: str, path: Path, own: Mapping[str, Any]) -> Any:
     if path.is_dir():
         config, weights = read_json(path / CONFIG), weights_in(name, path)
         check_values(f"{name}/{CONFIG}", config)
-        check_vae(name, config)
-    scale, wanted = (one.get("scaling_factor", 0.18215) for one in (config, own))
-    if scale != wanted:
+        CHECKS[kind](name, config)
+    given, wanted = scaling(config), scaling(own)
+    if given != wanted:
+        is_flow = kind != "vae"
         raise ModelError(
-            f"{name} is made for another kind of checkpoint: it scales latents by {scale:g}.",
-            f"The checkpoint takes {wanted:g}: 0.18215 is that of 1.x and 2.x, 0.13025 that of XL.",
+            f"{name} is made for another kind of checkpoint: it scales latents by {told(given, is_flow)}.",
+            f"The checkpoint takes {told(wanted, is_flow)}: " + (OF_FLOWS if is_flow else OF_UNETS),
         )
-    network = empty_network(name, "vae", config)
-    state = plain(read_network(name, weights), torch.float32)
+    return fill_vae(name, kind, config, read_network(name, weights))
+
+
+def scaling(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The factor and the shift of the latents."""
+    return config.get("scaling_factor", 0.18215), config.get("shift_factor") or 0.0
+
+
+def told(scaled: tuple[float, float], has_shift: bool) -> str:
+    return f"{scaled[0]:g}" + (f" after a shift by {scaled[1]:g}" if has_shift else "")
+
+
+def fill_vae(name: str, kind: str, config: Mapping[str, Any], weights: State) -> Any:
+    """The network with the weights of a file, in diffusers' or the original layout."""
+    network = empty_network(name, kind, config)
+    state = plain(weights, torch.float32)
     state = {key.removeprefix(OF_A_CHECKPOINT): x for key, x in state.items() if is_of_vae(key)}
     if any(key.startswith("encoder.down.") for key in state):
         from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
+        names = [*state]
+        numbered: Any = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
         with reading(name):
+            placed = convert_ldm_vae_checkpoint(numbered, network.config).values()
+            used = {names[int(x.flatten()[0])] for x in placed if x.numel()}
+            refuse_unknown(name, state.keys() - used)
             state = convert_ldm_vae_checkpoint(state, network.config)
     else:
         network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .gguf_file import GGUF, read_entries, read_gguf
-from .memory import needed_bytes
+from .memory import exceeds
 from .networks import reading
 from .quantised import Quantised, keep_quantised
 
@@ -33,6 +33,7 @@ HARMLESS = re.compile(  # what checkpoints carry and no network takes
     r"|(cond_stage_model|conditioner)\..*text_projection(\.weight)?"
     r"|cond_stage_model\.model\.transformer\.resblocks\.23\..*"  # 2.x takes the last layer but one
     r"|(vision_model|visual_projection|text_projection)\..*"
+    r"|(model\.)?visual\..*|lm_head\.weight"  # of a language model, which is to read a text here
 )
 
 
@@ -59,6 +60,15 @@ def check_weights(path: Path) -> None:
             raise ModelError(
                 f"{path} cannot be loaded: it is cut short, or no safetensors file.", "Fetch it again."
             ) from error
+
+
+def shapes_in(path: Path) -> dict[str, torch.Size]:
+    """The shape of each tensor of a file, from its head."""
+    check_weights(path)
+    if path.suffix == GGUF:
+        return {name: entry.shape for name, entry in read_entries(path).items()}
+    with reading(str(path)), safe_open(path, "pt") as file:
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_weights(*paths: Path) -> dict[str, Tensor]:
@@ -114,6 +124,14 @@ def plain(state: Mapping[str, Tensor | Quantised], dtype: torch.dtype) -> dict[s
     return {key: x.dense(dtype) if isinstance(x, Quantised) else x for key, x in state.items()}
 
 
+def weightless(state: Mapping[str, Tensor | Quantised]) -> State:
+    """The shapes of weights, on the meta device."""
+    return {
+        key: torch.empty(x.shape, dtype=x.dtype if isinstance(x, Tensor) else torch.float16, device="meta")
+        for key, x in state.items()
+    }
+
+
 def check_quantisation(what: str, key: str, values: Tensor) -> None:
     """ModelError for a description of a layer's quantisation that names another kind than scaled fp8."""
     with reading(f"{what} {key}"):
@@ -141,8 +159,7 @@ def fill(
     refuse_gaps(what, [key for key, to in wanted.items() if key not in state or state[key].shape != to.shape])
     refuse_unknown(what, state.keys() - wanted.keys())
     ready: dict[str, Tensor] = {}
-    plain_bytes = sum(to.numel() for to in wanted.values()) * dtype.itemsize
-    is_short = room is not None and needed_bytes(plain_bytes) > room
+    is_short = exceeds(sum(to.numel() for to in wanted.values()), dtype, room)
     with reading(what):
         for key in wanted:
             values = state[key]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
-from .denoiser import DiffusersDenoiser
+from .denoiser import DiffusersDenoiser, once
 
 
 class ZImageDenoiser(DiffusersDenoiser):
@@ -20,6 +20,7 @@ class ZImageDenoiser(DiffusersDenoiser):
     def most_cells_of(cls, config: Mapping[str, Any]) -> int:
         return cls.patch * min(config.get("axes_lens", [1024, 512, 512])[1:])
 
+    @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """The last states but one of Qwen3, which reads the prompt as a question to it."""
         asked = [as_question(prompt) for prompt in prompts]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from ..errors import SettingError
 from .fields import option_name
-from .groups import USUAL_SCALE
+from .groups import PLAIN_NORMS, USUAL_SCALE
 from .schema import EditConfig, GenerateConfig, InterpolateConfig
 
 Config = TypeVar("Config", EditConfig, GenerateConfig, InterpolateConfig)
@@ -18,7 +18,7 @@ def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
 
     own: what the model declares (models.own_defaults). SettingError: its values do not go with those given.
     """
-    config = with_own_method(config, own)
+    config = with_own_norm(with_own_method(config, own), own)
     if config.guidance.scale is None:
         scale = config.guidance.usual_scale(own.get("guidance_scale", USUAL_SCALE))
         config = replace(config, guidance=replace(config.guidance, scale=scale))
@@ -39,6 +39,15 @@ def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
     return replace(config, **usual)
 
 
+def with_own_norm(config: Config, own: Mapping[str, Any]) -> Config:
+    """The settings with the model's own norm, where none is given and it has a meaning."""
+    if config.guidance.norm != "auto":
+        return config
+    is_plain = config.guidance.method == "cfg" and getattr(config, "inversion", "") != "flowedit"
+    norm = own.get("guidance_norm", "none") if is_plain else "none"
+    return replace(config, guidance=replace(config.guidance, norm=norm))
+
+
 def with_own_method(config: Config, own: Mapping[str, Any]) -> Config:
     """The settings with a guidance method: as an input of the network, if it is one of the model's.
 
@@ -48,7 +57,7 @@ def with_own_method(config: Config, own: Mapping[str, Any]) -> Config:
     guidance, is_embedded = config.guidance, own.get("guidance_method") == "embedded"
     given = {
         f"--guidance-method {guidance.method}": guidance.method not in ("auto", "embedded"),
-        f"--guidance-norm {guidance.norm}": guidance.norm != "none",
+        f"--guidance-norm {guidance.norm}": guidance.norm not in PLAIN_NORMS,
         "--guidance-rescale": guidance.rescale,
     }
     if guidance.method == "embedded" and not is_embedded:

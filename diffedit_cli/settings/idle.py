@@ -73,12 +73,12 @@ def is_unguided(guidance: GuidanceConfig) -> bool:
 
 
 def without_idle(config: Config, idle: dict[str, str]) -> Config:
-    """The config with each setting that does nothing at its default."""
+    """The config with each setting that does nothing at its default, and without a norm."""
     if not idle:
         return config
     usual = {key: default for key, _, _, default in keys(type(config)) if key in idle}
-    if "guidance_method" in usual:
-        usual["guidance_method"] = "cfg"  # as `filled_in` leaves it
+    filled = {"guidance_method": "cfg", "guidance_norm": "none"}  # as `filled_in` leaves them
+    usual |= {key: value for key, value in filled.items() if key in usual}
     return build(type(config), flatten(config), usual)
 
 

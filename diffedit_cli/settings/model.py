@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import SettingError
 from .fields import setting, validate
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 
 
@@ -42,7 +42,7 @@ class ModelConfig:
     text_encoder: tuple[str, ...] = setting(
         (),
         "Checkpoint whose text encoders are used, and with a UNet or transformer alone its VAE and schedule "
-        "too: a name, a folder or a file; or CLIP text encoders as files, with the flag repeated.",
+        "too: a name, a folder or a file; or text encoders as files, with the flag repeated.",
         panel="Model",
         expert=True,
     )
@@ -53,7 +53,7 @@ class ModelConfig:
     dtype: Dtype = setting(
         "auto",
         "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
-        "float32.",
+        "float32. int8: OpenVINO's alone, with the UNet's weights and activations in 8 bits.",
         panel="Model",
         expert=True,
     )
@@ -83,11 +83,22 @@ class ModelConfig:
             if isinstance(given, tuple):
                 object.__setattr__(self, key, tuple(one for one in given if one != ""))
         validate(self)
-        if self.compile and self.backend == "openvino":
+        if (self.dtype, self.backend) == ("int8", "torch"):
             raise SettingError(
-                "--compile cannot be used with --backend openvino.",
+                "--dtype int8 cannot be used with --backend torch.",
+                "Only OpenVINO computes in 8 bits; leave one of the two out.",
+            )
+        if self.compile and self.engine == "openvino":
+            given = "--dtype int8" if self.dtype == "int8" else "--backend openvino"
+            raise SettingError(
+                f"--compile cannot be used with {given}.",
                 "It compiles torch's networks; leave one of the two out.",
             )
+
+    @property
+    def engine(self) -> Backend:
+        """What runs the networks; auto: openvino if the checkpoint is converted, else torch."""
+        return "openvino" if self.dtype == "int8" else self.backend
 
 
 def public_name(model: str) -> str:

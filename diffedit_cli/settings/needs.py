@@ -39,7 +39,7 @@ def require_flow(inversion: str, *, is_flow: bool) -> None:
     if inversion == "flowedit" and not is_flow:
         raise SettingError(
             "--inversion flowedit needs a flow-matching model.",
-            "Use Stable Diffusion 3, FLUX.1 or Z-Image with it.",
+            "Use Stable Diffusion 3, FLUX.1, FLUX.2 klein, Chroma, Qwen-Image or Z-Image with it.",
         )
 
 
