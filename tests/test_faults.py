@@ -206,8 +206,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("target", ["film", "film.mp4"])
+@pytest.mark.parametrize(("target", "name"), [("film", "SIGHUP"), ("film.mp4", "SIGTERM")])
 def test_a_film_that_is_ended_keeps_its_frames(folder: Path, name: str, target: str) -> None:
     """With a second signal at once, as a terminal sends that closes."""
     script = STRUCK.format(name=name, at="(3, 4)")

@@ -521,9 +521,9 @@ def test_nothing_is_sent(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_contenders_edit_in_turns_and_are_compared() -> None:
+def test_contenders_edit_in_turns_and_are_compared(checkpoint: Path) -> None:
     """benchmarks/backends.py: each in a process, as a share of others' seconds."""
-    with Process("openvino float32", "embedded", side=32, steps=1) as process:
+    with Process("openvino float32", str(checkpoint), side=32, steps=1) as process:
         rows = [process.edit() for _ in range(2)]
     assert all(row["forwards"] > 0 and row["cpu"] > 0 and 0 < row["peak_gib"] < 4 for row in rows)
     medians = {
