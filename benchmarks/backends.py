@@ -5,6 +5,7 @@
     python -m benchmarks.backends edits --busy 2
     python -m benchmarks.backends cold
     python -m benchmarks.backends quality --count 40
+    python -m benchmarks.backends quality --count 200 --only "torch float32,openvino int8"
 
 `edits` starts a process for each contender, since in one process the threads of torch and OpenVINO disturb
 each other, and lets them edit in turns; the others sleep meanwhile. `sd15` is as in benchmarks.speed.
@@ -37,7 +38,9 @@ from training.train import HELD_OUT_SEED
 
 TUNING_SEED = HELD_OUT_SEED + 90_000  # scenes that benchmarks.quality does not judge by
 DIFFUSERS, TORCH, OPENVINO = "diffusers", "torch", "openvino"
+EIGHT_BITS = f"{OPENVINO} int8"
 Model = Annotated[str, typer.Option("-m", "--model", help="embedded or sd15.")]
+Only = Annotated[str, typer.Option(help="Contenders, with commas between; default: all.")]
 
 
 def names_of(dtype: str) -> list[str]:
@@ -47,6 +50,7 @@ def names_of(dtype: str) -> list[str]:
     else:
         both = ["float32", *(["bfloat16"] if has_bfloat16() else [])]
         torchs, openvinos = [f"{TORCH} float32"], [f"{OPENVINO} {one}" for one in both]
+    openvinos.append(EIGHT_BITS)
     fast = [f"{names[-1]} --fast" for names in (torchs, openvinos)]
     return [f"{DIFFUSERS} {dtype.replace('auto', 'float32')}", *torchs, *openvinos, *fast]
 
@@ -133,7 +137,7 @@ def contender(name: str, model: str, side: int, steps: int) -> None:
 def edits(
     model: Model = "embedded", side: int = 128, steps: int = 25, dtype: str = "auto", rounds: int = 3,
     busy: Annotated[int, typer.Option(help="Further processes that compute all the while.")] = 0,
-    only: Annotated[str, typer.Option(help="Contenders, with commas between; default: all.")] = "",
+    only: Only = "",
 ) -> None:  # fmt: skip
     """Time one edit by each contender, in turns, in an order that changes from round to round."""
     names = only.split(",") if only else names_of(dtype)
@@ -201,13 +205,14 @@ def cold(rounds: int = 3, dtype: str = "auto") -> None:
 
 
 @app.command()
-def quality(data: Path = DATA, count: int = 40) -> None:
+def quality(data: Path = DATA, count: int = 40, only: Only = "") -> None:
     """Mask IoU, success, and likeness to torch's edit, of the embedded model on scenes for tuning."""
     from benchmarks.classifier import load_judge
     from benchmarks.quality import cases_of, figures_of, ours
     from training.evaluate import psnr
 
-    names = [f"{TORCH} float32", f"{OPENVINO} {'bfloat16' if has_bfloat16() else 'float32'}"]
+    names = [f"{TORCH} float32", f"{OPENVINO} {'bfloat16' if has_bfloat16() else 'float32'}", EIGHT_BITS]
+    names = [name for name in names if name in only.split(",")] if only else names
     models = {name: open_model("embedded", "cpu", name.split()[1], name.split()[0]) for name in names}
     plain, (classifier, judged_by) = models[names[0]], load_judge()
     rows: dict[str, list[Figures]] = {name: [] for name in names}

@@ -247,7 +247,7 @@ def run_case(
     hooks: Hooks,
     classifier: Judge,
 ) -> dict[str, Figures]:
-    """All contenders on one case, in a random order, with seconds and UNet sample-forwards."""
+    """All contenders on one case, in a random order, with seconds and sample-forwards."""
     rows = {}
     order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(case.seed)).tolist()
     for name, run in [list(runs.items())[index] for index in order]:

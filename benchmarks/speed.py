@@ -42,7 +42,7 @@ from diffedit_cli.core.types import silent
 from diffedit_cli.images.read import Picture
 from diffedit_cli.models import DiffusersDenoiser, load_model
 from diffedit_cli.models.few_steps import recognise
-from diffedit_cli.models.load import compile_unet
+from diffedit_cli.models.load import compile_network
 from diffedit_cli.models.parts import Parts
 from diffedit_cli.models.prepack import PackedConv2d, prepack
 from diffedit_cli.settings import FAST, EditConfig, build, filled_in
@@ -103,13 +103,14 @@ class Hooks:
 def open_model(name: str, device: str, dtype: str, backend: str = "torch") -> DiffusersDenoiser:
     if name != "sd15":
         return load_model(name, device=device, dtype=dtype, backend=backend)
+    from diffedit_cli.models.compiled import products
     from diffedit_cli.models.hardware import pick_device, pick_dtype
     from diffedit_cli.models.unet import UNetDenoiser
 
     where = pick_device(device)
-    kind = pick_dtype(dtype, where)
+    kind = torch.int8 if dtype == "int8" else pick_dtype(dtype, where)
     parts = converted_parts(kind) if backend == "openvino" else random_parts(kind)
-    return UNetDenoiser("sd15, random weights", parts, where, kind)
+    return UNetDenoiser("sd15, random weights", parts, where, products(kind))
 
 
 def random_parts(dtype: torch.dtype) -> Parts:
@@ -129,13 +130,14 @@ def random_parts(dtype: torch.dtype) -> Parts:
 
 def converted_parts(dtype: torch.dtype) -> Parts:
     """The same for OpenVINO, converted if it is not there."""
+    from diffedit_cli.models.compiled import products
     from diffedit_cli.models.converted import cache_folder, convert, is_there, read_parts
 
     folder = cache_folder() / f"random-sd15-{dtype}"
     if not is_there(folder):
         load = partial(random_parts, torch.float32)
         convert(folder, "sd15, random weights", (), dtype, load, silent)
-    return read_parts(folder, dtype)
+    return read_parts(folder, products(dtype))
 
 
 def random_network(part: str, dtype: torch.dtype) -> Any:
@@ -441,7 +443,7 @@ def edits(
     """Time one edit by diffedit and by diffusers, in turns."""
     loaded = open_model(model, device, dtype)
     if compile:
-        compile_unet(loaded)
+        compile_network(loaded)
     runs = contenders(loaded, square(side), steps, maps)
     runs = {name: run for name, run in runs.items() if not only or name in only.split(",")}
     peak, unet_flops = matrix_peak(loaded.device, loaded.dtype), flops(loaded, side)

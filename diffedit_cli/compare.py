@@ -187,10 +187,16 @@ def idle_in_all(
 
 def idle(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> dict[str, str]:
     """The settings of a comparison that do nothing in any tile, each with the reason."""
-    if not has_picture:
-        return idle_in_all([filled_in(config, own) for config in prompt_configs(lists)])
-    configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
-    return idle_in_all(configs, has_mask=not search)
+    return idle_in_all(filled(lists, own, has_picture=has_picture, search=search), has_mask=not search)
+
+
+def filled(
+    lists: Lists, own: Own, *, has_picture: bool, search: bool = True
+) -> list[EditConfig] | list[GenerateConfig]:
+    """The settings of each tile, with the model's own values; SettingError as in `compare`."""
+    if has_picture:
+        return [filled_in(config, own) for config in edit_configs(lists, search=search)]
+    return [filled_in(config, own) for config in prompt_configs(lists)]
 
 
 def prompt_configs(lists: Lists) -> list[GenerateConfig]:
@@ -210,11 +216,15 @@ def prompt_configs(lists: Lists) -> list[GenerateConfig]:
 
 
 def count_forwards(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> int:
-    """UNet sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
-    if not has_picture:
-        return sum(generate_forwards(filled_in(config, own)) for config in prompt_configs(lists))
-    configs = [filled_in(config, own) for config in edit_configs(lists, search=search)]
-    return shared_forwards(configs, search=search)
+    """Sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
+    edits: list[EditConfig] = []
+    drawn = 0
+    for config in filled(lists, own, has_picture=has_picture, search=search):
+        if isinstance(config, EditConfig):
+            edits.append(config)
+        else:
+            drawn += generate_forwards(config)
+    return drawn + shared_forwards(edits, search=search)
 
 
 def labels(lists: Lists, own: Own) -> list[str]:

@@ -1,5 +1,7 @@
 """The errors that people see: one sentence, what to do about it, and the exit code."""
 
+import re
+
 
 class DiffeditError(Exception):
     """Something went wrong that the user can mend. The message is one sentence; `hint` says what to do."""
@@ -10,6 +12,12 @@ class DiffeditError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def settings(self) -> list[str]:
+        """The keys of the settings that the message names, as flags."""
+        flags = re.findall(r"--(?:no-)?([a-z]+(?:-[a-z]+)*)", self.message)
+        return [flag.replace("-", "_") for flag in flags]
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

@@ -6,11 +6,12 @@ from dataclasses import replace
 from PIL import Image
 
 from .core import costs, text2image
+from .core.schedules import make_steps
 from .core.types import Pixels, Report, silent
 from .errors import SettingError
 from .images import canvas, sheets
 from .images.read import Picture
-from .models import DiffusersDenoiser
+from .models import DiffusersDenoiser, Foreseen
 from .notices import guidance_notices, word_notices
 from .results import Generated, Meter
 from .session import counting, random_seed, require_mixing
@@ -92,17 +93,27 @@ def interpolate_frames(
         yield canvas.pixels_to_image(pixels.cpu())
 
 
-def latent_shape(model: DiffusersDenoiser, width: int | None, height: int | None) -> tuple[int, int, int]:
+def check_generation(model: Foreseen, config: GenerateConfig) -> None:
+    """What a picture from a text under filled-in settings would be refused for, without the network."""
+    _, *cells = latent_shape(model, config.width, config.height)
+    how = config.step_solver, config.step_spacing, (cells[0], cells[1])
+    make_steps(model.schedule, config.step_count, 1.0, *how)
+    model.check_size(max(cells))
+
+
+def latent_shape(
+    model: DiffusersDenoiser | Foreseen, width: int | None, height: int | None
+) -> tuple[int, int, int]:
     """c h w of the latents of a picture; SettingError if its sides do not fit the model."""
-    width, height = width or model.size, height or model.size
-    for flag, side in (("--width", width), ("--height", height)):
+    across, down = width or model.size, height or model.size
+    for flag, side in (("--width", across), ("--height", down)):
         if side % model.multiple:
             near = max(model.multiple, round(side / model.multiple) * model.multiple)
             raise SettingError(
                 f"{flag} {side} does not fit this model.",
                 f"Use a multiple of {model.multiple}, such as {near}.",
             )
-    return model.latent_channels, height // model.factor, width // model.factor
+    return model.latent_channels, down // model.factor, across // model.factor
 
 
 def compare_prompts(

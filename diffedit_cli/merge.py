@@ -106,7 +106,7 @@ def merge_images(
         coverage=coverage,
         changed_outside=paste.changed_outside(original.rgb, image, where),
         zoom=(1 / (1 + a), 1 / (1 + b)),
-        shift=(-c * image.width / 2, -d * image.height / 2),
+        shift=(0.0 - c * image.width / 2, 0.0 - d * image.height / 2),
         config=config,
         given={"edited": edited.name, "edited_sha256": edited.sha256, **masks.hashes()},
         run=Run(time.perf_counter() - start, 0, 0),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from .images.canvas import Fit
 from .models import DiffusersDenoiser
 from .settings import EditConfig, GuidanceConfig, MaskConfig
+from .settings.fields import shown
 
 FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of steps
 NEAR_WORD = 0.6  # difflib's ratio from which a known word is worth naming
@@ -72,7 +73,7 @@ def word_notices(model: DiffusersDenoiser, *prompts: str) -> tuple[str, ...]:
     that ran out."""
     notices = [*model.notices, *syntax_notices(prompts)]
     notices += [
-        f"The end of this prompt is beyond what {model.name} reads and is ignored: {prompt}"
+        f"The end of this prompt is beyond what {model.name} reads and is ignored: {shown(prompt, bare=True)}"
         for prompt in prompts
         if model.is_too_long(prompt)
     ]
@@ -99,7 +100,9 @@ def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
     """Notes on what has a meaning in the prompts of other programs and is plain words here; one of a kind."""
     text = "\n".join(prompts)
     found = [(match[0], hint) for pattern, hint in FOREIGN.items() if (match := re.search(pattern, text))]
-    return tuple(f"{part} in a prompt is read as plain words. {hint}" for part, hint in found)
+    return tuple(
+        f"{shown(part, bare=True)} in a prompt is read as plain words. {hint}" for part, hint in found
+    )
 
 
 def recognition_notices(recognised: float | None, config: EditConfig) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def forwards(
     *,
     has_mask: bool,
 ) -> dict[str, int]:
-    """UNet sample-forwards of each stage. words, own: vocabulary and defaults that a model declares."""
+    """Sample-forwards of each stage. words, own: vocabulary and defaults that a model declares."""
     search = filled_in(config.as_search(sibling_of(words or {}, config.ref)), own)
     counts = edit_forwards(search, search=not has_mask)
     places = 0 if config.place else len(LEVELS) * len(places_of(words))

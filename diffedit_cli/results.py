@@ -26,7 +26,8 @@ Target = str | PathLike[str] | BinaryIO
 
 @dataclass(frozen=True)
 class Run:
-    """What a run cost: seconds in all and in the networks, and UNet sample-forwards.
+    """What a run cost: seconds in all and in the networks, and sample-forwards of the one
+    that predicts.
 
     results: how many results were made together at this cost.
     """

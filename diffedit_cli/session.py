@@ -19,6 +19,7 @@ from .core import costs, diffedit
 from .core import mask as finding
 from .core.diffedit import DiffEdit
 from .core.film import MorphFrame, in_order, morph
+from .core.schedules import make_steps
 from .core.types import Heat, Report, silent
 from .errors import MemoryShort, SettingError
 from .images import canvas, paste, sheets, zoom
@@ -26,7 +27,7 @@ from .images.canvas import Fit
 from .images.masks import Given, Masks, noted
 from .images.pieces import pieces
 from .images.read import Picture
-from .models import DiffusersDenoiser, sibling_of
+from .models import DiffusersDenoiser, Foreseen, sibling_of
 from .notices import mask_notices, object_notices, recognition_notices, word_notices, zoom_notices
 from .results import EditResult, MaskResult, Meter, RemoveResult, covered, found_mask, pasted, put_back
 from .settings import (
@@ -286,7 +287,20 @@ def film_frame(
     return sheets.shown(picture, image)
 
 
-def require_mixing(model: DiffusersDenoiser) -> None:
+def check_edit(model: Foreseen, config: EditConfig, size: tuple[int, int], *, has_mask: bool) -> None:
+    """What an edit under filled-in settings would refuse of a picture of this size, without the network.
+
+    has_mask: a mask of the user's; then only a part of the picture may be worked on.
+    """
+    fit = canvas.fit(size, config.size or model.size, model.multiple)
+    columns, rows = (side // model.factor for side in fit.canvas)
+    how = config.step_solver, config.step_spacing, (rows, columns)
+    make_steps(model.schedule, config.step_count, config.ratio, *how)
+    if not has_mask or config.zoom is False:
+        model.check_size(max(rows, columns))
+
+
+def require_mixing(model: DiffusersDenoiser | Foreseen) -> None:
     """SettingError for a model that has nothing between two texts."""
     if not model.can_mix_texts:
         raise SettingError(

@@ -57,8 +57,10 @@ holds one `key = value` for each setting; the key is the long flag without its l
 and `DIFFEDIT_MASK_STRENGTH=0.3,0.5` for several values. A setting applies to each command that has it. In
 `model`, `lora` and `embedding`, `~` is the home folder; in a file, `./` and `../` start from the file's own
 folder. Mistyped keys and wrong values are refused; a `DIFFEDIT_` variable of another program gives a note.
-Every help works with a wrong configuration. Precedence: flag, variable, project, user, default. Every switch
-has a `--no-` form, with which a flag overrides what is configured.
+Every help works with a wrong configuration. Precedence: flag, variable, project, user, default. Of two
+settings that cannot be combined the weaker one is left out, with a note; two of equal strength are refused,
+and `config set` keeps no such two in one file. An error says where a setting comes from that is not on the
+command line. Every switch has a `--no-` form, with which a flag overrides what is configured.
 
 ## Threads
 

@@ -1,5 +1,7 @@
 """What the tests share: no network, the same random numbers in every run, and a tiny Stable Diffusion."""
 
+import functools
+import gc
 import os
 import random
 import shutil
@@ -20,6 +22,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="diffedit-cache-")
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from huggingface_hub import constants
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -43,6 +46,8 @@ settings.register_profile(
 )
 settings.load_profile("same")
 
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # it makes all flags anew
+
 Build = Callable[..., Path]
 
 
@@ -52,6 +57,16 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_sessionstart() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Imports make half a million objects that stay: no search for garbage walks through them."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Tiny checkpoints of random weights that predict the velocity of a flow, in diffusers' layout."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from conftest import save_parts, tiny_text_encoder, tiny_tokenizer
 SD3_SCHEDULER = {"shift": 3.0}  # of stabilityai/stable-diffusion-3-medium and of 3.5
 DEV_SCHEDULER = {"shift": 3.0, "use_dynamic_shifting": True}  # of black-forest-labs/FLUX.1-dev
 SCHNELL_SCHEDULER = {"shift": 1.0}
+CHROMA_SCHEDULER = {"shift": 3.0}  # of lodestones/Chroma1-HD
+QWEN_SCHEDULER = {  # of Qwen/Qwen-Image
+    "max_image_seq_len": 8192,
+    "max_shift": 0.9,
+    "shift_terminal": 0.02,
+    "use_dynamic_shifting": True,
+}
 T5_WINDOW = 40
 
 
@@ -126,6 +134,61 @@ def flux_parts(**config: Any) -> dict[str, Any]:
     }
 
 
+def chroma_parts(**config: Any) -> dict[str, Any]:
+    from diffusers.models.transformers.transformer_chroma import ChromaTransformer2DModel
+
+    usual = dict(
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=64,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=8,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`FluxPosEmbed`", FutureWarning)  # diffusers' own
+        transformer = ChromaTransformer2DModel(**{**usual, **config})
+    return {
+        "transformer": lively(transformer),
+        "vae": flow_vae(scaling_factor=0.3611, shift_factor=0.1159),
+        "text_encoder": t5_encoder(64),
+        "tokenizer": t5_tokenizer(),
+    }
+
+
+def klein_parts(**config: Any) -> dict[str, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+
+    usual = dict(
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * 24,
+        axes_dims_rope=(4, 4, 4, 4),
+        timestep_guidance_channels=16,
+        guidance_embeds=False,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    torch.nn.init.normal_(vae.bn.running_mean, std=0.1)
+    torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2)
+    return {
+        "transformer": lively(Flux2Transformer2DModel(**{**usual, **config})),
+        "vae": vae,
+        "text_encoder": qwen3(num_hidden_layers=28),
+        "tokenizer": qwen_tokenizer(),
+    }
+
+
 def qwen_tokenizer() -> Any:
     """Bytes, each a token, and the marks of a chat."""
     from tokenizers import pre_tokenizers
@@ -180,6 +243,47 @@ def zimage_parts(**config: Any) -> dict[str, Any]:
             torch.nn.init.normal_(weight, std=0.1)
     vae = flow_vae(scaling_factor=0.3611, shift_factor=0.1159)
     return {"transformer": transformer, "vae": vae, "text_encoder": qwen3(), "tokenizer": qwen_tokenizer()}
+
+
+def qwen_vl() -> Any:
+    """All of Qwen2.5-VL, also what reads pictures and what writes."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = dict(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        bos_token_id=256,
+        eos_token_id=256,
+    )
+    vision = dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=32)
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+
+
+def qwen_image_parts(**config: Any) -> dict[str, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+    from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+
+    usual = dict(
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return {
+        "transformer": lively(QwenImageTransformer2DModel(**{**usual, **config})),
+        "vae": AutoencoderKLQwenImage(
+            base_dim=8, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False]
+        ),
+        "text_encoder": qwen_vl(),
+        "tokenizer": qwen_tokenizer(),
+    }
 
 
 def save_flow(folder: Path, parts: dict[str, Any], scheduler: dict[str, Any]) -> Path:

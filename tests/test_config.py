@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from pictures import noise
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from diffedit_cli.cli import defaults
 from diffedit_cli.cli.app import app
 from diffedit_cli.cli.options import with_flags
 from diffedit_cli.errors import SettingError
-from diffedit_cli.settings import EditConfig, InterpolateConfig, TalkConfig, build, flatten, keys
+from diffedit_cli.settings import EditConfig, InterpolateConfig, TalkConfig, build, flatten, keys, option_name
 
 
 @pytest.fixture
@@ -363,3 +364,91 @@ def test_in_comma_lists_a_kept_setting_is_one_value(user: Path) -> None:
     assert found == [
         {"query": ["a horse, grey"], "mask_strength": [(0.3, 0.5)], "mask_fill_holes": [False], "steps": [9]}
     ]
+
+
+@pytest.fixture
+def planned(user: Path) -> Callable[..., Any]:
+    """What an edit with these flags would do."""
+    noise(40, 30).save("photo.png")
+    return lambda *flags: run("edit", "photo.png", "--ref", "a", "--query", "b", *flags, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "flags"),
+    [
+        ("reuse", "2", ["--inversion-rounds", "1"]),
+        ("inversion", "ddim", ["--solver", "lcm"]),
+        ("guidance_scale", "7.5", ["--guidance-norm", "diff"]),
+        ("mask_invert", "true", ["--per-object"]),
+        ("backend", "openvino", ["--compile"]),
+    ],
+)
+def test_a_kept_setting_gives_way_to_a_flag_that_it_does_not_go_with(
+    user: Path, planned: Callable[..., Any], key: str, value: str, flags: list[str]
+) -> None:
+    defaults.set_value(user, key, value)
+    done = planned(*flags)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count(f"Note: {option_name(key)}, set in {user}, is left out: ") == 1
+    both = [*flags, option_name(key), *([] if value == "true" else [value])]
+    done = planned(*both)
+    assert done.exit_code == 2
+    assert "is set" not in done.stderr
+
+
+def test_of_two_kept_settings_the_stronger_one_counts(
+    user: Path, planned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user.parent.mkdir(parents=True)
+    user.write_text("reuse = 2\ninversion_rounds = 1\n")
+    done = planned()
+    assert done.exit_code == 2
+    assert f"--reuse is set in {user}. --inversion-rounds is set in {user}.\n" in done.stderr
+    user.write_text("reuse = 2\n")
+    Path("diffedit.toml").write_text("inversion_rounds = 1\n")
+    assert f"--reuse, set in {user}, is left out" in planned().stderr
+    monkeypatch.setenv("DIFFEDIT_REUSE", "3")
+    assert f"--inversion-rounds, set in {Path.cwd() / 'diffedit.toml'}, is left out" in planned().stderr
+    lists = ["--inversion-rounds", "0,1", "--dry-run"]
+    done = run("compare", "photo.png", "--ref", "a", "--query", "b", *lists)
+    assert done.exit_code == 0
+    assert "--reuse, set by DIFFEDIT_REUSE, is left out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        ("inversion = 'flowedit'", [], "needs a flow-matching model. Use Stable Diffusion 3"),
+        ("inversion = 'noise'", ["--animate", "film.gif"], "A film cannot be made with --inversion noise."),
+        ("model = './nothere'", [], "There is no model"),
+        ("device = 'cuda:77'", [], "There is no device cuda:77"),
+    ],
+)
+def test_an_error_says_where_a_value_that_was_not_given_comes_from(
+    user: Path, planned: Callable[..., Any], text: str, flags: list[str], words: str
+) -> None:
+    Path("diffedit.toml").write_text(text)
+    done = planned(*flags)
+    assert done.exit_code in (1, 2)
+    assert words in done.stderr
+    assert f"--{text.split()[0]} is set in {Path.cwd() / 'diffedit.toml'}." in done.stderr
+    told = json.loads(run("edit", "photo.png", "--query", "b", *flags, "--dry-run", "--json").stdout)
+    assert "is set in" in told["hint"]
+
+
+def test_an_error_names_the_flag_that_stands_for_several_settings(planned: Callable[..., Any]) -> None:
+    done = planned("--paper", "--solver", "lcm")
+    assert done.exit_code == 2
+    assert "--inversion ddim cannot be used with --solver lcm" in done.stderr
+    assert done.stderr.endswith("--inversion is set by --paper.\n")
+
+
+def test_settings_that_do_not_go_together_are_not_kept(user: Path) -> None:
+    assert run("config", "set", "reuse", "2").exit_code == 0
+    done = run("config", "set", "inversion-rounds", "1")
+    assert done.exit_code == 2
+    assert f"--reuse above 1 cannot be used with --inversion-rounds. {user} has reuse = 2" in done.stderr
+    assert user.read_text() == "reuse = 2\n"
+    assert run("config", "set", "mask_strength", "0.5").exit_code == 0
+    assert run("config", "set", "reuse", "1").exit_code == 0
+    assert run("config", "set", "inversion_rounds", "1").exit_code == 0

@@ -361,12 +361,13 @@ def test_the_embedded_models_mask_lies_on_the_horse() -> None:
 
 def test_a_reference_that_tells_the_noise_is_recognised() -> None:
     """By hand: gain and reach summed over the mask alone."""
-    shown = torch.zeros(2, 3, 2, 2)
+    shown = torch.zeros(3, 3, 2, 2)
     shown[0, 1], shown[0, 2] = torch.tensor([[3.0, 1.0], [9.0, 9.0]]), torch.tensor([[2.0, 2.0], [1.0, 1.0]])
     shown[1, 1] = -1.0
     shown[1, 2] = 4.0
-    mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
-    assert recognition(shown, mask).tolist() == [1.0, -0.25]
+    shown[2, 1:] = torch.tensor([3.0, 2.0])[:, None, None]
+    mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).expand(3, 1, 2, 2)
+    assert recognition(shown, mask).tolist() == [1.0, -0.25, 1.0]
 
 
 def test_what_is_recognised_costs_no_forward(

@@ -158,6 +158,8 @@ def test_settings_that_do_not_go_with_fresh_noise_are_refused() -> None:
     for inversion in ("ddim", "negative-prompt"):
         with pytest.raises(SettingError, match=f"--inversion {inversion} cannot be used with --solver lcm"):
             filled_in(EditConfig(inversion=inversion), LCM)
+    with pytest.raises(SettingError, match=r"The model's own is --solver lcm\."):
+        filled_in(EditConfig(inversion="ddim"), LCM)
     with pytest.raises(SettingError, match="--chain cannot be used with --solver lcm"):
         filled_in(InterpolateConfig(prompts=("a", "b"), chain=0.5), LCM)
     with pytest.raises(SettingError, match=r"--solver lcm cannot be used with --guidance-method cfg\+\+"):

@@ -11,10 +11,15 @@ import torch
 from commands import good, invoke
 from conftest import put
 from flow_models import (
+    CHROMA_SCHEDULER,
     DEV_SCHEDULER,
+    QWEN_SCHEDULER,
     SCHNELL_SCHEDULER,
     SD3_SCHEDULER,
+    chroma_parts,
     flux_parts,
+    klein_parts,
+    qwen_image_parts,
     save_flow,
     sd3_parts,
     sd3_transformer,
@@ -57,7 +62,11 @@ MADE: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any], dict[str, A
     "dev": (flux_parts, DEV_SCHEDULER, {"guidance_embeds": True}),
     "schnell": (flux_parts, SCHNELL_SCHEDULER, {}),
     "zimage": (zimage_parts, SD3_SCHEDULER, {}),
+    "chroma": (chroma_parts, CHROMA_SCHEDULER, {}),
+    "klein": (klein_parts, DEV_SCHEDULER, {}),
+    "qwen": (qwen_image_parts, QWEN_SCHEDULER, {}),
 }
+SHARED = ("edit", "edit with flowedit", "generate")  # commands that show what a family has of its own
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +93,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return invoke
 
 
-@pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [(name, one) for name in MADE for one in (SHARED if name in ("chroma", "klein", "qwen") else COMMANDS)],
+)
 def test_a_rerun_gives_the_same_bytes(
     run: Run, folders: dict[str, Path], name: str, command: str, tmp_path: Path
 ) -> None:
@@ -107,12 +118,19 @@ def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path)
     schnell = {"steps": 4, "guidance_scale": 1.0, "inversion": "noise"}
     assert own_defaults(str(folders["schnell"])) == schnell
     assert own_defaults(str(folders["zimage"])) == {"steps": 50, "guidance_scale": 5.0}
+    assert own_defaults(str(folders["chroma"])) == {"steps": 40, "guidance_scale": 3.0}
+    assert own_defaults(str(folders["klein"])) == {"steps": 50, "guidance_scale": 4.0}
+    qwen = {"steps": 50, "guidance_scale": 4.0, "guidance_norm": "token"}
+    assert own_defaults(str(folders["qwen"])) == qwen
     assert few_steps(str(folders["dev"])) is None
     turbo = shutil.copytree(folders["sd3.5"], tmp_path / "stable-diffusion-3.5-large-turbo")
-    for folder in (folders["schnell"], turbo):
+    flash = shutil.copytree(folders["chroma"], tmp_path / "Chroma1-Flash")
+    klein = shutil.copytree(folders["klein"], tmp_path / "klein")
+    (klein / "model_index.json").write_text('{"_class_name": "Flux2KleinPipeline", "is_distilled": true}')
+    for folder, steps in ((folders["schnell"], 4), (turbo, 4), (flash, 8), (klein, 4)):
         found = few_steps(str(folder))
         assert found is not None
-        assert found.defaults == schnell
+        assert found.defaults == {**schnell, "steps": steps}
     (folders["dev"] / "diffedit.json").write_text('{"defaults": {"steps": 9}}')
     assert own_defaults(str(folders["dev"]))["steps"] == 9
     assert load_model(folders["dev"], device="cpu").own_defaults["steps"] == 9
@@ -124,6 +142,9 @@ def test_presets_have_their_defaults_before_they_are_fetched(cache: Path) -> Non
     assert own_defaults("flux-dev")["guidance_method"] == "embedded"
     assert own_defaults("flux-schnell")["steps"] == 4
     assert few_steps("flux-schnell") is not None
+    assert own_defaults("chroma") == {"steps": 40, "guidance_scale": 3.0}
+    assert own_defaults("flux2-klein")["steps"] == 4
+    assert own_defaults("qwen-image")["guidance_norm"] == "token"
     assert not describe("flux-dev")["is_here"]
 
 
@@ -143,6 +164,9 @@ def test_a_few_step_flow_says_what_it_runs_with(run: Run, folders: dict[str, Pat
         ("dev", "FLUX.1 dev", "shifted by the size of the picture"),
         ("schnell", "FLUX.1 schnell", "shifted by 1"),
         ("zimage", "Z-Image", "shifted by 3"),
+        ("chroma", "Chroma", "shifted by 3"),
+        ("klein", "FLUX.2 klein base", "shifted by the size of the picture and the steps"),
+        ("qwen", "Qwen-Image", "shifted by the size of the picture"),
     ],
 )
 def test_info_says_what_it_is(
@@ -161,7 +185,7 @@ def test_info_says_what_it_is(
 REFUSED = [
     ("sd3.5", [*EDIT, "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
     ("sd3.5", [*EDIT, "--guidance-method", "embedded"], "--guidance-method embedded cannot be used"),
-    ("sd3.5", [*EDIT, "--backend", "openvino"], "--backend openvino cannot be used"),
+    ("sd3.5", [*EDIT, "--backend", "openvino"], "OpenVINO cannot be used"),
     ("sd3.5", [*EDIT, "--embedding", "word.safetensors"], "--embedding cannot be used"),
     ("sd3.5", [*EDIT, "--steps", "1001"], "1001"),
     ("sd3.5", [*EDIT, "--inversion", "flowedit", "--solver", "dpm++"], "--solver dpm++ cannot be used"),
@@ -171,14 +195,18 @@ REFUSED = [
         [*EDIT, "--reuse", "2", "--inversion-rounds", "1"],
         "--reuse above 1 cannot be used with --inversion-rounds",
     ),
-    ("sd3.5", ["models", "optimize"], "--backend openvino cannot be used"),
+    ("sd3.5", ["models", "optimize"], "OpenVINO cannot be used"),
     ("sd3.5", ["generate", "a", "--width", "34", "--steps", "1"], "--width 34 does not fit"),
     ("sd3.5", ["generate", "a", "--width", "128", "--height", "32"], "draws at most 96 pixels a side"),
     ("sd3.5", [*EDIT, "--compile"], "has no blocks that can be compiled"),
     ("zimage", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
     ("zimage", [*EDIT, "--animate", "x.gif"], "nothing lies between two texts"),
     ("zimage", ["generate", "a", "--width", "260", "--height", "32"], "draws at most 256 pixels a side"),
+    ("chroma", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
+    ("qwen", ["interpolate", "a", "b", "--frames", "2"], "nothing lies between two texts"),
     ("dev", [*EDIT, "--guidance-method", "apg"], "--guidance-method apg cannot be used"),
+    ("dev", [*EDIT, "--guidance-method", "cfg"], "--guidance-method cfg cannot be used"),
+    ("dev", ["generate", "a", "--guidance-method", "cfg"], "--guidance-method cfg cannot be used"),
     ("dev", [*EDIT, "--guidance-method", "cfg++"], "--guidance-method cfg++ cannot be used"),
     ("dev", [*EDIT, "--guidance-norm", "pred"], "--guidance-norm pred cannot be used"),
     ("dev", [*EDIT, "--guidance-rescale", "0.5"], "--guidance-rescale cannot be used"),
@@ -206,6 +234,23 @@ def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     told = good(run(*EDIT, "--negative-prompt", "x", *model, "-o", "out.png")).output
     assert "--negative-prompt does nothing with a model that takes the guidance scale" in told
     assert (read_settings(Path("out.png")) or {})["negative_prompt"] == ""
+
+
+def test_a_scale_of_1_leaves_the_method_to_the_model(run: Run, folders: dict[str, Path]) -> None:
+    model = ["--model", folders["dev"], "--device", "cpu"]
+    good(run(*EDIT, "--guidance-scale", "1", *model, "-o", "out.png"))
+    assert (read_settings(Path("out.png")) or {})["guidance_method"] == "embedded"
+    good(run("rerun", "out.png", *model, "-o", "again.png"))
+    assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_a_result_of_another_model_leaves_the_method_to_this_one(
+    run: Run, folders: dict[str, Path], checkpoint: Path
+) -> None:
+    good(run(*EDIT, "--model", checkpoint, "--device", "cpu", "-o", "out.png"))
+    assert (read_settings(Path("out.png")) or {})["guidance_method"] == "cfg"
+    good(run("rerun", "out.png", "--model", folders["dev"], "--size", 32, "--steps", 2, "-o", "again.png"))
+    assert (read_settings(Path("again.png")) or {})["guidance_method"] == "embedded"
 
 
 def test_flowedit_needs_a_flow(run: Run, checkpoint: Path) -> None:
@@ -236,7 +281,24 @@ CLIP_Q = "encoder.layers.0.self_attn.q_proj"
 
 @pytest.mark.parametrize(
     ("name", "style"),
-    [("sd3.5", "peft"), ("dev", "peft"), ("dev", "kohya"), ("schnell", "alpha"), ("zimage", "transformer")],
+    [
+        ("sd3.5", "peft"),
+        ("dev", "peft"),
+        ("dev", "kohya"),
+        ("schnell", "alpha"),
+        ("zimage", "transformer"),
+        ("chroma", "transformer"),
+        ("chroma", "kohya"),
+        ("klein", "transformer"),
+        ("klein", "kohya"),
+        ("qwen", "transformer"),
+        ("qwen", "lightning"),
+        ("qwen", "alpha"),
+        ("klein", "alpha"),
+        ("zimage", "alpha"),
+        ("sd3.5", "alpha"),
+        ("chroma", "alpha"),
+    ],
 )
 def test_a_lora_adds_its_product_to_the_weights(
     folders: dict[str, Path], tmp_path: Path, name: str, style: str
@@ -258,6 +320,9 @@ def test_a_lora_adds_its_product_to_the_weights(
             state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up.repeat(3, 1)}
             state[f"{stem}.alpha"] = torch.tensor(2.0)
             share = 0.5
+        elif style == "lightning":
+            state |= {f"{place}.lora_down.weight": down, f"{place}.lora_up.weight": up}
+            state[f"{place}.alpha"], share = torch.tensor(2.0), 0.5
         else:
             state |= {f"{net}.{place}.lora_A.weight": down, f"{net}.{place}.lora_B.weight": up}
             if style == "alpha":
@@ -291,6 +356,8 @@ def test_a_lora_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: P
 def test_a_lora_of_few_steps_keeps_the_levels_of_the_flow(folders: dict[str, Path]) -> None:
     own = own_defaults(str(folders["dev"]), lora=["Hyper-FLUX.1-dev-8steps-lora.safetensors:0.125"])
     assert own == {"steps": 8, "inversion": "noise", "guidance_scale": 3.5, "guidance_method": "embedded"}
+    own = own_defaults(str(folders["qwen"]), lora=["Qwen-Image-Lightning-8steps-V2.0.safetensors"])
+    assert own == {"steps": 8, "inversion": "noise", "guidance_scale": 1.0, "guidance_norm": "token"}
 
 
 def test_without_t5_it_says_so(tmp_path: Path) -> None:
@@ -302,6 +369,38 @@ def test_a_prompt_is_as_long_as_t5_reads(folders: dict[str, Path]) -> None:
     model = load_model(folders["sd3.5"], device="cpu")
     assert not model.is_too_long("a" * 38)
     assert model.is_too_long("a" * 41)
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline", "folder", "told"),
+    [
+        ("dev", "FluxKontextPipeline", "mine", "to edit a picture as it is told"),
+        ("dev", "FluxPipeline", "FLUX.1-Kontext-dev", "to edit a picture as it is told"),
+        ("klein", "Flux2KleinKVPipeline", "mine", "to edit a picture as it is told"),
+        ("klein", "Flux2Pipeline", "mine", "for a text encoder that is not supported (FLUX.2 dev)"),
+        ("qwen", "QwenImageEditPlusPipeline", "mine", "to edit a picture as it is told"),
+        ("qwen", "QwenImagePipeline", "Qwen-Image-Edit-2511", "to edit a picture as it is told"),
+        ("qwen", "QwenImageLayeredPipeline", "mine", "to draw in layers"),
+    ],
+)
+def test_a_model_for_another_task_is_refused(
+    run: Run, folders: dict[str, Path], tmp_path: Path, name: str, pipeline: str, folder: str, told: str
+) -> None:
+    other = Path(shutil.copytree(folders[name], tmp_path / folder))
+    (other / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    for words in (["models", "info", other], [*EDIT, "--dry-run", "--model", other]):
+        done = run(*words)
+        assert done.exit_code == 1
+        assert f"is made {told}" in " ".join(done.output.split())
+    with pytest.raises(ModelError, match="is made"):
+        load_model(other, device="cpu")
+
+
+def test_a_transformer_for_another_task_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "flux1-kontext-dev.safetensors"
+    shutil.copy(folders["dev"] / "transformer/diffusion_pytorch_model.safetensors", file)
+    with pytest.raises(ModelError, match="is made to edit"):
+        load_model(file, text_encoder=str(folders["dev"]), device="cpu")
 
 
 # ----------------------------------------------------------------------------------- spoilt folders
@@ -344,6 +443,31 @@ CONFIGS = [
     ("dev", "transformer", dict(num_single_layers=10**6), "num_single_layers is out of bounds"),
     ("dev", "transformer", dict(guidance_embeds=False), "not understood"),
     ("schnell", "transformer", dict(guidance_embeds=True), "missing or misshapen"),
+    ("chroma", "transformer", dict(approximator_layers=10**6), "approximator_layers is out of bounds"),
+    ("chroma", "transformer", dict(approximator_num_channels=16), "misshapen"),
+    ("chroma", "transformer", dict(axes_dims_rope=[4, 6, 8]), "widths do not fit"),
+    ("chroma", "transformer", dict(in_channels=128), "made for another task"),
+    ("chroma", "text_encoder", dict(d_model=32), "another network|misshapen"),
+    ("klein", "transformer", dict(guidance_embeds=True), "FLUX.2 dev, which is not supported"),
+    ("klein", "transformer", dict(axes_dims_rope=[4, 6, 6]), "widths do not fit"),
+    ("klein", "transformer", dict(in_channels=64), "made for another task"),
+    ("klein", "transformer", dict(mlp_ratio="x"), "cannot be loaded"),
+    ("klein", "text_encoder", dict(num_hidden_layers=27), "another network|misshapen|understood"),
+    ("klein", "vae", dict(batch_norm_eps=0), "batch_norm_eps"),
+    ("klein", "vae", dict(patch_size=[4, 4]), "patch_size"),
+    ("klein", "vae", dict(_class_name="AutoencoderKL"), "another class"),
+    ("qwen", "transformer", dict(zero_cond_t=True), "takes more than a text \\(zero_cond_t\\)"),
+    ("qwen", "transformer", dict(axes_dims_rope=[4, 6, 8]), "widths do not fit"),
+    ("qwen", "transformer", dict(in_channels=128), "widths do not fit"),
+    ("qwen", "transformer", dict(joint_attention_dim=24), "another network|misshapen"),
+    ("qwen", "text_encoder", dict(model_type="qwen3"), "not Qwen2.5-VL"),
+    ("qwen", "text_encoder", dict(text_config=3), "no text_config"),
+    ("qwen", "text_encoder", dict(text_config={}), "not Qwen2.5-VL"),
+    ("qwen", "text_encoder", dict(text_config={"model_type": "qwen2_5_vl_text"}), "not plain Qwen2.5-VL"),
+    ("qwen", "vae", dict(latents_std=[0.0] * 16), "latents_std is no list of 16 numbers"),
+    ("qwen", "vae", dict(latents_mean=0.5), "latents_mean is no list of 16 numbers"),
+    ("qwen", "vae", dict(temperal_downsample=[]), "widths do not fit"),
+    ("qwen", "vae", dict(z_dim=8), "widths do not fit"),
     ("zimage", "transformer", dict(n_layers=10**6), "n_layers is out of bounds"),
     ("zimage", "transformer", dict(axes_dims=[8, 12, 14]), "widths do not fit"),
     ("zimage", "transformer", dict(axes_lens=512), "widths do not fit"),
@@ -384,7 +508,7 @@ SCHEDULERS = [
     (dict(use_dynamic_shifting="yes"), "neither true nor false"),
     (dict(use_beta_sigmas=True), "use_beta_sigmas"),
     (dict(invert_sigmas=True), "invert_sigmas"),
-    (dict(shift_terminal=0.02), "shift_terminal"),
+    (dict(shift_terminal=0.9), "shift_terminal is not a number"),
     (dict(time_shift_type="exec"), "time_shift_type"),
 ]
 
@@ -426,7 +550,7 @@ def test_a_checkpoint_in_the_cache_is_whole_or_said_not_to_be(cache: Path, folde
     put(cache, folders["dev"], "someone/other")
     change(
         next(cache.glob("*other/snapshots/*/transformer/config.json")),
-        _class_name="QwenImageTransformer2DModel",
+        _class_name="SanaTransformer2DModel",
     )
     assert load_model("someone/flow", device="cpu", offline=True).own_defaults["steps"] == 40
     assert {name for name, _ in cached_models()} == {"someone/flow", "someone/part"}
@@ -477,17 +601,58 @@ def test_fast_takes_fewer_steps_than_a_models_own(run: Run, folders: dict[str, P
         (["-m", "./nothere"], "There is no model"),
         (["-m", "nothere.gguf"], "There is no file nothere.gguf"),
         (["-m", "sd3.5", "--vae", "x"], "There is no VAE x"),
-        (["-m", "sd3.5", "--backend", "openvino"], "--backend openvino cannot be used"),
+        (["--vae", "x"], "There is no VAE x"),
+        (["-m", "sd3.5", "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
+        (["-m", "sd3.5", "--size", "128"], "draws at most 96 pixels a side"),
+        (["-m", "zimage", "--size", "512"], "draws at most 256 pixels a side"),
+        (["-m", "spoilt"], "lacks vae"),
+        (["-m", "unet.safetensors"], "is not all of a Stable Diffusion"),
+        (["--timestep-spacing", "lcm", "--steps", "60"], "--steps 60 is out of range for this model"),
+        (["--device", "cuda:77"], "There is no device cuda:77"),
+        (["--backend", "openvino", "--dtype", "float16"], "OpenVINO does not compute in float16"),
+        (["-m", "sd3.5", "--backend", "openvino"], "OpenVINO cannot be used"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(
-    run: Run, folders: dict[str, Path], words: list[str], told: str
+    run: Run, folders: dict[str, Path], checkpoint: Path, words: list[str], told: str
 ) -> None:
+    shutil.copytree(checkpoint, "spoilt", ignore=shutil.ignore_patterns("vae"))
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3)}, "unet.safetensors")
     words = [str(folders.get(word, word)) for word in words]
-    for command in (EDIT, ["compare", "photo.png", *WORDS, "--steps", "2,3"]):
+    for command in (EDIT, ["compare", "photo.png", *WORDS, "--strength", "0.5,0.6"]):
         result = run(*command, *words, "--dry-run")
         assert result.exit_code in (1, 2)
         assert told in result.output
+
+
+def test_every_dry_run_knows_the_model(run: Run, folders: dict[str, Path]) -> None:
+    remove = ["remove", "photo.png", "--ref", "horse"]
+    (Path("photos")).mkdir()
+    shutil.copy("photo.png", "photos")
+    batch = ["batch", "photos", "--ref", "horse", "--query", "zebra", "-o", "dataset"]
+    for command, model, words, told in (
+        (remove, "sd3.5", ["--size", "128"], "draws at most 96 pixels a side"),
+        (remove, "sd3.5", ["--timestep-spacing", "lcm"], "--timestep-spacing lcm cannot be used"),
+        (batch, "sd3.5", ["--timestep-spacing", "lcm"], "--timestep-spacing lcm cannot be used"),
+        (batch, "sd3.5", ["--device", "cuda:77"], "There is no device cuda:77"),
+        (["compare", "--prompt", "a,b"], "zimage", ["--size", "260"], "draws at most 256 pixels a side"),
+        (["compare", "--prompt", "a,b"], "zimage", ["--size", "41"], "--width 41 does not fit this model"),
+        (EDIT, "zimage", ["--animate", "x.gif"], "nothing lies between two texts"),
+    ):
+        result = run(*command, *words, "--model", folders[model], "--dry-run")
+        assert result.exit_code in (1, 2), result.output
+        assert told in result.output
+
+
+def test_a_dry_run_says_which_pictures_are_too_long_for_a_model(run: Run, folders: dict[str, Path]) -> None:
+    noise(160, 20).save("long.png")
+    words = [*WORDS, "--size", "64", "--model", folders["sd3.5"], "--device", "cpu", "--steps", "2"]
+    for more in (["--dry-run"], ["-o", "results"]):
+        done = run("edit", "long.png", "photo.png", *words, *more)
+        assert done.exit_code == 3
+        assert "long.png: " in done.stderr
+        assert "draws at most 96 pixels a side" in done.stderr
+        assert "1 of 2 results failed" in done.stderr
 
 
 def test_paper_takes_no_rounds(run: Run) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from diffedit_cli.errors import ModelError
 from diffedit_cli.models.bounds import check_values
-from diffedit_cli.models.networks import CHECKS, check_text, empty_network
-from diffedit_cli.models.parts import fill_qwen3, fill_t5, for_text_encoder
+from diffedit_cli.models.checks import CHECKS, check_text
+from diffedit_cli.models.networks import empty_network
+from diffedit_cli.models.parts import fill_language_model, fill_t5, for_text_encoder
 from diffedit_cli.models.weights import fill
 
 SD3 = {
@@ -51,6 +52,119 @@ SCHNELL = {
     "pooled_projection_dim": 768,
 }
 DEV = SCHNELL | {"guidance_embeds": True}
+CHROMA = {
+    "_class_name": "ChromaTransformer2DModel",
+    "approximator_hidden_dim": 5120,
+    "approximator_layers": 5,
+    "approximator_num_channels": 64,
+    "attention_head_dim": 128,
+    "axes_dims_rope": [16, 56, 56],
+    "guidance_embeds": False,
+    "in_channels": 64,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "out_channels": None,
+    "patch_size": 1,
+    "pooled_projection_dim": 768,
+}
+KLEIN_4B = {
+    "_class_name": "Flux2Transformer2DModel",
+    "attention_head_dim": 128,
+    "axes_dims_rope": [32, 32, 32, 32],
+    "eps": 1e-06,
+    "guidance_embeds": False,
+    "in_channels": 128,
+    "joint_attention_dim": 7680,
+    "mlp_ratio": 3.0,
+    "num_attention_heads": 24,
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "out_channels": None,
+    "patch_size": 1,
+    "rope_theta": 2000,
+    "timestep_guidance_channels": 256,
+}
+KLEIN_9B = KLEIN_4B | {
+    "joint_attention_dim": 12288,
+    "num_attention_heads": 32,
+    "num_layers": 8,
+    "num_single_layers": 24,
+}
+FLUX2_VAE = {
+    "_class_name": "AutoencoderKLFlux2",
+    "act_fn": "silu",
+    "batch_norm_eps": 0.0001,
+    "batch_norm_momentum": 0.1,
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "force_upcast": True,
+    "in_channels": 3,
+    "latent_channels": 32,
+    "layers_per_block": 2,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "patch_size": [2, 2],
+    "sample_size": 1024,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+QWEN_IMAGE = {
+    "_class_name": "QwenImageTransformer2DModel",
+    "attention_head_dim": 128,
+    "axes_dims_rope": [16, 56, 56],
+    "guidance_embeds": False,
+    "in_channels": 64,
+    "joint_attention_dim": 3584,
+    "num_attention_heads": 24,
+    "num_layers": 60,
+    "out_channels": 16,
+    "patch_size": 2,
+}
+QWEN_VAE = {
+    "_class_name": "AutoencoderKLQwenImage",
+    "attn_scales": [],
+    "base_dim": 96,
+    "dim_mult": [1, 2, 4, 4],
+    "dropout": 0.0,
+    "latents_mean": [
+        *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+        *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    ],
+    "latents_std": [
+        *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+        *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.916),
+    ],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "z_dim": 16,
+}
+QWEN_VL = {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 128000,
+    "max_window_layers": 28,
+    "model_type": "qwen2_5_vl",
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"},
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vision_start_token_id": 151652,
+    "vocab_size": 152064,
+}
 Z_IMAGE = {
     "_class_name": "ZImageTransformer2DModel",
     "all_f_patch_size": [1],
@@ -93,6 +207,7 @@ QWEN3_4B = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+QWEN3_8B = QWEN3_4B | {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False}
 T5_XXL = {
     "architectures": ["T5EncoderModel"],
     "d_ff": 10240,
@@ -131,6 +246,10 @@ PUBLISHED = [
     ("flux", DEV, 11.9, ["time_text_embed.guidance_embedder.linear_1.weight"]),
     ("zimage", Z_IMAGE, 6.2, ["layers.29.adaLN_modulation.0.weight", "cap_pad_token"]),
     ("flux", SCHNELL, 11.9, ["single_transformer_blocks.37.proj_mlp.weight", "x_embedder.weight"]),
+    ("chroma", CHROMA, 8.9, ["distilled_guidance_layer.layers.4.linear_2.bias"]),
+    ("qwenimage", QWEN_IMAGE, 20.4, ["transformer_blocks.59.img_mod.1.weight", "txt_norm.weight"]),
+    ("flux2", KLEIN_4B, 3.9, ["single_stream_modulation.linear.weight", "context_embedder.weight"]),
+    ("flux2", KLEIN_9B, 9.1, ["single_transformer_blocks.23.attn.to_qkv_mlp_proj.weight"]),
 ]  # fmt: skip
 
 
@@ -142,6 +261,7 @@ def count(network: Any) -> float:
     return sum(p.numel() for p in network.parameters()) / 1e9
 
 
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own, of Chroma
 @pytest.mark.parametrize(("kind", "config", "billions", "known"), PUBLISHED)
 def test_every_tensor_of_a_published_transformer_has_its_place(
     kind: str, config: dict[str, Any], billions: float, known: list[str]
@@ -186,18 +306,66 @@ def test_t5_is_read_under_one_name_of_its_words_or_both(names: tuple[str, ...]) 
         fill_t5("it", empty_network("it", "t5", T5_XXL), wordless, torch.float16)
 
 
-def test_qwen3_is_read_without_its_last_layer() -> None:
+@pytest.mark.parametrize(("config", "billions"), [(QWEN3_4B, 4.02), (QWEN3_8B, 7.57)])
+def test_qwen3_is_read_without_its_last_layer(config: dict[str, Any], billions: float) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    check_values("it", QWEN3_4B)
-    CHECKS["qwen3"]("it", QWEN3_4B)
+    check_values("it", config)
+    CHECKS["qwen3"]("it", config)
     with torch.device("meta"):
-        published = tensors(Qwen3ForCausalLM(Qwen3Config(**QWEN3_4B)))
-    network = fill_qwen3("it", empty_network("it", "qwen3", QWEN3_4B), published, torch.bfloat16)
-    assert round(count(network), 2) == 4.02
+        published = tensors(Qwen3ForCausalLM(Qwen3Config(**config)))
+    network = empty_network("it", "qwen3", config)
+    fill_language_model("it", "qwen3", network, published, torch.bfloat16)
+    assert round(count(network), 2) == billions
     assert network.rotary_emb.inv_freq.device.type == "cpu"
     wanted = 1e6 ** -(torch.arange(0, 128, 2) / 128)
     assert torch.allclose(network.rotary_emb.inv_freq, wanted)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+def test_qwen2_5_vl_is_read_without_what_sees_and_writes(prefix: str) -> None:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    check_values("it", QWEN_VL)
+    CHECKS["qwen2_5_vl"]("it", QWEN_VL)
+    with torch.device("meta"):
+        whole = tensors(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**QWEN_VL)))
+    published = {key.replace("model.language_model.", prefix): x for key, x in whole.items()}
+    if prefix == "model.":  # of older versions
+        published = {key.replace("model.visual.", "visual."): x for key, x in published.items()}
+    assert {"lm_head.weight", f"{prefix}layers.27.mlp.up_proj.weight"} <= published.keys()
+    assert any("visual." in key for key in published)
+    network = empty_network("it", "qwen2_5_vl", QWEN_VL)
+    fill_language_model("it", "qwen2_5_vl", network, published, torch.bfloat16)
+    assert round(count(network), 2) == 7.07
+    assert network.rotary_emb.inv_freq.device.type == "cpu"
+    published["model.audio.weight"] = published["lm_head.weight"]
+    with pytest.raises(ModelError, match=r"not understood: audio\.weight"):
+        fill_language_model("it", "qwen2_5_vl", network, published, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "known"),
+    [
+        ("flux2_vae", FLUX2_VAE, "bn.running_var"),
+        ("qwen_vae", QWEN_VAE, "decoder.up_blocks.0.upsamplers.0.time_conv.weight"),
+    ],
+)
+def test_every_tensor_of_a_published_vae_has_its_place(kind: str, config: dict[str, Any], known: str) -> None:
+    import diffusers
+
+    check_values("it", config)
+    CHECKS[kind]("it", config)
+    with torch.device("meta"):
+        published = tensors(getattr(diffusers, config["_class_name"]).from_config(config))
+    published["bn.num_batches_tracked"] = torch.zeros(())
+    if kind == "qwen_vae":
+        del published["bn.num_batches_tracked"]
+    assert known in published
+    fill("it", empty_network("it", kind, config), published, torch.float32)
+    del published[known]
+    with pytest.raises(ModelError, match=f"1 tensors are missing or misshapen, as {known}"):
+        fill("it", empty_network("it", kind, config), published, torch.float32)
 
 
 def test_the_second_clip_has_its_projection() -> None:

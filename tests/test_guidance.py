@@ -24,6 +24,7 @@ from diffedit_cli.core.guidance import (
     cfg_diff,
     cfg_plus_plus_scale,
     cfg_pred,
+    cfg_token,
     cosine,
     forwards_per_run,
     norm,
@@ -90,6 +91,12 @@ def test_case_e_deviation_is_not_length() -> None:
     u, t = row(1, 3), row(2, 4)
     near(rescale(cfg(u, t, 7.5), t, 1), 8.5, 10.5)
     near(cfg_cond(u, t, 7.5), 2.813860, 3.475945)
+
+
+def test_case_g_each_token_has_a_length_of_its_own() -> None:
+    u, t = (torch.tensor(x).repeat_interleave(2, -1).expand(1, 1, 2, 4) for x in ([3.0, 1.0], [3.0, 2.0]))
+    assert torch.equal(cfg_token(u, t, 4)[0, 0], torch.tensor([[3.0, 3, 2, 2]] * 2))
+    assert float(cfg_cond(u, t, 4)[0, 0, 0, 0]) < 2.5
 
 
 def test_case_f_apg() -> None:

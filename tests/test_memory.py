@@ -5,10 +5,19 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from flow_models import SD3_SCHEDULER, save_flow, sd3_parts
+from flow_models import (
+    DEV_SCHEDULER,
+    QWEN_SCHEDULER,
+    SD3_SCHEDULER,
+    klein_parts,
+    qwen_image_parts,
+    save_flow,
+    sd3_parts,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -129,6 +138,24 @@ def test_the_vae_works_in_tiles_where_memory_runs_out(
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().mean() < 0.03
     assert "tiles of 32 pixels" in own.notices[-1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "scheduler"), [(klein_parts, DEV_SCHEDULER), (qwen_image_parts, QWEN_SCHEDULER)]
+)
+def test_other_vaes_work_in_tiles_too(
+    parts: Callable[..., dict[str, Any]], scheduler: dict[str, Any], tmp_path: Path
+) -> None:
+    own = load_model(save_flow(tmp_path, parts(), scheduler), device="cpu", dtype="float32")
+    latents = draw_noise((own.latent_channels, 40, 24), [1])
+    whole, seen = own.decode(latents), list[int]()
+    own.vae.decoder.conv_in.register_forward_hook(lambda _, args, __: seen.append(max(args[0].shape[-2:])))
+    set_tiles(own.vae, 16, own.factor)
+    tiled = own.decode(latents)
+    assert tiled.shape == whole.shape
+    assert max(seen) <= 16
+    assert (tiled - whole).abs().mean() < 0.5 * (tiled.flip(2) - whole).abs().mean()
+    assert own.encode(whole).shape == latents.shape
 
 
 def test_the_vae_encodes_in_tiles_where_memory_runs_out(

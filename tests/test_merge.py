@@ -1,6 +1,7 @@
 """merge.py and core/align.py: composed pairs whose truth is known."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from diffedit_cli import DiffeditError, Masks, MergeConfig, Picture, load_image, merge_images
 from diffedit_cli.cli.app import app
+from diffedit_cli.cli.merge import outcome
 from diffedit_cli.core.align import fit_colours, likeness, place, recolour, register
 from diffedit_cli.core.schedules import draw_noise
 from diffedit_cli.images.read import read_settings
@@ -164,6 +166,13 @@ def test_registration_and_colours_by_hand() -> None:
     assert register(fixed, moved) * WIDTH / 2 == pytest.approx([0, 0, -4, 0], abs=0.05)
     dim = 0.9 * fixed + 0.03
     assert torch.allclose(recolour(dim, fit_colours(fixed, dim)), fixed, atol=0.01)
+
+
+def test_no_shift_is_never_minus_zero() -> None:
+    original = picture_of(with_ball(landscape(), "crimson"))
+    result = merge_images(original, returned(with_ball(landscape(), "gold"), (0, 0), 0.0), MergeConfig())
+    assert "lay +0.0, +0.0 pixels off" in outcome(replace(result, shift=(-0.04, -0.0)))
+    assert "lay -0.1, +0.1 pixels off" in outcome(replace(result, shift=(-0.06, 0.06)))
 
 
 def test_the_command(tmp_path: Path) -> None:

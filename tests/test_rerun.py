@@ -23,7 +23,7 @@ from diffedit_cli.settings import ModelConfig
 
 Run = Callable[..., Any]
 WORDS = ["--ref", "horse", "--query", "zebra", "--mask-samples", "2"]
-QUICK = [*WORDS, "--steps", "3"]
+QUICK = [*WORDS, "--steps", "3", "--size", "32"]
 
 
 @pytest.fixture
@@ -190,6 +190,22 @@ def test_another_norm_does_not_get_the_scale_of_the_old_one(run: Run) -> None:
     assert (after["guidance_scale"], after["seed"]) == (0.15, before["seed"])
 
 
+def test_a_flag_goes_before_a_stored_setting_that_it_does_not_go_with(run: Run) -> None:
+    good(run("edit", "photo.png", *QUICK, "--reuse", "2", "-o", "out.png"))
+    done = good(run("rerun", "out.png", "--inversion-rounds", "1"))
+    assert "Note: --reuse, set in out.png, is left out: --reuse above 1 cannot be used" in done.stderr
+    settings = read_settings(Path("out-rerun.png"))
+    assert settings is not None
+    assert (settings["reuse"], settings["inversion_rounds"]) == (1, 1)
+
+
+def test_an_error_says_that_a_setting_is_stored(run: Run) -> None:
+    good(run("edit", "photo.png", *QUICK, "--inversion", "noise", "-o", "out.png"))
+    done = run("rerun", "out.png", "--animate", "film.gif")
+    assert done.exit_code == 2
+    assert done.stderr.endswith("--inversion is set in out.png.\n")
+
+
 def test_another_version_is_told(run: Run) -> None:
     good(run("generate", "a horse", "--steps", "1", "-o", "old.png"))
     stored = read_settings("old.png")
@@ -271,10 +287,11 @@ def test_a_picture_starts_no_compiler(run: Run) -> None:
 
 def test_another_model_brings_its_own_settings(run: Run, checkpoint: Path) -> None:
     """Those of the embedded model (size 128, scale 5, strength 1) do not fit a checkpoint of 32 pixels."""
-    good(run("edit", "photo.png", *QUICK, "-o", "out.png"))
+    words = ["edit", "photo.png", *WORDS, "--steps", "3"]
+    good(run(*words, "-o", "out.png"))
     before = read_settings("out.png") or {}
     good(run("rerun", "out.png", "--model", checkpoint, "-o", "other.png"))
-    good(run("edit", "photo.png", *QUICK, "--seed", before["seed"], "--model", checkpoint, "-o", "plain.png"))
+    good(run(*words, "--seed", before["seed"], "--model", checkpoint, "-o", "plain.png"))
     after, plain = read_settings("other.png") or {}, read_settings("plain.png") or {}
     own = ("size", "strength", "guidance_scale", "device", "dtype")
     assert [after[key] for key in own] == [plain[key] for key in own] != [before[key] for key in own]

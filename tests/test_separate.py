@@ -93,6 +93,7 @@ def test_a_unet_in_a_file(kind: str, of_kind: Kind, apart: Callable[..., Path], 
     folder, state = of_kind(kind)
     whole, rest = load_model(folder, device="cpu"), apart(folder)
     save_file(state, tmp_path / "all.safetensors")
+    in_one = load_model(tmp_path / "all.safetensors", device="cpu")
     for name, weights in {
         "bare": unet_of(state),
         "prefixed": unet_of(state, UNET),
@@ -102,7 +103,7 @@ def test_a_unet_in_a_file(kind: str, of_kind: Kind, apart: Callable[..., Path], 
         save_file(weights, path)
         same(load(path, rest), whole)
         same(load(path, folder), whole)
-        same(load(path, tmp_path / "all.safetensors"), load_model(tmp_path / "all.safetensors", device="cpu"))
+        same(load(path, tmp_path / "all.safetensors"), in_one)
         assert describe(str(path))["lacks"] == ["text encoders (--text-encoder)", "VAE (--vae)"]
         with pytest.raises(ModelError, match=LACKS) as caught:
             load(path)
@@ -124,6 +125,10 @@ def test_a_unet_in_a_folder(of_kind: Kind, apart: Callable[..., Path], tmp_path:
         load(unet, rest)
     assert "--vae" in caught.value.hint
     same(load(unet, rest, vae=str(folder / "vae")), whole)
+    for alone in (unet, unet / "unet"):
+        with pytest.raises(ModelError, match="lacks") as caught:
+            load(alone)
+        assert "Or add --text-encoder to a UNet alone." in caught.value.hint
     (unet / "unet/config.json").unlink()
     with pytest.raises(ModelError, match="holds no UNet"):
         load(unet, rest)
@@ -143,6 +148,7 @@ def test_text_encoders_as_files(kind: str, of_kind: Kind, tmp_path: Path) -> Non
     same(
         load(tmp_path / "unet.safetensors", *used, vae=str(folder / "vae")), load_model(folder, device="cpu")
     )
+    same(load(folder / "unet", *used, vae=str(folder / "vae")), load_model(folder, device="cpu"))
     if kind == "sdxl":
         with pytest.raises(ModelError, match=r"not the text encoder of Stable Diffusion 1.x or 2.x"):
             load(tmp_path / "unet.safetensors", used[0], vae=str(folder / "vae"))

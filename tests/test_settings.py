@@ -174,7 +174,7 @@ def test_ranges_are_closed(schema: type, key: str, is_many: bool, low: float, hi
         ({"norm": "diff", "schedule": "linear-down"}, "--guidance-end 1 is above"),
         ({"method": "cfg++", "scale": 7.5}, "between 0 and 1"),
         ({"method": "cfg++", "schedule": "linear-down"}, "--guidance-schedule"),
-        ({"method": "magic"}, "Choose cfg, apg, cfg"),
+        ({"method": "magic"}, "Choose auto, cfg, apg, cfg"),
         *(({"interval": text}, "not an interval") for text in ("", "0", "a:b", "0.8:0.2", "0:1.1", "-1:1")),
         *(({"interval": text}, "not an interval") for text in ("nan:1", "0:0", "0:0.5:1")),
     ],
@@ -232,12 +232,19 @@ def test_a_models_own_defaults_stand_where_no_setting_is_given() -> None:
     assert filled_in(config, {}) == config
     given = EditConfig(strength=0.5, guidance=GuidanceConfig(scale=2.0))
     kept = filled_in(given, own)
-    assert (kept.strength, kept.guidance) == (given.strength, given.guidance)
+    assert (kept.strength, kept.guidance.scale, kept.guidance.norm) == (0.5, 2.0, "none")
     usual, empty = filled_in(EditConfig(), {}), EditConfig()
+    assert usual.guidance.norm == "none"
     steps = usual.steps, usual.solver, usual.timestep_spacing, usual.inversion
     assert steps == (empty.step_count, empty.step_solver, empty.step_spacing, empty.encoding)
     assert steps == (25, "ddim", "scheduler", "ddim")
     assert (usual.strength, usual.guidance.scale) == (empty.ratio, empty.guidance.base_scale) == (0.8, 7.5)
     assert filled_in(GenerateConfig(), own).guidance.scale == 3.0
+    tokens = {"guidance_norm": "token"}
+    assert filled_in(EditConfig(), tokens).guidance.norm == "token"
+    for norm, more in (("none", {}), ("pred", {}), ("auto", {"method": "apg"})):
+        filled = filled_in(EditConfig(guidance=GuidanceConfig(norm=norm, **more)), tokens)
+        assert filled.guidance.norm == ("pred" if norm == "pred" else "none")
+    assert filled_in(EditConfig(inversion="flowedit"), tokens).guidance.norm == "none"
     for other in (GuidanceConfig(norm="diff"), GuidanceConfig(norm="both"), GuidanceConfig(method="cfg++")):
         assert filled_in(EditConfig(guidance=other), own).guidance.scale == other.base_scale < 1

@@ -1,13 +1,23 @@
 """A transformer of SD3, FLUX.1 or Z-Image alone in a file, with the rest from the folder of its family."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import put
-from flow_models import SD3_SCHEDULER, flux_parts, save_flow, sd3_parts, zimage_parts
+from flow_models import (
+    SD3_SCHEDULER,
+    chroma_parts,
+    flux_parts,
+    klein_parts,
+    qwen_image_parts,
+    save_flow,
+    sd3_parts,
+    zimage_parts,
+)
 from gguf import GGMLQuantizationType
 from pictures import noise as picture
 from safetensors.torch import load_file, save_file
@@ -111,6 +121,20 @@ BLOCKS = {
     "flux": ("transformer_blocks", "double_blocks", IN_FLUX),
     "single": ("single_transformer_blocks", "single_blocks", IN_FLUX_SINGLE),
 }
+
+
+@pytest.mark.parametrize(
+    ("parts", "family"), [(chroma_parts, "Chroma"), (klein_parts, "FLUX.2"), (qwen_image_parts, "Qwen-Image")]
+)
+def test_a_family_that_is_read_from_folders_alone_is_named(
+    parts: Callable[[], dict[str, Any]], family: str, tmp_path: Path
+) -> None:
+    folder, file = save_flow(tmp_path / "whole", parts(), SD3_SCHEDULER), tmp_path / "alone.safetensors"
+    shutil.copy(folder / WEIGHTS, file)
+    with pytest.raises(ModelError, match=f"A transformer of {family} alone in a file is not supported"):
+        load_model(file, text_encoder=str(folder), device="cpu")
+    with pytest.raises(ModelError, match=f"A transformer of {family} alone"):
+        describe(str(file))
 
 
 def swapped(values: Tensor) -> Tensor:

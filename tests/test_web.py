@@ -578,7 +578,7 @@ def test_the_forms_have_every_setting_of_the_schema() -> None:
     assert edit["mask_strength"]["default"] == [0.4]
     assert edit["zoom"]["type"] == "switch"
     assert edit["zoom"]["may_be_empty"]
-    assert edit["guidance_method"]["choices"] == ["cfg", "apg", "cfg++", "adaptive", "embedded"]
+    assert edit["guidance_method"]["choices"] == ["auto", "cfg", "apg", "cfg++", "adaptive", "embedded"]
     assert json.loads(json.dumps(made)) == made
 
 

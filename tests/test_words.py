@@ -67,3 +67,10 @@ def test_plain_words_are_not_noted(prompt: str) -> None:
 
 def test_a_run_tells_both(model: DiffusersDenoiser) -> None:
     assert any("(zebra:1.3)" in told for told in word_notices(model, "", "(zebra:1.3)"))
+
+
+def test_a_note_on_a_long_prompt_is_short(model: DiffusersDenoiser) -> None:
+    told = next(told for told in word_notices(model, "zebra " * 200) if "ignored" in told)
+    assert told.endswith(f"reads and is ignored: {('zebra ' * 200)[:60]}...")
+    (told,) = syntax_notices([f"({'zebra ' * 200}:1.3)"])
+    assert len(told) < 150

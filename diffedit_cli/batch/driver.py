@@ -106,7 +106,7 @@ class Batch:
         return merge(self.store, list(range(plan.parts)))
 
     def forwards(self, own: Mapping[str, float]) -> int:
-        """UNet sample-forwards of all rows, the most that they can take; own: the model's own defaults."""
+        """Sample-forwards of all rows, the most that they can take; own: the model's own defaults."""
         from ..core.costs import edit_forwards
         from ..settings import filled_in
 

@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A part that is done: its rows, those of them that failed, UNet sample-forwards, and seconds."""
+    """A part that is done: its rows, those of them that failed, sample-forwards, and seconds."""
 
     part: int
     rows: int

@@ -127,7 +127,7 @@ def batch(
             format=format,
             rows_per_part=rows_per_part,
         )
-        require_suited(job.config.encoding, checkpoint)
+        require_suited(checkpoint, inversion=job.config.encoding, spacing=job.config.step_spacing)
         say_few_steps(checkpoint, terminal)
         if dry_run:
             say_what_is_left(job, terminal, retry_failed=retry_failed)
@@ -155,6 +155,9 @@ def open_batch(**facts: Any) -> "Batch":
 
 
 def say_what_is_left(job: "Batch", terminal: Terminal, *, retry_failed: bool) -> None:
+    from ..models import foresee
+
+    foresee(job.checkpoint)
     plan = job.plan(read_model=False)
     parts = job.left(plan, retry_failed=retry_failed)
     forwards = job.forwards(own_defaults(job.checkpoint))
@@ -170,7 +173,7 @@ def say_what_is_left(job: "Batch", terminal: Terminal, *, retry_failed: bool) ->
     lines = [
         f"Would edit {plan.rows} rows in {plan.parts} parts of {plan.rows_per_part} with "
         f"{job.checkpoint.model} into {job.output}; {len(parts)} parts are left.",
-        f"All rows take at most {forwards} UNet sample-forwards.",
+        f"All rows take at most {forwards} sample-forwards.",
     ]
     terminal.result(facts, lines)
 

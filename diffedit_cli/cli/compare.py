@@ -1,13 +1,13 @@
 """diffedit compare"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SettingError
-from ..settings import EditConfig, ModelConfig, TalkConfig
+from ..settings import EditConfig, GenerateConfig, ModelConfig, TalkConfig
 from .files import check_targets, read_masks, read_picture, target_for, write_picture
 from .idle import note_idle
 from .options import (
@@ -21,11 +21,13 @@ from .options import (
     paper_option,
     with_flags,
 )
+from .origins import settled
 from .session import open_model, own_defaults, require_suited
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
     from ..compare import Comparison
+    from ..images.read import Picture
 
 
 @with_flags(
@@ -79,9 +81,8 @@ def compare(
         from ..images.video import check_film
 
         own, kind = own_defaults(checkpoint), {"has_picture": picture is not None, "search": mask is None}
-        for inversion in values.get("inversion", ()):
-            require_suited(inversion, checkpoint)
-        units, tiles = comparison.count_forwards(values, own, **kind), comparison.labels(values, own)
+        units = settled(lambda: comparison.count_forwards(values, own, **kind), values, terminal.warn)
+        tiles = comparison.labels(values, own)
         source = None if picture is None else read_picture(picture)
         target = target_for(output, Path(picture or "").stem.strip("-"), "compare")
         check_targets([target], overwrite=overwrite, film=animate, places=[output])
@@ -89,10 +90,12 @@ def compare(
             check_film(animate, fps=comparison.FPS, overwrite=overwrite)
         masks = None if source is None else read_masks(files, source)
         note_idle(context, terminal, comparison.idle(values, own, **kind))
+        configs, has_mask = comparison.filled(values, own, **kind), mask is not None
+        require_drawable(configs, checkpoint, source, has_mask=has_mask, is_loaded=not dry_run)
         if dry_run:
             terminal.result(
                 {"output": str(target or "-"), "tiles": tiles, "forwards": units},
-                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} UNet sample-forwards."],
+                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} sample-forwards."],
             )
             return
         model = open_model(checkpoint, terminal)
@@ -102,6 +105,33 @@ def compare(
         write_film_of(result, animate, overwrite=overwrite, metadata=not no_metadata)
         seeds = dict.fromkeys(str(tile.config.seed) for tile in result.tiles)
         terminal.finish(result, target, f": {len(result.tiles)} tiles (seed {', '.join(seeds)}).")
+
+
+def require_drawable(
+    configs: Sequence[EditConfig] | Sequence[GenerateConfig],
+    checkpoint: ModelConfig,
+    picture: "Picture | None",
+    *,
+    has_mask: bool,
+    is_loaded: bool,
+) -> None:
+    """Refuse what the model cannot draw; is_loaded: it will be, and refuses the rest itself."""
+    for config in configs:
+        inversion = config.encoding if isinstance(config, EditConfig) else ""
+        require_suited(checkpoint, inversion=inversion, spacing=config.step_spacing)
+    if is_loaded:
+        return
+
+    from ..generation import check_generation
+    from ..models import foresee
+    from ..session import check_edit
+
+    if model := foresee(checkpoint):
+        for config in configs:
+            if isinstance(config, GenerateConfig):
+                check_generation(model, config)
+            elif picture is not None:
+                check_edit(model, config, picture.rgb.size, has_mask=has_mask)
 
 
 def write_film_of(result: "Comparison", target: Path | None, *, overwrite: bool, metadata: bool) -> None:

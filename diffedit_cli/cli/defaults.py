@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import SettingError
-from ..settings import SCHEMAS, check_setting, keys, unknown_setting
+from ..settings import SCHEMAS, build, check_setting, keys, unknown_setting
 from .interrupt import begin_work
 
 PROJECT_FILE = "diffedit.toml"
@@ -212,11 +212,8 @@ def check(key: str, value: Any, where: str) -> None:
     if key not in known:
         raise unknown_setting(key, known, f" in {where}")
     for kind, metadata in known[key]:
-        if get_origin(kind) is tuple:
-            wanted = tuple(value) if isinstance(value, list) else (value,)
-        else:
-            wanted = value
-        check_setting(where if where.startswith(PREFIX) else f"{where}: {key}", wanted, kind, metadata)
+        name = where if where.startswith(PREFIX) else f"{where}: {key}"
+        check_setting(name, as_kind(value, kind), kind, metadata)
 
 
 def parse(key: str, text: str) -> Any:
@@ -259,12 +256,34 @@ def set_value(path: Path, key: str, text: str) -> Any:
     begin_work()
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(Path(tempfile.gettempdir()) / lock, timeout=MOST_WAIT):
-        read_file(file)
+        check_together({**read_file(file).values, key: value}, key, path)
         document = tomlkit.parse(read_text(file))
         document[key] = value
         with atomic_path(file, overwrite=True) as part:
             part.write_bytes(tomlkit.dumps(document).encode())
     return value
+
+
+def check_together(values: Mapping[str, Any], new: str, path: Path) -> None:
+    """SettingError if the value of a new setting does not go with the others of a file."""
+    for schema in SCHEMAS:
+        kinds = {key: kind for key, kind, *_ in keys(schema)}
+        own = {key: as_kind(value, kinds[key]) for key, value in values.items() if key in kinds}
+        try:
+            build(schema, own, {"prompts": ("a", "b")} if "prompts" in kinds else {})
+        except SettingError as error:
+            if new in error.settings:
+                others = [f"{key} = {values[key]}" for key in error.settings if key in values and key != new]
+                raise SettingError(
+                    error.message, f"{path} has {' and '.join(others)}; change that first."
+                ) from error
+
+
+def as_kind(value: Any, kind: Any) -> Any:
+    """A value as its setting holds it: a file may give one value in place of a list."""
+    if get_origin(kind) is not tuple:
+        return value
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def absolute(given: str) -> str:

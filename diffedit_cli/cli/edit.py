@@ -131,7 +131,7 @@ def edit(
         own, chosen = own_defaults(checkpoint), each_seed(seed, seeds)
         configs = each_config(spare_own_steps(edit_config(), context, own), query, chosen)
         config = filled_in(configs[0], own)
-        require_suited(config.encoding, checkpoint)
+        require_suited(checkpoint, inversion=config.encoding, spacing=config.step_spacing)
         places = output, grid, save_mask, (mask, mask_add, mask_subtract), animate
         order = Order(*places, film_config(), overwrite, skip_existing, not no_metadata)
         check_words(pictures, configs, order, config.encoding)
@@ -194,7 +194,7 @@ def without_existing(jobs: list[Job], order: Order, terminal: Terminal) -> list[
 
 
 def forwards(config: EditConfig, group: Group, order: Order) -> dict[str, int]:
-    """UNet sample-forwards of each stage of a group; the settings with the model's own filled in."""
+    """Sample-forwards of each stage of a group; the settings with the model's own filled in."""
     from ..core.costs import batch_forwards
 
     return batch_forwards(
@@ -214,17 +214,27 @@ def preview(
     failures: Failures,
     terminal: Terminal,
 ) -> None:
-    """Say what would be done; files, masks and words are checked, and no network is loaded."""
+    """Say what would be done; files, masks, words and the model are checked, and no network is loaded."""
+    from ..models import foresee
+    from ..session import check_edit, require_mixing
+
     units: Counter[str] = Counter()
     outputs: list[str] = []
-    for group in ready(jobs, order, failures):
-        units.update(forwards(config, group, order))
-        outputs += [str(job.target or "-") for job in group.jobs]
+    model = foresee(checkpoint)
+    if model and order.animate is not None:
+        require_mixing(model)
+    for group in (one for several in ready(jobs, order, failures) for one in several.each()):
+        with failures.of(group.jobs[0].picture, len(group.jobs)):
+            if model:
+                size, has_mask = group.pictures[0].rgb.size, group.masks.use is not None
+                check_edit(model, config, size, has_mask=has_mask)
+            units.update(forwards(config, group, order))
+            outputs += [str(job.target or "-") for job in group.jobs]
     if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.config.query for job in jobs)):
         terminal.warn(notice)
     stages = ", ".join(f"{stage} {count}" for stage, count in units.items())
     each = ", the search once and the rest for each object" if config.per_object else ""
-    cost = f"{units.total()} UNet sample-forwards: {stages}{each}." if units else "There is nothing to do."
+    cost = f"{units.total()} sample-forwards: {stages}{each}." if units else "There is nothing to do."
     facts = {"model": checkpoint.model, "forwards": dict(units), "notices": [notice] if notice else []}
     if failures.results == 1:
         facts["output"] = "".join(outputs)
@@ -259,7 +269,7 @@ def finish(
     said = outcome_of(result, job.target, objects)
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
-        terminal.say(f"{film.sentence()}; {units['decode']} UNet sample-forwards for each that was drawn.")
+        terminal.say(f"{film.sentence()}; {units['decode']} sample-forwards for each that was drawn.")
         film.end()
 
 

@@ -9,7 +9,7 @@ from ..settings import GenerateConfig, ModelConfig, TalkConfig, filled_in, idle_
 from .files import check_targets, keep_off_stdout, target_for, write_picture
 from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, SeedCount, Seeds, each_seed, with_flags
-from .session import open_model, own_defaults
+from .session import open_model, own_defaults, require_suited
 from .terminal import Terminal, plain_errors
 
 
@@ -41,6 +41,7 @@ def generate(
         check_targets(targets, overwrite=overwrite, places=[output])
         configs = [config({"prompt": prompt, "seed": one}) for one in chosen]
         known = filled_in(configs[0], own_defaults(checkpoint))
+        require_suited(checkpoint, spacing=known.step_spacing)
         note_idle(context, terminal, idle_settings(known))
         model = open_model(checkpoint, terminal)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..settings import TalkConfig
 from .defaults import Layer
+from .origins import running
 from .terminal import Terminal, plain_errors, printable
 
 EXAMPLES = {
@@ -122,15 +122,16 @@ class WithExamples:
 class Command(WithExamples, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Refuse a wrong configuration only here, so that every help can be read with one."""
-        words = {key: ctx.params.get(key) is True for key in ("quiet", "verbose", "json")}
-        talk, kept = TalkConfig(**words), ctx.find_root().obj
-        if isinstance(kept, Layer):
-            with plain_errors(talk, ctx.params.get("output")):
-                for note in kept.notes:
-                    Terminal(talk, ctx.params.get("output")).warn(note)
-                if kept.error is not None:
-                    raise kept.error
-        return super().invoke(ctx)
+        kept = ctx.find_root().obj
+        with running(ctx):
+            if isinstance(kept, Layer):
+                terminal = Terminal.running()
+                with plain_errors(terminal.talk, ctx.params.get("output")):
+                    for note in kept.notes:
+                        terminal.warn(note)
+                    if kept.error is not None:
+                        raise kept.error
+            return super().invoke(ctx)
 
 
 class Group(WithExamples, TyperGroup):

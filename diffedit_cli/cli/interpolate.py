@@ -25,7 +25,7 @@ from .files import name_for, read_picture
 from .films import Film, write_film
 from .idle import note_idle
 from .options import NoMetadata, Output, Overwrite, with_flags
-from .session import open_model, own_defaults
+from .session import open_model, own_defaults, require_suited
 from .terminal import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def interpolate(
             settings, first, before = resumed(settings, checkpoint, picture, target)
         check_film(target, fps=settings.fps, overwrite=overwrite or resume)
         known = filled_in(settings, own_defaults(checkpoint))
-        idle = idle_settings(known, has_init=picture is not None)
-        note_idle(context, terminal, idle)
+        require_suited(checkpoint, spacing=known.step_spacing)
+        note_idle(context, terminal, idle_settings(known, has_init=picture is not None))
         model = open_model(checkpoint, terminal)
         if before is not None:
             check_same_model(before, model.origin, target)
@@ -162,7 +162,7 @@ def announce(
         terminal.warn(notice)
     if terminal.talk.verbose:
         drawn = max(film.drawn - film.first, 1)
-        terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} UNet forwards a frame.")
+        terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} sample-forwards a frame.")
     terminal.result(
         {"output": str(target), "frames": film.drawn, "seed": settings.seed, **costs(run, notices)},
         [

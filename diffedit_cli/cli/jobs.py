@@ -77,6 +77,12 @@ class Group:
     def configs(self) -> list[EditConfig]:
         return [job.config for job in self.jobs[: len(self.jobs) // len(self.pictures)]]
 
+    def each(self) -> "Iterator[Group]":
+        """Each of the pictures as a group of its own."""
+        count = len(self.configs)
+        for number, picture in enumerate(self.pictures):
+            yield Group([picture], self.jobs[number * count : (number + 1) * count], self.masks)
+
 
 def check_words(
     places: Sequence[str], configs: Sequence[EditConfig], order: Order, encoding: Inversion

@@ -72,7 +72,7 @@ def merge(
 
 
 def outcome(result: "MergeResult") -> str:
-    (zoom_x, zoom_y), (x, y) = result.zoom, result.shift
+    (zoom_x, zoom_y), (x, y) = result.zoom, (round(side, 1) + 0.0 for side in result.shift)  # -0.0 is 0.0
     return (
         f". The edited picture lay {x:+.1f}, {y:+.1f} pixels off, scaled by {zoom_x:.3f} x {zoom_y:.3f}. "
         f"What changed covers {result.coverage:.1%} of the picture; {result.changed_outside} pixels changed "

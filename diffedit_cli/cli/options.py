@@ -3,10 +3,10 @@
 import functools
 import inspect
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
@@ -14,9 +14,11 @@ from ..errors import SettingError
 from ..settings import MAX_SEED, PRESETS, EditConfig, TalkConfig, build, keys, option_name, read_lists
 from .defaults import as_text, for_commands
 from .help import HELP_ALL
-from .terminal import plain_errors
+from .origins import settled
+from .terminal import Terminal, plain_errors
 
 Command = Callable[..., None]
+T = TypeVar("T")
 
 Queries = Annotated[
     list[str],
@@ -197,9 +199,10 @@ def with_flags(
             for name, items in wanted.items():
                 given = {key: arguments.pop(key) for key, *_ in items}
                 if name == comma_lists:
-                    given = {key: text for key, text in given.items() if text is not None}
-                read = read_lists if name == comma_lists else build
-                arguments[name] = functools.partial(read, schemas[name], given)
+                    texts = {key: text for key, text in given.items() if text is not None}
+                    arguments[name] = functools.partial(read_lists, schemas[name], texts)
+                else:
+                    arguments[name] = functools.partial(built, schemas[name], given)
             arguments.pop("help_all", None)
             command(**arguments)
 
@@ -218,6 +221,11 @@ def with_flags(
         return run
 
     return decorate
+
+
+def built(schema: type[T], given: dict[str, Any], *more: Mapping[str, Any]) -> T:
+    """The config from the flags, and from what is configured and goes with them."""
+    return settled(lambda: build(schema, given, *more), given, lambda note: Terminal.running().warn(note))
 
 
 def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..settings import (
+    EditConfig,
     ModelConfig,
     RemoveConfig,
     TalkConfig,
@@ -29,8 +30,11 @@ from .options import (
     fast_option,
     with_flags,
 )
-from .session import open_model, own_defaults, own_words, unknown_words
+from .session import open_model, own_defaults, own_words, require_suited, unknown_words
 from .terminal import Terminal, plain_errors
+
+if TYPE_CHECKING:
+    from ..images.read import Picture
 
 
 @with_flags(without=("mask_invert",), config=RemoveConfig, model_config=ModelConfig, talk_config=TalkConfig)
@@ -79,11 +83,12 @@ def remove(
         check_targets([target, grid, save_mask], overwrite=overwrite, picture=source, places=[output])
         masks = read_masks((mask, mask_add, mask_subtract), source)
         own, given = own_defaults(checkpoint), {"has_mask": mask is not None, "has_areas": not masks.is_empty}
-        idle = idle_settings(filled_in(settings.as_edit(), own), **given)
-        note_idle(context, terminal, idle)
+        full = filled_in(settings.as_edit(), own)
+        require_suited(checkpoint, spacing=full.step_spacing)
+        note_idle(context, terminal, idle_settings(full, **given))
         units = forwards(settings, own_words(checkpoint), own, has_mask=mask is not None)
         if dry_run:
-            return preview(job, settings, units, checkpoint, terminal)
+            return preview(job, settings, full, source, units, checkpoint, terminal)
         model = open_model(checkpoint, terminal)
 
         from ..api import remove_object
@@ -96,9 +101,20 @@ def remove(
 
 
 def preview(
-    job: Job, settings: RemoveConfig, units: dict[str, int], checkpoint: ModelConfig, terminal: Terminal
+    job: Job,
+    settings: RemoveConfig,
+    full: EditConfig,
+    source: "Picture",
+    units: dict[str, int],
+    checkpoint: ModelConfig,
+    terminal: Terminal,
 ) -> None:
-    """Say what would be done; files, masks and words are checked, and no network is loaded."""
+    """Say what would be done; files, masks, words and the model are checked, and no network is loaded."""
+    from ..models import foresee
+    from ..session import check_edit
+
+    if model := foresee(checkpoint):
+        check_edit(model, full, source.rgb.size, has_mask=units["mask"] == 0)
     notice = unknown_words(checkpoint, settings.ref, settings.place)
     if notice:
         terminal.warn(notice)
@@ -113,6 +129,6 @@ def preview(
         [
             f"Would remove {settings.ref or 'what the mask covers'} from {job.picture} with "
             f"{checkpoint.model}. The result would go to {job.target or 'stdout'}.",
-            f"{sum(units.values())} UNet sample-forwards: {stages}.",
+            f"{sum(units.values())} sample-forwards: {stages}.",
         ],
     )

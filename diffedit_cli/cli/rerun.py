@@ -18,9 +18,10 @@ from ..settings import (
     filled_in,
     keys,
 )
-from .defaults import for_commands
+from .defaults import Layer, for_commands
 from .files import cut
 from .idle import is_given
+from .origins import GIVEN, settled
 from .stored import CAME, MASKS, SCHEMAS, find_input, read_stored
 from .terminal import Terminal, plain_errors
 
@@ -83,6 +84,7 @@ def rerun(
         [*flags, "--", *arguments],
         parent=context.parent,
         default_map={**kept, **for_commands(command, {**usual, **stored})},
+        obj=Layer(stored, {**context.obj.sources, **dict.fromkeys(stored, str(file))}),
     ) as inner:
         with plain_errors(talk):
             for flag in other_masks(stored, inner.params, arguments):
@@ -185,7 +187,8 @@ def adapted(
         if not is_same_model(asked.params["model"], stored):
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
-            gone |= {"guidance_method"} if stored.get("guidance_method") == "embedded" else set()
+            gone |= {"guidance_method"} if stored.get("guidance_method") in ("cfg", "embedded") else set()
+            gone |= {"guidance_norm"} if stored.get("guidance_norm") == "token" else set()
             if is_few_step(asked.params["model"], stored):
                 gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):
@@ -201,23 +204,36 @@ def adapted(
             f"{file} was made by diffedit {stored['diffedit']}, and this is {__version__}: "
             "the result may differ."
         )
-    return {key: value for key, value in stored.items() if key not in gone}
+    kept = {key: value for key, value in stored.items() if key not in gone}
+    settled(
+        lambda: config_of(kept, asked),
+        kept,
+        terminal.warn,
+        rank=lambda key: GIVEN if is_given(asked, key) else int(key in kept),
+        origin=lambda key: str(file),
+    )
+    return kept
 
 
-def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, source: str | None) -> None:
-    """SettingError for a run that takes far more work than its picture needs: a file can say anything."""
-    from ..images.read import load_image
-
+def config_of(stored: Mapping[str, Any], asked: typer.Context) -> Any:
+    """The settings of the run: the stored ones, and over them those that flags give."""
     schema = SCHEMAS[stored["command"]]
     known = {key for key, *_ in keys(schema)}
     given = {key: value for key, value in asked.params.items() if is_given(asked, key) and key in known}
     for key in ("query", "seed"):  # a flag that may be repeated where its setting has one value
         if stored["command"] in ("edit", "generate") and key in given:
             given[key] = given[key][0]
-    config = build(schema, {key: value for key, value in stored.items() if key in known}, given)
+    return build(schema, {key: value for key, value in stored.items() if key in known}, given)
+
+
+def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, source: str | None) -> None:
+    """SettingError for a run that takes far more work than its picture needs: a file can say anything."""
+    from ..images.read import load_image
+
+    config = config_of(stored, asked)
     side = max(getattr(config, name, None) or 0 for name in ("size", "width", "height"))
     texts = {"prompts": ("a", "b")} if stored["command"] == "interpolate" else {}
-    work = count_forwards(config) / count_forwards(build(schema, texts))
+    work = count_forwards(config) / count_forwards(build(SCHEMAS[stored["command"]], texts))
     if side > LARGE_SIDE:
         path = source or (None if file.is_dir() or file.suffix.lower() == ".mp4" else file)
         side = 0 if path and side <= 2 * max(load_image(path).rgb.size) else side
@@ -230,7 +246,7 @@ def check_work(file: Path, stored: Mapping[str, Any], asked: typer.Context, sour
 
 
 def count_forwards(config: Any) -> int:
-    """UNet sample-forwards of a run, the most that it can take."""
+    """Sample-forwards of a run, the most that it can take."""
     from ..core.costs import edit_forwards
     from ..core.guidance import forwards_per_run
     from ..core.text2image import count_frames

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..settings import EditConfig, ModelConfig, flatten, keeps_steps, option_name, require_flow
+from ..settings import (
+    EditConfig,
+    ModelConfig,
+    flatten,
+    keeps_steps,
+    option_name,
+    require_flow,
+    require_own_levels,
+)
 from .idle import is_given
 from .terminal import Terminal
 
@@ -23,11 +31,14 @@ def own_defaults(config: ModelConfig) -> dict[str, Any]:
     return models.own_defaults(config.model, **found_by(config))
 
 
-def require_suited(inversion: str, checkpoint: ModelConfig) -> None:
-    """SettingError for an inversion that the checkpoint, if it is here, cannot do."""
+def require_suited(checkpoint: ModelConfig, *, inversion: str = "", spacing: str = "scheduler") -> None:
+    """SettingError for an inversion or for timesteps that the checkpoint, if it is here, does not have."""
     from .. import models
 
-    require_flow(inversion, is_flow=models.check(checkpoint) is not False)
+    is_flow = models.check(checkpoint)
+    require_flow(inversion, is_flow=is_flow is not False)
+    if is_flow:
+        require_own_levels(spacing)
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def open_model(config: ModelConfig, terminal: Terminal, *, draws: bool = True) -
     draws: its steps matter.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if config.backend == "openvino":
+    if config.engine == "openvino":
         convert(config, terminal)
     with terminal.status(f"Loading {config.model}"):
         from ..models import load_model
@@ -101,5 +112,6 @@ def convert(config: ModelConfig, terminal: Terminal) -> "Converted":
     """Convert the checkpoint's networks for OpenVINO, with progress, unless that was done before."""
     with terminal.status(f"Looking for {config.model}"):
         from ..models import optimize
-    with terminal.progress({"convert": 3}) as report:
+    units = {"convert": 1, "calibrate": 1, "quantise": 2} if config.dtype == "int8" else {"convert": 1}
+    with terminal.progress(units) as report:
         return optimize(config, report)

@@ -19,6 +19,7 @@ from rich.text import Text
 from ..errors import DiffeditError, MemoryShort, SettingError, is_shortage
 from ..settings import TalkConfig
 from . import interrupt
+from .origins import RUNNING, told_origins
 from .streams import silence
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ STAGES = {
     "frame": "Drawing frames",
     "compare": "Drawing tiles",
     "convert": "Converting for OpenVINO",
+    "calibrate": "Drawing to measure ranges",
+    "quantise": "Putting the UNet into 8 bits",
 }
 SECONDS_A_LINE = 5.0  # between two lines of progress where there is no terminal to draw a bar in
 LONG_LOAD = 15.0  # seconds of loading after which that is worth a line
@@ -78,6 +81,14 @@ class Terminal:
         # FORCE_COLOR makes rich take a log for a terminal
         self.is_live = self.console.is_terminal and sys.stderr.isatty() and not self.console.is_dumb_terminal
 
+    @classmethod
+    def running(cls) -> "Terminal":
+        """That of the command that runs, as its flags want it."""
+        context = RUNNING.get()
+        given = context.params if context else {}
+        talk = TalkConfig(**{key: given.get(key) is True for key in ("quiet", "verbose", "json")})
+        return cls(talk, given.get("output"))
+
     def say(self, text: str, style: str = "") -> None:
         with suppress(OSError):  # nobody is there to read it
             self.console.print(printable(text), style=style)
@@ -103,16 +114,18 @@ class Terminal:
         The traceback only under --verbose. To be called where the error is handled.
         """
         console = plain_console()
+        hint = f"{error.hint} {told_origins(error)}".strip()
         with suppress(OSError):
             if self.talk.verbose:
                 console.print(printable(traceback.format_exc(), keep="\n"))
             if self.talk.json:
                 about = {"input": source} if source else {}
-                facts = {**about, "error": error.message, "hint": error.hint}
+                facts = {**about, "error": error.message, "hint": hint}
                 typer.echo(json.dumps(facts), err=self.is_piped)
         with suppress(OSError):
             if not (self.talk.json and self.is_piped):
-                text = f"Error: {source}: {error}" if source not in error.message else f"Error: {error}"
+                who = "" if source in error.message else f"{source}: "
+                text = f"Error: {who}{error.message} {hint}".rstrip()
                 console.print(printable(text), style="bold red")
 
     def finish(self, result: "Result", target: Path | None, sentence: str, **more: Any) -> None:
@@ -126,7 +139,7 @@ class Terminal:
         if self.talk.verbose:
             self.say(
                 f"{run.seconds:.2f} s, {run.network_seconds / run.seconds:.1%} of it in the networks; "
-                f"{run.forwards} UNet sample-forwards"
+                f"{run.forwards} sample-forwards"
                 + (f", for {run.results} results made together." if run.results > 1 else ".")
             )
         where = "the picture to stdout" if target is None else target

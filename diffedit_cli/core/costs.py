@@ -1,6 +1,6 @@
-"""What a run costs in UNet sample-forwards, counted before it starts: the most that it can take.
+"""What a run costs in sample-forwards, counted before it starts: the most that it can take.
 
-The looks of a zoom are not in it.
+A sample-forward is one sample that passes through the network. The looks of a zoom are not in it.
 """
 
 import math

@@ -74,8 +74,8 @@ def invert(
 ) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
-    One forward for each `stride` levels, without guidance: all of them lie on its line. The UNet is asked at
-    the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
+    One forward for each `stride` levels, without guidance: all of them lie on its line. The network is asked
+    at the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
     DDIMInverseScheduler: decoding asks it there too. rounds: see `settle`; only with stride 1.
     """
     latents, texts, levels, here = x0, embeds.expand(len(x0)), steps.levels, len(steps)

@@ -130,13 +130,13 @@ def heat_of(shown: Float[Tensor, "b 3 h w"], pixels: Pixels, config: EditConfig)
 
 
 def recognition(shown: Float[Tensor, "b 3 h w"], mask: Heat) -> Float[Tensor, " b"]:
-    """How far the model sees the reference in a mask: gain / reach there, summed over the mask.
+    """How far the model sees the reference in a mask: gain / reach there, summed over the mask, at most 1.
 
     About 1 where the picture shows what the reference names, 0 where no text tells the noise better, and
     negative where another one does (Li et al. 2023, arXiv 2303.16203). It costs no forward of its own.
     """
     gain, reach = ((shown[:, [i]] * mask).sum((1, 2, 3)) for i in (1, 2))
-    return gain / reach.clamp(min=torch.finfo(torch.float32).tiny)
+    return (gain / reach.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1)
 
 
 def with_room(found: Heat, config: EditConfig) -> Heat:

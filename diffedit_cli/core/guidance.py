@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..settings import GuidanceConfig
 from .schedules import from_x0, guidance_scales, inside_interval, to_x0
-from .types import Denoiser, Latents, Level, PerSample, PromptEmbeds, Steps
+from .types import Denoiser, Heat, Latents, Level, PerSample, PromptEmbeds, Steps
 
 AXES = (1, 2, 3)
 TINY = 1e-6
@@ -30,7 +31,7 @@ def norm(x: Latents) -> PerSample:
     return peak * torch.linalg.vector_norm(x / peak, dim=AXES, keepdim=True)
 
 
-def ratio(top: PerSample, bottom: PerSample) -> PerSample:
+def ratio(top: Heat, bottom: Heat) -> Heat:
     """top / bottom, and 1 where top is 0 or bottom nearly: nothing to rescale to, or nothing to rescale."""
     usable = (top > 0) & (bottom > TINY * top)
     return torch.where(usable, top / torch.where(usable, bottom, 1), 1)
@@ -67,12 +68,29 @@ def cfg_cond(u: Latents, t: Latents, g: float) -> Latents:
     return p * ratio(norm(t), norm(p))
 
 
+def cfg_token(u: Latents, t: Latents, g: float) -> Latents:
+    """p |t| / |p| in each 2x2 cells, which are one token of a transformer: Qwen-Image's own."""
+    p = cfg(u, t, g)
+    return p * ratio(token_norm(t), token_norm(p))
+
+
+def token_norm(x: Latents) -> Heat:
+    """Length of the values of each 2x2 cells, up to a factor, at each of them; fewer at an odd border."""
+    x = x.float()
+    peak = x.abs().amax(AXES, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    squares = F.avg_pool2d((x / peak).square().sum(1, keepdim=True), 2, ceil_mode=True)
+    lengths = peak * squares.sqrt().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return lengths[:, :, : x.shape[2], : x.shape[3]]
+
+
 NORMS: dict[str, Callable[[Latents, Latents, float], Latents]] = {
+    "auto": cfg,
     "none": cfg,
     "pred": cfg_pred,
     "diff": cfg_diff,
     "both": cfg_both,
     "cond": cfg_cond,
+    "token": cfg_token,
 }
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from ..errors import SettingError
-from ..settings import GuidanceSchedule, Solver, TimestepSpacing
+from ..settings import GuidanceSchedule, Solver, TimestepSpacing, require_own_levels
 from .types import Cells, FlowSchedule, Latents, Level, PerSample, Schedule, Steps, Target, Timesteps
 
 FRESH = 10_000  # index of the first fresh noise of a solver, beyond those of the search's noise maps
@@ -36,11 +36,7 @@ def make_steps(
     """
     if not isinstance(schedule, FlowSchedule):
         return vp_steps(schedule, count, strength, solver, spacing)
-    if spacing != "scheduler":
-        raise SettingError(
-            f"--timestep-spacing {spacing} cannot be used with a flow-matching model.",
-            "Its noise levels come from its own scheduler; leave that flag out.",
-        )
+    require_own_levels(spacing)
     check_count(count, schedule.most_steps)
     sigmas = schedule.sigmas(count, cells)[-taken(strength, count) - 1 :]
     return Steps(1000 * sigmas[:-1].float(), 1 - sigmas, sigmas, solver, schedule.target)

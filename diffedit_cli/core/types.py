@@ -16,7 +16,7 @@ from torch import Tensor
 from ..settings import Solver
 
 Pixels = Float[Tensor, "b 3 H W"]  # sRGB in [0, 1]
-Latents = Float[Tensor, "b c h w"]  # scaled as the UNet takes them: about unit variance
+Latents = Float[Tensor, "b c h w"]  # scaled as the network takes them: about unit variance
 Heat = Float[Tensor, "b 1 h w"]  # always four axes: (b h w) against (b c h w) broadcasts silently when b == c
 PerSample = Float[Tensor, "b 1 1 1"]
 Timesteps = Num[Tensor, " b"]  # those of a flow lie between whole numbers

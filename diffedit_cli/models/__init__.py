@@ -8,6 +8,7 @@ and no code of a checkpoint is ever run.
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
 from .converted import Converted, converted_networks, remove_converted
 from .denoiser import DiffusersDenoiser, sibling_of, words_not_in
+from .foreseen import Foreseen, foresee
 from .given import check
 from .load import backend_of, load_model, optimize, pull
 from .parts import known_words
@@ -17,6 +18,7 @@ __all__ = [
     "EMBEDDED",
     "Converted",
     "DiffusersDenoiser",
+    "Foreseen",
     "backend_of",
     "catalogue",
     "check",
@@ -24,6 +26,7 @@ __all__ = [
     "converted_networks",
     "describe",
     "few_steps",
+    "foresee",
     "known_words",
     "load_model",
     "optimize",

@@ -25,6 +25,9 @@ LORA_MIXINS = {
     "sdxl": "StableDiffusionXLLoraLoaderMixin",
     "sd3": "SD3LoraLoaderMixin",
     "flux": "FluxLoraLoaderMixin",
+    "chroma": "FluxLoraLoaderMixin",  # as in its pipeline
+    "flux2": "Flux2LoraLoaderMixin",
+    "qwenimage": "QwenImageLoraLoaderMixin",
     "zimage": "ZImageLoraLoaderMixin",
 }
 OTHER_KIND = "It is made for another kind of checkpoint."
@@ -103,9 +106,9 @@ def as_diffusers(
     """The tensors of a LoRA under diffusers' names, and the alphas that they do not contain yet."""
     if parts.family is None:
         return mixin.lora_state_dict(with_alphas(state), unet_config=parts.unet.config)
-    if parts.family.key == "flux":
+    if parts.family.key in ("flux", "chroma"):
         return mixin.lora_state_dict(state, return_alphas=True)
-    return mixin.lora_state_dict(state), None
+    return mixin.lora_state_dict(with_alphas(state, "lora_B", "lora_A")), None
 
 
 def read_lora(path: Path) -> dict[str, Tensor]:
@@ -129,15 +132,18 @@ def check_finite(path: Path, name: str, values: Tensor) -> None:
         raise ModelError(f"{path} is spoilt: {name} holds NaN or infinity.", "Fetch it again.")
 
 
-def with_alphas(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """kohya's file without its alphas: each `up` becomes alpha / rank times as large.
+def with_alphas(
+    state: dict[str, Tensor], second: str = "lora_up", first: str = "lora_down"
+) -> dict[str, Tensor]:
+    """A file without its alphas: each `up` becomes alpha / rank times as large. second, first: the matrices.
 
-    diffusers hands the alphas to peft under names that peft does not find where they differ between layers.
+    diffusers hands the alphas to peft under names that peft does not find where they differ between layers,
+    and those of some families' files not at all.
     """
     scaled = {name: values for name, values in state.items() if not name.endswith(".alpha")}
     for name in state.keys() - scaled.keys():
         stem = name.removesuffix(".alpha")
-        up, down = f"{stem}.lora_up.weight", f"{stem}.lora_down.weight"
+        up, down = f"{stem}.{second}.weight", f"{stem}.{first}.weight"
         if up not in state or down not in state:
             return state
         scaled[up] = state[up] * (state[name].float() / len(state[down])).to(state[up])

@@ -15,7 +15,7 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
     "cross_attention_dim": 16384,
     "sample_size": 4096,
     "vocab_size": 10**6,
-    "max_position_embeddings": 10**5,
+    "max_position_embeddings": 10**6,
     "attention_head_dim": 4096,
     "num_attention_heads": 4096,
     "norm_num_groups": 4096,
@@ -51,9 +51,19 @@ MOST = {  # what one number can ask for: depth costs time, width costs memory
     "cap_feat_dim": 16384,
     "axes_dims": 1024,
     "axes_lens": 10**4,
+    "approximator_num_channels": 16384,
+    "approximator_hidden_dim": 65536,
+    "approximator_layers": 100,
+    "decoder_block_out_channels": 8192,
+    "base_dim": 4096,
+    "z_dim": 4096,
+    "dim_mult": 64,
+    "num_res_blocks": 16,
+    "timestep_guidance_channels": 16384,
 }
 MOST_OF_OTHERS = 10**5
-LARGER = {"rope_theta": 10**8, "bos_token_id": 10**6, "eos_token_id": 10**6, "pad_token_id": 10**6}
+LARGER = {"rope_theta": 10**8}
+MOST_TOKENS = 10**6  # for the number of one
 MOST_ENTRIES = 16  # of a list in a config
 NUMBERS = (  # these are one number, where they stand
     "norm_eps", "layer_norm_eps", "dropout", "attention_dropout", "freq_shift", "mid_block_scale_factor",
@@ -66,7 +76,8 @@ def check_values(what: str, config: Mapping[str, Any]) -> None:
     """Refuse numbers without bound and long lists: one of them can keep a machine busy for hours."""
     for key, value in config.items():
         parts = value if isinstance(value, list) else [value]
-        most = MOST.get(key, LARGER.get(key, MOST_OF_OTHERS))
+        usual = MOST_TOKENS if key.endswith("_token_id") else MOST_OF_OTHERS
+        most = MOST.get(key, LARGER.get(key, usual))
         numbers = [part for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
         is_long = len(parts) > MOST_ENTRIES and bool(numbers)
         if is_long or not all(math.isfinite(n) and abs(n) <= most for n in numbers):

@@ -13,7 +13,7 @@ from .flow_files import FlowFiles, find_files, listed
 from .flow_schedule import describe_flow, read_flow
 from .layout import Layout, check_layout
 from .needs import Head, count_tensors, heads_of, memory_for
-from .networks import native_cells, read_json
+from .networks import native_cells, read_if_there, read_json
 from .parts import known_words, read_defaults
 from .presets import PRESETS, Preset
 from .schedulers import describe_schedule, read_schedule
@@ -157,7 +157,8 @@ def describe_folder(layout: Layout) -> dict[str, Any]:
     heads = {part: [head for path in paths for head in heads_of(path)] for part, paths in files.items()}
     counts = {part: count_tensors(some) for part, some in heads.items()}
     on_disk = sum(path.stat().st_size for paths in files.values() for path in paths)
-    levels = len(layout.configs["vae"].get("block_out_channels", [0]))
+    vae = layout.configs["vae"]
+    levels = len(vae.get("block_out_channels") or vae.get("dim_mult", [0]))
     unet = layout.configs[layout.networks[0]]
     is_large = layout.is_xl or layout.family is not None
     return {
@@ -182,8 +183,9 @@ def describe_unet(layout: Layout) -> dict[str, Any]:
 
 
 def describe_transformer(layout: Layout, family: Family) -> dict[str, Any]:
+    config, index = layout.configs["transformer"], read_if_there(layout.folder / "model_index.json")
     return {
-        "kind": suited(layout.name, family, layout.configs["transformer"]).name,
+        "kind": suited(layout.name, family, config, index).name,
         "predicts": "velocity of a flow",
         "scheduler": describe_flow(read_flow(layout.name, layout.configs["scheduler"], family)),
     }

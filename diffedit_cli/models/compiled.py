@@ -55,6 +55,13 @@ def has_bfloat16() -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def products(dtype: torch.dtype) -> torch.dtype:
+    """What converted networks of this dtype multiply in, apart from the UNet's 8 bits."""
+    if dtype != torch.int8:
+        return dtype
+    return torch.bfloat16 if has_bfloat16() else torch.float32
+
+
 @contextmanager
 def told(file: Path) -> Generator[None, None, None]:
     """Turn what openvino raises over the files of a network into one sentence, unless memory ran out."""
@@ -220,10 +227,9 @@ class OpenvinoVAE(nn.Module):
     def decode(self, latents: Tensor) -> Any:
         return SimpleNamespace(sample=self.decoder(latents))
 
-    def enable_slicing(self) -> None:
-        """Become a VAE of diffusers, which has slices and tiles; to import it takes more than a second."""
+    def as_diffusers(self) -> Any:
+        """The same as a VAE of diffusers, which has slices and tiles; its import takes more than a second."""
         inside = {"use_quant_conv": False, "use_post_quant_conv": False}  # in the converted halves
         whole = empty_network("the converted VAE", "vae", {**self.config, **inside})
         whole.encoder, whole.decoder = self.encoder, self.decoder
-        self.__class__, self.__dict__ = type(whole), whole.__dict__
-        self.enable_slicing()
+        return whole

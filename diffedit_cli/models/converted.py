@@ -32,6 +32,7 @@ from .compiled import (
     OpenvinoVAE,
     import_openvino,
 )
+from .int8 import check_nncf, quantise
 from .networks import TEXT_KEYS, read_json
 from .parts import Parts
 from .plain_tokenizer import PlainTokenizer
@@ -45,8 +46,8 @@ LONGEST_WAIT = 1800.0  # seconds for another process that converts the same netw
 
 @dataclass(frozen=True)
 class Converted:
-    """A folder of converted networks. model: the checkpoint's name, or its whole path. dtype: float32 or
-    bfloat16, of the products. bytes: on disk. seconds: that the conversion took."""
+    """A folder of converted networks. model: the checkpoint's name, or its whole path. dtype: of the
+    products, float32 or bfloat16; int8: those of the UNet. bytes: on disk. seconds: that it took."""
 
     model: str
     lora: tuple[str, ...]
@@ -128,6 +129,8 @@ def convert(
     """
     from filelock import FileLock
 
+    if dtype == torch.int8:
+        check_nncf()
     part = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -138,8 +141,10 @@ def convert(
             part.mkdir()
             try:
                 start, parts = time.perf_counter(), load()
-                write_networks(part, parts, dtype, report)
                 facts = facts_of(parts)
+                write_networks(part, parts, dtype, report)
+                if dtype == torch.int8:
+                    quantise(part / UNET, parts, report)
                 about = Converted(
                     model=full_name(name),
                     lora=tuple(lora),
@@ -156,7 +161,7 @@ def convert(
     except OSError as error:
         raise ModelError(
             f"The converted networks cannot be stored in {folder.parent} ({error.strerror or error}).",
-            "Check the free space and the permissions, or use --backend torch.",
+            "Check the free space and the permissions, or let torch run the model.",
         ) from error
 
 
@@ -212,7 +217,7 @@ class PlainTextEncoder(nn.Module):
 def write_networks(folder: Path, parts: Parts, dtype: torch.dtype, report: Report) -> None:
     """Trace each network with torch and write it as OpenVINO's IR, with batch and sides left open.
 
-    For bfloat16 the weights are stored as float16, which has more digits, in half the space.
+    For bfloat16 and int8 the weights are stored as float16, which has more digits, in half the space.
     """
     unet, vae = parts.unet, parts.vae
     levels, factor = len(unet.config.block_out_channels), 2 ** (len(vae.config.block_out_channels) - 1)
@@ -238,7 +243,7 @@ def write_networks(folder: Path, parts: Parts, dtype: torch.dtype, report: Repor
         tokenizer.backend_tokenizer.save(str(folder / f"{name}.json"))
     for done, (name, network, inputs) in enumerate(jobs, 1):
         model = to_openvino(network, inputs)
-        import_openvino().save_model(model, folder / name, compress_to_fp16=dtype == torch.bfloat16)
+        import_openvino().save_model(model, folder / name, compress_to_fp16=dtype != torch.float32)
         report("convert", done, len(jobs))
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..core.ddim import require_finite
 from ..core.types import Latents, Pixels, PromptEmbeds, Timesteps
 from ..errors import SettingError
-from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, shrink_tiles, take_turns
+from .compiled import OpenvinoVAE
+from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smaller_tile, take_turns
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
@@ -47,7 +48,7 @@ class DiffusersDenoiser(ABC):
     network_name = "UNet"
     can_mix_texts = True  # whether there is something between two texts
     patch: int  # what the sides of latents must be multiples of
-    most_cells: int | None = None  # along a side; None: any number
+    most_cells: int | None  # along a side; None: any number
 
     def __init__(
         self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
@@ -61,10 +62,10 @@ class DiffusersDenoiser(ABC):
         if not parts.is_borrowed:
             self.vae.to(torch.float32 if overflows else dtype)
         self.schedule = parts.schedule
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.multiple = self.factor * self.patch
+        self.factor, self.latent_channels = self.vae_shape_of(self.vae.config)
+        self.multiple = self.factor * self.patch_of(self.unet.config)
+        self.most_cells = self.most_cells_of(self.unet.config)
         self.size = parts.cells * self.factor
-        self.latent_channels = int(self.vae.config.latent_channels)
         self.origin: dict[str, Any] = {}
         self._counts = Counts()
         self._latest: tuple[list[str], PromptEmbeds] | None = None
@@ -72,13 +73,28 @@ class DiffusersDenoiser(ABC):
         self.watch: Callable[[Latents, Timesteps, Latents], None] | None = None
         self.micro_batch = 1 if low_memory else ALL
         if low_memory:
-            set_tiles(self.vae, max(SMALLEST_TILE, parts.cells // 2), self.factor)
+            self._set_tiles(max(SMALLEST_TILE, parts.cells // 2))
         networks = [self.unet, self.vae, *self.text_encoders]
         self.offload = Offload(networks, device) if low_memory and device.type != "cpu" else None
         if self.offload is None:
             for network in networks:
                 if attempt(functools.partial(network.to, device), device) is None:
                     raise shortage("the model's weights", device, low_memory)
+
+    @classmethod
+    def patch_of(cls, config: Mapping[str, Any]) -> int:
+        """`patch` for a network of this config."""
+        return cls.patch
+
+    @classmethod
+    def most_cells_of(cls, config: Mapping[str, Any]) -> int | None:
+        """`most_cells` for a network of this config."""
+        return None
+
+    @classmethod
+    def vae_shape_of(cls, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Pixels to a latent cell, and the channels of the latents, with a VAE of this config."""
+        return 2 ** (len(config.get("block_out_channels", [0])) - 1), int(config.get("latent_channels", 4))
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
@@ -112,13 +128,13 @@ class DiffusersDenoiser(ABC):
     def encode(self, pixels: Pixels) -> Latents:
         """Pixels (b 3 H W) in [0, 1] as latents (b c H/factor W/factor): the mean of the VAE's posterior.
 
-        Half precision that overflows is tried once more in float32. SettingError: see `_check_size`.
+        Half precision that overflows is tried once more in float32. SettingError: see `check_size`.
         """
         cells = max(pixels.shape[2:]) // self.factor
-        self._check_size(cells)
+        self.check_size(cells)
         with self._network():
-            latents = self._vae(lambda x: self.vae.encode(x).latent_dist.mode(), 2 * pixels - 1, cells)
-            return (latents - self._shift) * self.vae.config.scaling_factor
+            latents = self._vae(self._to_latents, 2 * pixels - 1, cells)
+            return self._scaled(latents)
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents as pixels in [0, 1]. Half precision that overflows is tried once more in float32.
@@ -126,18 +142,28 @@ class DiffusersDenoiser(ABC):
         NumericError: it overflows there too.
         """
         with self._network():
-            latents = latents / self.vae.config.scaling_factor + self._shift
-            pixels = self._vae(lambda x: self.vae.decode(x).sample, latents, max(latents.shape[2:]))
+            latents = self._unscaled(latents)
+            pixels = self._vae(self._to_pixels, latents, max(latents.shape[2:]))
             require_finite(pixels, "the decoded picture")
             return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def _check_size(self, cells: int) -> None:
+    def check_size(self, cells: int) -> None:
         """SettingError: there are more places along a side than the network knows."""
-        if self.most_cells is not None and cells > self.most_cells:
-            raise SettingError(
-                f"{self.name} draws at most {self.most_cells * self.factor} pixels a side.",
-                "Give a smaller --size.",
-            )
+        require_cells(self.name, cells, self.most_cells, self.factor)
+
+    def _to_latents(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
+    def _to_pixels(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents).sample
+
+    def _scaled(self, latents: Latents) -> Latents:
+        """The VAE's latents as the network takes them."""
+        return (latents - self._shift) * self.vae.config.scaling_factor
+
+    def _unscaled(self, latents: Latents) -> Latents:
+        """The inverse of `_scaled`."""
+        return latents / self.vae.config.scaling_factor + self._shift
 
     @property
     def _shift(self) -> float:
@@ -158,25 +184,38 @@ class DiffusersDenoiser(ABC):
         """One half of the VAE on pictures of `cells` at most a side; in tiles where memory runs out."""
         self._claim(self.vae)
         while (out := attempt(lambda: run(x), self.device)) is None:
-            if not shrink_tiles(self.vae, cells, self.factor):
+            tile = smaller_tile(self.vae, cells)
+            if tile is None:
                 raise shortage("the VAE", self.device, self.low_memory)
-            side = self.vae.tile_sample_min_size
+            self._set_tiles(tile)
+            side = tile * self.factor
             self._note(f"Memory ran out, so the VAE works in tiles of {side} pixels; seams may show.")
         return out
 
-    def _tokens(self, which: int, prompts: Sequence[str]) -> Any:
-        """The tokens of each prompt, cut or filled up to the tokenizer's window, and which of them count."""
+    def _set_tiles(self, cells: int) -> None:
+        """Make the VAE work in tiles of this many cells a side; OpenVINO's has none of its own."""
+        if isinstance(self.vae, OpenvinoVAE):
+            self.vae = self.vae.as_diffusers()
+        set_tiles(self.vae, cells, self.factor)
+
+    def _tokens(self, which: int, prompts: Sequence[str], padding: str = "max_length") -> Any:
+        """The tokens of each prompt, cut to the tokenizer's window or filled up, and which of them count.
+
+        padding: how far they are filled up, to the window (max_length) or to the longest.
+        """
         tokenizer = self.tokenizers[which]
         return tokenizer(
             [self._with_phrases(prompt) for prompt in prompts],
-            padding="max_length",
+            padding=padding,
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
 
-    def _encoded(self, which: int, prompts: Sequence[str], **options: Any) -> Any:
-        tokens, encoder = self._tokens(which, prompts).input_ids, self.text_encoders[which]
+    def _encoded(
+        self, which: int, prompts: Sequence[str], *, padding: str = "max_length", **options: Any
+    ) -> Any:
+        tokens, encoder = self._tokens(which, prompts, padding).input_ids, self.text_encoders[which]
         self._claim(encoder)
         out = attempt(lambda: encoder(tokens.to(self.device), **options), self.device)
         if out is None:
@@ -184,8 +223,8 @@ class DiffusersDenoiser(ABC):
         return out
 
     def predict(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
-        """The prediction of a run's target (see types.Denoiser), float32. SettingError: see `_check_size`."""
-        self._check_size(max(latents.shape[2:]))
+        """The prediction of a run's target (see types.Denoiser), float32. SettingError: see `check_size`."""
+        self.check_size(max(latents.shape[2:]))
         with self._network():
             out = self._in_parts(latents, timesteps, embeds)
         self._counts.forwards += len(latents)
@@ -247,6 +286,12 @@ class DiffusersDenoiser(ABC):
         return re.sub(
             pattern, lambda match: phrases[(match[1] or match[2]).lower()], prompt, flags=re.IGNORECASE
         )
+
+
+def require_cells(name: str, cells: int, most: int | None, factor: int) -> None:
+    """SettingError for more latent cells along a side than a network knows; most: None if it knows any."""
+    if most is not None and cells > most:
+        raise SettingError(f"{name} draws at most {most * factor} pixels a side.", "Give a smaller --size.")
 
 
 def once(embed: Embed) -> Embed:

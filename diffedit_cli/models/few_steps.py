@@ -75,10 +75,14 @@ def defaults_of(name: str, path: Path | None, loras: Sequence[str]) -> dict[str,
 
 
 def of_flow(kind: Suited, loras: Sequence[str]) -> FewSteps | None:
-    """A flow-matching model of few steps, or one with a LoRA that makes it one; it keeps its own levels."""
+    """A flow-matching model of few steps, or one with a LoRA that makes it one.
+
+    It keeps its own levels, and a scale that is an input of its network.
+    """
+    keys = ["steps", "inversion"] + ["guidance_scale"] * (kind.defaults.get("guidance_method") != "embedded")
     for lora in reversed(loras):
         if found := of_lora(split(lora)[0]):
-            return FewSteps(found.family, {"steps": found.defaults["steps"], "inversion": "noise"})
+            return FewSteps(found.family, {key: found.defaults[key] for key in keys if key in found.defaults})
     return FewSteps(kind.name, kind.defaults) if kind.is_few_steps else None
 
 

@@ -15,12 +15,13 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import CHECKS
 from .clip_tokenizer import clip_tokenizer
 from .families import BY_KIND, Family, Suited, family_of, suited
 from .flow_schedule import CLASS, read_flow
 from .layout import Layout, check_layout
 from .memory import exceeds, loaded
-from .networks import CHECKS, empty_network, read_config, read_json, reading
+from .networks import empty_network, read_config, read_json, reading
 from .parts import Parts, check_fit, fill_encoder, load_tokenizer
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
@@ -259,21 +260,32 @@ def load_transformer(
 ) -> Any:
     piece, kind = files.transformer, files.kind
     state = with_own_names(piece.what, kind, piece.read(is_empty=is_empty))
+    network = empty_network(piece.what, kind, transformer_config(files, state))
+    return fill(piece.what, network, state, dtype, room=room)
+
+
+def transformer_config(files: FlowFiles, state: State | None = None) -> dict[str, Any]:
+    """The config of the transformer, checked. state: its tensors under the names of its network."""
     if files.rest is not None:
-        config = files.rest.configs["transformer"]
-    else:
-        with reading(piece.what):
-            config = config_of(kind, {key: values.shape for key, values in state.items()})
-        check_values(piece.what, config)
-        CHECKS[kind](piece.what, config)
-    return fill(piece.what, empty_network(piece.what, kind, config), state, dtype, room=room)
+        return files.rest.configs["transformer"]
+    what, kind = files.transformer.what, files.kind
+    if state is None:
+        state = with_own_names(what, kind, files.transformer.read(is_empty=True))
+    with reading(what):
+        config = config_of(kind, {key: values.shape for key, values in state.items()})
+    check_values(what, config)
+    CHECKS[kind](what, config)
+    return config
+
+
+def vae_config(files: FlowFiles) -> dict[str, Any]:
+    if files.rest is not None:
+        return files.rest.configs["vae"]
+    return read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
 
 
 def load_own_vae(files: FlowFiles, *, is_filled: bool) -> Any:
-    if files.rest is not None:
-        config = files.rest.configs["vae"]
-    else:
-        config = read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
+    config = vae_config(files)
     if files.vae is None or not is_filled:
         return empty_network(files.name, "flow_vae", config)
     return fill_vae(files.vae.what, "flow_vae", config, files.vae.read())

@@ -1,6 +1,6 @@
 """FLUX.1 dev and schnell (Black Forest Labs 2024)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,23 @@ class FluxDenoiser(DiffusersDenoiser):
             img_ids=places(rows, columns).to(latents.device),
         ).sample.float()
         return unpack(out, rows, columns)
+
+
+def by_length(
+    read: Callable[[Latents, Timesteps, Tensor], Latents],
+    latents: Latents,
+    timesteps: Timesteps,
+    embeds: PromptEmbeds,
+) -> Latents:
+    """What a network says that reads only the tokens that count: the rows whose texts have one length at a
+    time."""
+    assert embeds.counts is not None
+    lengths = embeds.counts.sum(1)
+    out = torch.empty_like(latents, dtype=torch.float32)
+    for length in lengths.unique().tolist():
+        rows = lengths == length
+        out[rows] = read(latents[rows], timesteps[rows], embeds.tokens[rows, :length])
+    return out
 
 
 def pack(latents: Latents) -> Packed:

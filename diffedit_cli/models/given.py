@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
-from .families import family_of
+from .families import family_of, refuse_other_tasks
 from .flow_files import QWEN3_MARK, FlowFiles, check_whole, find_files, with_rest
 from .sources import Source, check_name, find_checkpoint, local_path
 from .t5_words import T5_MARK, find_t5_words
@@ -56,9 +56,13 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
     ModelError for files of one that do not make it up."""
     is_whole, files = family_of(config.model, source.path) is not None, files_of_flow(config, source)
-    is_flow = is_whole or files is not None or flow_of_texts(config) is not None
+    of_texts = flow_of_texts(config)
+    is_flow = is_whole or files is not None or of_texts is not None
+    if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
+        refuse_other_tasks(config.model, family)
     given = {
-        "--backend openvino": config.backend == "openvino",
+        "OpenVINO": config.backend == "openvino",
+        "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
     }

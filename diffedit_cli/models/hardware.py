@@ -22,8 +22,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_of(config: ModelConfig) -> torch.device:
-    """The device of these settings; with `--backend openvino` auto is the CPU."""
-    return pick_device("cpu" if (config.device, config.backend) == ("auto", "openvino") else config.device)
+    """The device of these settings; where OpenVINO is asked for, auto is the CPU."""
+    return pick_device("cpu" if (config.device, config.engine) == ("auto", "openvino") else config.device)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -53,35 +53,37 @@ def has_fast_bfloat16(device: torch.device, size: int) -> bool:
 
 
 def openvino_dtypes(config: ModelConfig, device: torch.device) -> list[torch.dtype]:
-    """What OpenVINO may compute in, the best first; empty where torch is to run the networks.
+    """The dtypes of converted networks that may run here, the best first; empty: torch is to run its own.
 
-    Raises SettingError or ModelError for a `--backend openvino` that cannot run here.
+    int8 is of the UNet alone. Raises SettingError or ModelError where OpenVINO is asked for and cannot run.
     """
+    if config.compile:  # which is for torch's networks
+        return []
     obstacle = why_no_openvino(config, device)
-    if obstacle and config.backend == "openvino":
+    if obstacle and config.engine == "openvino":
         raise obstacle
     if obstacle:
         return []
-    wanted = {"auto": [torch.bfloat16, torch.float32], "bfloat16": [torch.bfloat16]}
+    wanted = {
+        "auto": [torch.bfloat16, torch.float32],
+        "bfloat16": [torch.bfloat16],
+        "int8": [torch.int8],
+    }
     dtypes = wanted.get(config.dtype, [torch.float32])
     return dtypes if torch.bfloat16 not in dtypes or has_bfloat16() else dtypes[1:]
 
 
 def why_no_openvino(config: ModelConfig, device: torch.device) -> DiffeditError | None:
     """What keeps OpenVINO from running a model's networks with these settings on this machine."""
-    use_torch = "or use --backend torch."
+    use_torch = "or let torch run the model."
     if not is_installed():
         return ModelError(
-            "--backend openvino needs the package openvino, which is not installed.",
+            "OpenVINO needs the package openvino, which is not installed.",
             f"pip install 'diffedit-cli[openvino]', {use_torch}",
         )
     if device.type != "cpu":
         return SettingError(
             f"OpenVINO runs on the CPU, and not on {device}.", f"Use --device cpu, {use_torch}"
-        )
-    if config.compile:
-        return SettingError(
-            "--compile cannot be used with --backend openvino.", "It compiles torch's networks."
         )
     if config.dtype == "float16" or (config.dtype == "bfloat16" and not has_bfloat16()):
         return SettingError(

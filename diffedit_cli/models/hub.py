@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DiffeditError, ModelError
-from .layout import STEMS, find_weights, parts_in, tokenizer_of, weight_file
+from . import spiece
+from .layout import STEMS, VOCABULARIES, find_weights, parts_in, tokenizer_of, weight_file
 from .networks import first_sentence
 from .weights import ONLY_SAFE
 
@@ -66,7 +67,7 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
         wanted = [str(file.relative_to(folder)) for file in files]
         for part in parts:
             if part.startswith("tokenizer"):
-                words = [f"{part}/tokenizer.json", f"{part}/vocab.json"]
+                words = [f"{part}/{file}" for file in VOCABULARIES]
                 wanted += [next((file for file in words if (folder / file).is_file()), words[-1])]
         missing = next((file for file in wanted if not (folder / file).is_file()), None)
         if missing:
@@ -96,7 +97,7 @@ def fetch(hub_id: HubId) -> None:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     folders = ["scheduler", *STEMS, *{tokenizer_of(part) for part in STEMS if "text" in part}]
-    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt"]
+    small = ["README.md", *FIRST_FILES, OF_UNET_ALONE, "tokenizer*/*.txt", f"tokenizer*/{spiece.FILE}"]
     small += [f"{part}/*.json" for part in folders]
     with hub_errors(hub_id.name, hub_id.revision):
         if hub_id.file:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ModelError
+from . import spiece
 from .families import Family, family_of
-from .networks import read_config, read_json
+from .networks import CLASSES, read_config, read_if_there, read_json
 from .weights import ONLY_SAFE, check_weights
 
 STEMS = {
@@ -22,7 +23,8 @@ STEMS = {
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 XL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # those that model_index.json may name
-HELP_FOLDER = "Give a folder in diffusers' layout of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1."
+VOCABULARIES = ("tokenizer.json", spiece.FILE, "vocab.json")  # a tokenizer has one of them
+HELP_FOLDER = "Give a folder in diffusers' layout of a model that is supported (docs/checkpoints.md)."
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def kinds_in(folder: Path, family: Family | None, *, is_xl: bool) -> dict[str, s
     if family is None:
         parts = ("unet", "vae", "text_encoder", *(("text_encoder_2",) if is_xl else ()))
         return {part: part for part in parts}
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_if_there(folder / "model_index.json")
     named = index.get(family.optional)
     has_it = any(named) if isinstance(named, list) else (folder / family.optional).is_dir()
     return {part: kind for part, kind in family.kinds.items() if part != family.optional or has_it}
@@ -92,14 +94,14 @@ def check_layout(
     variant: of the weight files; a part without it may have plain ones. without: networks whose weights
     are not needed.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_if_there(folder / "model_index.json")
     check_index(name, index)
     family, is_xl = family_of(name, folder), has_two_encoders(folder)
     if is_xl and (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise ModelError(f"{name} is the SDXL refiner, which only polishes pictures.", "Use SDXL base.")
     missing = [part for part in parts_in(name, folder) if not (folder / part).is_dir()]
     if missing:
-        hint = HELP_FOLDER if "unet" in missing else f"{HELP_FOLDER} Or add --text-encoder to a UNet alone."
+        hint = f"{HELP_FOLDER} Or add --text-encoder to a UNet alone." if has_unet(folder) else HELP_FOLDER
         raise ModelError(f"{name} lacks {', '.join(missing)}.", hint)
     zeros = bool(index.get("force_zeros_for_empty_prompt", is_xl))
     layout = Layout(name, folder, is_xl, zeros, family=family)
@@ -114,6 +116,13 @@ def check_layout(
     for file in (file for files in layout.files.values() for file in files):
         check_weights(file)
     return layout
+
+
+def has_unet(folder: Path) -> bool:
+    """Whether a folder holds a UNet, or is the folder of one."""
+    own = folder / "config.json"
+    kind = read_json(own).get("_class_name") if own.is_file() else None
+    return (folder / "unet").is_dir() or kind == CLASSES["unet"]
 
 
 def has_two_encoders(folder: Path) -> bool:
@@ -135,10 +144,10 @@ def check_index(name: str, index: dict[str, Any]) -> None:
 
 def check_tokenizer(name: str, folder: Path) -> None:
     """Refuse a tokenizer without a vocabulary, or whose config names code or a file elsewhere."""
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+    if not any((folder / file).is_file() for file in VOCABULARIES):
         raise ModelError(f"{name} has no {folder.name}/vocab.json.", "Fetch it again.")
     file = folder / "tokenizer_config.json"
-    config = read_json(file) if file.is_file() else {}
+    config = read_if_there(file)
     if "auto_map" in config:
         raise ModelError(
             f"{name} asks for code of its own to be run ({folder.name}/tokenizer_config.json, auto_map).",

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,14 @@ from ..core.types import Report, silent
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, build, flatten, public_name
 from .addons import add_all, check_files, split
-from .compiled import OpenvinoUNet
+from .chroma import ChromaDenoiser
+from .compiled import OpenvinoUNet, products
 from .converted import Converted, convert, folders_for, is_there, may_be_converted, read_about, read_parts
 from .denoiser import DiffusersDenoiser
 from .few_steps import defaults_of
 from .flow_files import load_files
 from .flux import FluxDenoiser
+from .flux2 import Flux2Denoiser
 from .given import (
     check_flow,
     files_of_flow,
@@ -38,6 +40,7 @@ from .parts import Parts, Rest, check_fit, known_words, load_folder, read_defaul
 from .pipelines import model_of_pipeline
 from .quantised import is_quantised
 from .quiet import quiet
+from .qwenimage import QwenImageDenoiser
 from .sd3 import SD3Denoiser
 from .separate import load_rest, load_transformer, load_unet_folder
 from .single_file import load_single_file
@@ -49,12 +52,16 @@ from .zimage import ZImageDenoiser
 DENOISERS: dict[str, type[DiffusersDenoiser]] = {
     "sd3": SD3Denoiser,
     "flux": FluxDenoiser,
+    "chroma": ChromaDenoiser,
+    "flux2": Flux2Denoiser,
+    "qwenimage": QwenImageDenoiser,
     "zimage": ZImageDenoiser,
 }
 
 
 def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
-    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, of FLUX.1 or of Z-Image.
+    """Load a checkpoint of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or of FLUX.1, FLUX.2 klein, Chroma,
+    Qwen-Image or Z-Image.
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
@@ -75,29 +82,30 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         return model_of_pipeline(model, build(ModelConfig, settings))
     config = build(ModelConfig, settings, {"model": os.fspath(model)})
     device = device_of(config)
-    dtype = pick_dtype(config.dtype, device)
     check_files(config.lora, config.embedding)  # before anything is fetched
     source = source_of(config)
     is_flow = check_flow(config, source)
     converted = None if is_flow else find_converted(config, source, device)
     if converted:
-        dtype, _ = converted
+        dtype = products(converted[0])
     elif config.dtype == "auto" and (
         gains_by_bfloat16(source.path, device) or (is_flow and device.type == "cuda")  # float16 overflows
     ):
         dtype = torch.bfloat16
+    else:
+        dtype = pick_dtype(config.dtype, device)
     own = defaults_of(config.model, source.path, config.lora)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
-            parts = converted_parts(config, source, *converted)
+            parts = converted_parts(config, source, dtype, converted[1])
         else:
             is_by_turns = is_flow and device.type == "cpu"
             parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
-        parts = replace(parts, own_defaults={**own, **parts.own_defaults})
+        parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
-        compile_unet(loaded)
+        compile_network(loaded)
     loaded.notices += unused_settings(config, source)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
@@ -118,29 +126,40 @@ def find_converted(
 ) -> tuple[torch.dtype, Path] | None:
     """The networks that OpenVINO is to run, their dtype and folder; None: torch runs its own.
 
-    For `--backend openvino` those of the best dtype, which are converted if they are not there. Raises
+    Where OpenVINO is asked for, those of the best dtype, which are converted if they are not there. Raises
     SettingError or ModelError where they cannot run here.
     """
-    if config.backend == "torch" or (config.backend == "auto" and not may_be_converted(source)):
+    if config.engine == "torch" or (config.engine == "auto" and not may_be_converted(source)):
         return None
     folders = folders_for(source, config.lora, openvino_dtypes(config, device), given_apart(config))
-    if config.backend == "auto":
+    if config.engine == "auto":
         return next(((dtype, folder) for dtype, folder in folders.items() if is_there(folder)), None)
     dtype, folder = next(iter(folders.items()))
     if is_there(folder):
         return dtype, folder
     plain = replace(config, embedding=())  # they change the text encoder only
+    own = defaults_of(config.model, source.path, config.lora)
     with quiet():
         convert(
-            folder, config.model, config.lora, dtype, lambda: load_all(plain, source, torch.float32), report
+            folder,
+            config.model,
+            config.lora,
+            dtype,
+            lambda: with_defaults(load_all(plain, source, torch.float32), own),
+            report,
         )
     return dtype, folder
 
 
+def with_defaults(parts: Parts, own: Mapping[str, Any]) -> Parts:
+    """own: what suits the checkpoint by its name and files; what it declares itself counts more."""
+    return replace(parts, own_defaults={**own, **parts.own_defaults})
+
+
 def backend_of(config: ModelConfig) -> str:
     """What load_model would run the networks with, torch or openvino; nothing is converted or loaded."""
-    if config.backend != "auto":
-        return config.backend
+    if config.engine != "auto":
+        return config.engine
     source = source_of(config)
     return "openvino" if find_converted(config, source, device_of(config)) else "torch"
 
@@ -197,8 +216,8 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
     return read_about(folder)[0]
 
 
-def compile_unet(model: DiffusersDenoiser) -> None:
-    """Compile the blocks that the UNet repeats, one for all of their kind, and run it once.
+def compile_network(model: DiffusersDenoiser) -> None:
+    """Compile the blocks that the network repeats, one for all of their kind, and run it once.
 
     Raises SettingError for a network without such blocks, ModelError where nothing can be compiled.
     """
@@ -211,7 +230,7 @@ def compile_unet(model: DiffusersDenoiser) -> None:
         model.predict(noise, torch.tensor([500, 500], device=model.device), model.embed(["", ""]))
     except RuntimeError as error:
         raise ModelError(
-            f"The UNet cannot be compiled here: {first_sentence(error)}",
+            f"The {model.network_name} cannot be compiled here: {first_sentence(error)}",
             "Install a C++ compiler (g++, clang), or leave --compile out.",
         ) from error
     model.reset_counts()
@@ -267,7 +286,7 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         text_encoder=tuple(map(public_name, config.text_encoder)),
         device=str(model.device),
         low_memory=model.low_memory,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype="int8" if config.dtype == "int8" else str(model.dtype).removeprefix("torch."),
         backend="openvino" if isinstance(model.unet, OpenvinoUNet) else "torch",
     )
     stored = {key: value for key, value in flatten(used).items() if key != "offline"}

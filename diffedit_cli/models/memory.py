@@ -128,20 +128,23 @@ def take_turns(networks: Sequence[Any], running: Any) -> None:
             network.release()
 
 
-def shrink_tiles(vae: Any, cells: int, factor: int) -> bool:
-    """Make the VAE work on one picture at a time, in tiles half as long as now, or as `cells` if it has none.
+def smaller_tile(vae: Any, cells: int) -> int | None:
+    """The side of tiles half as long as a VAE's are now, or as `cells` if it has none.
 
-    False where the tiles are as small as they may be. Tiles overlap by a quarter and are blended.
+    None: they are as small as they may be.
     """
     now = vae.tile_latent_min_size if vae.use_tiling else cells
-    if now <= SMALLEST_TILE:
-        return False
-    set_tiles(vae, max(SMALLEST_TILE, now // 2), factor)
-    return True
+    return None if now <= SMALLEST_TILE else max(SMALLEST_TILE, now // 2)
 
 
 def set_tiles(vae: Any, cells: int, factor: int) -> None:
-    """Make the VAE work on one picture at a time, in tiles of this many latent cells a side."""
+    """Make the VAE work on one picture at a time, in tiles of this many latent cells a side.
+
+    They overlap by a quarter and are blended.
+    """
     vae.enable_slicing()
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size = cells, cells * factor
+    if hasattr(vae, "tile_sample_min_height"):  # of films
+        vae.tile_sample_min_height = vae.tile_sample_min_width = cells * factor
+        vae.tile_sample_stride_height = vae.tile_sample_stride_width = (cells * 3 // 4) * factor

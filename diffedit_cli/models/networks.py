@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 
 from ..errors import MemoryShort, ModelError, is_shortage
-from .bounds import check_values, flat, is_whole
+from .bounds import check_values
+from .checks import CHECKS, CLASSES, check_text, mrope_section
 
 FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
-HELP_PLAIN = "Use the plain text-to-image checkpoint."
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
@@ -28,20 +28,14 @@ T5_KEYS = (
     "relative_attention_max_distance", "dropout_rate", "layer_norm_epsilon", "feed_forward_proj",
     "pad_token_id", "eos_token_id",
 )  # fmt: skip
-CLASSES = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "flow_vae": "AutoencoderKL",
-    "sd3": "SD3Transformer2DModel",
-    "flux": "FluxTransformer2DModel",
-    "zimage": "ZImageTransformer2DModel",
-}
-QWEN3_KEYS = (
+LANGUAGE_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps",
     "attention_bias", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
-TEXT_MODELS = ("clip_text_model", "clip", None)
+
+
+WITH_PICTURES = ("clip", "qwen2_5_vl")  # models whose text encoder is a part of them
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,11 +51,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
+def read_if_there(path: Path) -> dict[str, Any]:
+    """As `read_json`; nothing where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
 def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
     """The config of one part, checked. name: of the checkpoint. Raises ModelError with the reason.
 
-    kind: of the network: a key of CLASSES, text_encoder (CLIP), text_encoder_2 (CLIP with a projection) or
-    t5; if empty, what the folder is called.
+    kind: of the network: a key of CLASSES or CHECKS, text_encoder (CLIP) or text_encoder_2 (CLIP with a
+    projection); if empty, what the folder is called.
     """
     part, config = folder.name, read_json(folder / "config.json")
     what = f"{name}/{part}"
@@ -74,157 +73,13 @@ def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
             )
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{what} is an adapter (adapter_config.json).", "Use a whole checkpoint.")
-    if part.startswith("text_encoder") and config.get("model_type") == "clip":
-        config = config.get("text_config")
-        if not isinstance(config, dict):
+    if part.startswith("text_encoder") and config.get("model_type") in WITH_PICTURES:
+        whole, config = config, config.get("text_config", config)
+        if not isinstance(config, dict) or (config is whole and whole["model_type"] == "clip"):
             raise ModelError(f"{what}/config.json is spoilt: it has no text_config.", "Fetch it again.")
     check_values(f"{what}/config.json", config)
     CHECKS.get(kind or part, check_text)(name, config)
     return config
-
-
-def check_unet(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a UNet that takes more than latents, a timestep and a text."""
-    check_class(name, "unet", config)
-    channels = config.get("in_channels", 4)
-    if channels != 4:
-        task = {9: "inpainting", 8: "instructions (InstructPix2Pix)", 7: "upscaling"}.get(
-            channels if isinstance(channels, int) else 0
-        )
-        raise ModelError(
-            f"{name} takes {channels} channels: it is made for {task or 'another task'}.", HELP_PLAIN
-        )
-    extras = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
-    extra = next((key for key in extras if config.get(key) is not None), None)
-    if config.get("attention_type") not in (None, "default"):
-        extra = "attention_type"
-    if extra or config.get("addition_embed_type") not in (None, "text_time"):
-        raise ModelError(f"{name} takes more than a text ({extra or 'addition_embed_type'}).", HELP_PLAIN)
-
-
-def check_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled in another way than by one factor."""
-    check_class(name, "vae", config)
-    for key in ("latents_mean", "latents_std", "shift_factor"):
-        if config.get(key):
-            raise ModelError(
-                f"{name} has a VAE with {key}: its latents are not those of Stable Diffusion.",
-                "Use a checkpoint of Stable Diffusion 1.x, 2.x or XL.",
-            )
-    check_factor(name, config)
-
-
-def check_flow_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by one shift and one factor."""
-    check_class(name, "flow_vae", config)
-    for key in ("latents_mean", "latents_std"):
-        if config.get(key):
-            raise ModelError(f"{name} has a VAE with {key}, which is not supported.", HELP_PLAIN)
-    shift = config.get("shift_factor") or 0.0
-    if isinstance(shift, bool) or not isinstance(shift, (int, float)):
-        raise ModelError(f"{name}/vae/config.json is spoilt: shift_factor is no number.", "Fetch it again.")
-    check_factor(name, config)
-
-
-def check_factor(name: str, config: Mapping[str, Any]) -> None:
-    factor = config.get("scaling_factor", 0.18215)
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
-        raise ModelError(f"{name}/vae/config.json is spoilt: scaling_factor is no number.", "Fetch it again.")
-
-
-def check_text(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than CLIP's."""
-    kind = config.get("model_type")
-    if kind not in TEXT_MODELS:
-        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not CLIP's.", HELP_PLAIN)
-
-
-def check_t5(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than T5's."""
-    kind = config.get("model_type")
-    if kind != "t5":
-        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not T5.", HELP_PLAIN)
-
-
-def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a language model of another kind than plain Qwen3."""
-    kind, rope = config.get("model_type"), config.get("rope_parameters") or {}
-    if kind != "qwen3":
-        raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen3.", HELP_PLAIN)
-    is_plain = isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
-    if config.get("rope_scaling") or config.get("use_sliding_window") or not is_plain:
-        raise ModelError(f"{name} has a text encoder that is not plain Qwen3.", HELP_PLAIN)
-    check_values(f"{name}/text_encoder/config.json", rope)
-
-
-def check_zimage(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of Z-Image that takes more than latents and a text, or whose widths do not fit."""
-    check_class(name, "zimage", config)
-    check_channels(name, config, 16)
-    axes, lens = config.get("axes_dims", [32, 48, 48]), config.get("axes_lens", [1024, 512, 512])
-    are_three = all(isinstance(one, list) and len(one) == 3 for one in (axes, lens))
-    width, heads = config.get("dim", 3840), config.get("n_heads", 30)
-    fits = are_three and not any(axis % 2 for axis in axes) and is_whole(width) and is_whole(heads)
-    patches = config.get("all_patch_size", [2]), config.get("all_f_patch_size", [1])
-    if not fits or width != heads * sum(axes) or [list(flat([x])) for x in patches] != [[2], [1]]:
-        raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
-        )
-    if config.get("siglip_feat_dim") is not None:
-        raise ModelError(f"{name} takes pictures besides a text.", HELP_PLAIN)
-
-
-def check_sd3(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of SD3 that takes more than latents, or whose widths do not fit."""
-    check_class(name, "sd3", config)
-    check_channels(name, config, 16)
-    heads, head = config.get("num_attention_heads", 18), config.get("attention_head_dim", 64)
-    fits = is_whole(heads) and is_whole(head) and config.get("caption_projection_dim", 1152) == heads * head
-    if not fits or config.get("patch_size", 2) != 2 or not is_whole(config.get("sample_size", 128)):
-        raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
-        )
-
-
-def check_flux(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of FLUX that takes more than latents, or whose widths do not fit."""
-    check_class(name, "flux", config)
-    check_channels(name, config, 64)
-    axes = config.get("axes_dims_rope", (16, 56, 56))
-    is_even = isinstance(axes, (list, tuple)) and len(axes) == 3 and not any(axis % 2 for axis in axes)
-    if not is_even or sum(axes) != config.get("attention_head_dim", 128) or config.get("patch_size", 1) != 1:
-        raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
-        )
-
-
-def check_channels(name: str, config: Mapping[str, Any], wanted: int) -> None:
-    """Refuse a transformer that takes other channels than those of plain latents, such as a mask's too."""
-    if [config.get("in_channels", wanted), config.get("out_channels") or wanted] != [wanted, wanted]:
-        raise ModelError(
-            f"{name} takes {config.get('in_channels')} channels: it is made for another task.", HELP_PLAIN
-        )
-
-
-CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
-    "unet": check_unet,
-    "vae": check_vae,
-    "flow_vae": check_flow_vae,
-    "sd3": check_sd3,
-    "flux": check_flux,
-    "t5": check_t5,
-    "zimage": check_zimage,
-    "qwen3": check_qwen3,
-}
-
-
-def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
-    kind = config.get("_class_name", CLASSES[part])
-    if kind != CLASSES[part]:
-        raise ModelError(
-            f"{name} has a {part} of another class ({kind}).",
-            f"A checkpoint with a plain {CLASSES[part]} runs.",
-        )
 
 
 def empty_network(what: str, kind: str, config: Mapping[str, Any]) -> Any:
@@ -235,6 +90,22 @@ def empty_network(what: str, kind: str, config: Mapping[str, Any]) -> Any:
     make = make_diffusers if kind in CLASSES else make_text_encoder
     with reading(what), torch.device("meta"):  # of this thread alone
         return make(kind, config).eval()
+
+
+def with_computed(kind: str, network: Any) -> Any:
+    """A filled network, with what it computes itself and no file holds, which is on the meta device till now.
+
+    It stays in float32, whatever the network's dtype is.
+    """
+    if kind == "chroma":
+        own = network.time_text_embed
+        network.time_text_embed = type(own)(own.time_proj.num_channels, len(own.mod_proj))
+    elif kind == "qwenimage":
+        own = network.pos_embed
+        network.pos_embed = type(own)(own.theta, own.axes_dim, own.scale_rope)
+    elif kind in ("qwen3", "qwen2_5_vl"):
+        network.rotary_emb = type(network.rotary_emb)(network.config)
+    return network
 
 
 def make_diffusers(kind: str, config: Mapping[str, Any]) -> Any:
@@ -252,17 +123,25 @@ def make_text_encoder(kind: str, config: Mapping[str, Any]) -> Any:
         from transformers import T5Config, T5EncoderModel
 
         return T5EncoderModel(T5Config(**{key: config[key] for key in T5_KEYS if key in config}))
-    if kind == "qwen3":
-        from transformers import Qwen3Config, Qwen3Model
-
-        rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-        parameters = {"rope_type": "default", "rope_theta": float(rope["rope_theta"])}
-        plain = {key: config[key] for key in QWEN3_KEYS if key in config}
-        return Qwen3Model(Qwen3Config(**plain, rope_parameters=parameters))
+    if kind in ("qwen3", "qwen2_5_vl"):
+        return make_language_model(kind, config)
     own = {key: config[key] for key in TEXT_KEYS if key in config}
     own["attn_implementation"] = "sdpa"  # a config could name a kernel to be fetched and run
     checked: Any = CLIPTextConfig(**own)
     return (CLIPTextModelWithProjection if kind == "text_encoder_2" else CLIPTextModel)(checked)
+
+
+def make_language_model(kind: str, config: Mapping[str, Any]) -> Any:
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen3Config, Qwen3Model
+
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": float(rope["rope_theta"])}
+    plain = {key: config[key] for key in LANGUAGE_KEYS if key in config}
+    if kind == "qwen3":
+        return Qwen3Model(Qwen3Config(**plain, rope_parameters=parameters))
+    plain.pop("head_dim", None)
+    parameters["mrope_section"] = mrope_section(config)
+    return Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**plain, rope_parameters=parameters))
 
 
 def native_cells(config: Mapping[str, Any], is_large: bool) -> int:

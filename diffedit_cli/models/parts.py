@@ -1,6 +1,7 @@
 """The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from .families import Family, suited
 from .flow_schedule import read_flow
 from .layout import Layout
 from .memory import exceeds, loaded
-from .networks import empty_network, native_cells, read_json, reading
+from .networks import empty_network, native_cells, read_if_there, reading, with_computed
 from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
+from .spiece import t5_tokenizer
 from .transformer_file import check_kind, with_own_names
 from .weights import State, fill, plain, read_network, shapes_in, weightless
 
@@ -27,6 +29,7 @@ CARD = "diffedit.json"
 # What a model can declare defaults for.
 OWN = ("strength", "guidance_scale", "steps", "solver", "timestep_spacing", "inversion")
 WORDS_OF_CARD = dict[str, list[str]]
+STACKED = (9, 18, 27)  # the layers of Qwen3 whose states FLUX.2 klein takes
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,13 @@ def load_network(
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):
-        return fill(what, network, weights, dtype, room=room)
+        return with_computed(kind, fill(what, network, weights, dtype, room=room))
     if part.startswith("text_encoder"):
         return fill_encoder(what, kind, network, weights, dtype, room=room)
     state = plain(weights, dtype)
     network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    if kind == "flux2_vae":
+        state["bn.num_batches_tracked"] = torch.zeros(())  # of its training
     return fill(what, network, state, dtype)
 
 
@@ -156,8 +161,8 @@ def fill_encoder(
     """A text encoder with these weights. kind: see networks.read_config. room: see `fill`; not for CLIP."""
     if kind == "t5":
         return fill_t5(what, network, weights, dtype, room=room)
-    if kind == "qwen3":
-        return fill_qwen3(what, network, weights, dtype, room=room)
+    if kind in ("qwen3", "qwen2_5_vl"):
+        return fill_language_model(what, kind, network, weights, dtype, room=room)
     return fill(what, network, for_text_encoder(network, plain(weights, dtype)), dtype)
 
 
@@ -196,33 +201,38 @@ def fill_t5(
     return network
 
 
-def fill_qwen3(
+def fill_language_model(
     what: str,
+    kind: str,
     network: Any,
     state: Mapping[str, Tensor | Quantised],
     dtype: torch.dtype,
     *,
     room: int | None = None,
 ) -> Any:
-    """Qwen3 with these weights; a file may have those of its last layer too, which only writing needs."""
-    own = {key.removeprefix("model."): values for key, values in state.items() if key != "lm_head.weight"}
-    network = fill(what, network, own, dtype, room=room)
-    network.rotary_emb = type(network.rotary_emb)(network.config)  # computed, and on the meta device till now
-    return network
+    """Qwen3, or the language model of Qwen2.5-VL, with these weights; what reads pictures and what writes is
+    left out (see weights.HARMLESS)."""
+    own = {re.sub(r"^model\.(language_model\.)?", "", key): values for key, values in state.items()}
+    return with_computed(kind, fill(what, network, own, dtype, room=room))
 
 
 def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> Any:
     """The tokenizer of CLIP, with the encoder's window where the folder names none, or of T5 or Qwen3.
 
-    longest: the tokens that T5 or Qwen3 gets.
+    longest: see families.Suited.
     """
     from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
-    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer}
+    kinds: dict[str, Any] = {"t5": T5Tokenizer, "qwen3": Qwen2Tokenizer, "qwen2_5_vl_text": Qwen2Tokenizer}
     kind = kinds.get(encoder.config.model_type)
     what = f"{name}/{folder.name}"
     with reading(what):
-        tokenizer: Any = (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+        is_spiece = kind is T5Tokenizer and not (folder / "tokenizer.json").is_file()
+        tokenizer: Any = (
+            t5_tokenizer(folder)
+            if is_spiece
+            else (kind or CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+        )
     return fitted(what, tokenizer, encoder, longest if kind else encoder.config.max_position_embeddings)
 
 
@@ -244,7 +254,7 @@ def check_fit(name: str, parts: Parts) -> None:
     unet, vae = parts.unet.config, parts.vae.config
     texts = [encoder.config for encoder in parts.text_encoders]
     if parts.family is not None:
-        return check_widths(name, parts)
+        return check_widths(name, parts, parts.family)
     width = sum(text.hidden_size for text in texts)
     if {*flat([unet.cross_attention_dim])} != {width}:
         raise ModelError(
@@ -267,27 +277,35 @@ def check_fit(name: str, parts: Parts) -> None:
             )
 
 
-def check_widths(name: str, parts: Parts) -> None:
+def check_widths(name: str, parts: Parts, family: Family) -> None:
     """`check_fit` for a transformer: the widths of its texts, and the channels of its latents."""
     config, own = parts.unet.config, "Its parts come from different checkpoints."
-    if parts.family is not None and parts.family.key == "zimage":
-        if parts.text_encoders[0].config.hidden_size != config.cap_feat_dim:
-            raise ModelError(
-                f"{name} does not fit together: its text encoder is made for another network.", own
-            )
-        return
     texts = [encoder.config for encoder in parts.text_encoders]
-    clips = [text for text in texts if text.model_type != "t5"]
-    is_flux = parts.family is not None and parts.family.key == "flux"
-    pooled = clips[0].hidden_size if is_flux else sum(text.projection_dim for text in clips)
-    long = {text.d_model for text in texts if text.model_type == "t5"} - {config.joint_attention_dim}
-    fits = pooled == config.pooled_projection_dim and not long
-    if not fits or (not is_flux and sum(text.hidden_size for text in clips) > config.joint_attention_dim):
+    if not takes_texts(family.key, config, texts):
         raise ModelError(
             f"{name} does not fit together: its text encoders are made for another network.", own
         )
-    if config.in_channels != parts.vae.config.latent_channels * (4 if is_flux else 1):
+    channels = parts.vae.config.get("latent_channels") or parts.vae.config["z_dim"]
+    if config.in_channels != channels * family.packed:
         raise ModelError(f"{name} does not fit together: its VAE is made for another network.", own)
+
+
+def takes_texts(key: str, config: Any, texts: Sequence[Any]) -> bool:
+    """Whether a transformer of this family takes what text encoders of these configs make."""
+    if key == "zimage":
+        return texts[0].hidden_size == config.cap_feat_dim
+    if key == "qwenimage":
+        return texts[0].hidden_size == config.joint_attention_dim
+    if key == "flux2":
+        is_deep = texts[0].num_hidden_layers > max(STACKED)
+        return is_deep and len(STACKED) * texts[0].hidden_size == config.joint_attention_dim
+    clips = [text for text in texts if text.model_type != "t5"]
+    if any(text.d_model != config.joint_attention_dim for text in texts if text.model_type == "t5"):
+        return False
+    if key == "sd3":
+        pooled, width = sum(text.projection_dim for text in clips), sum(text.hidden_size for text in clips)
+        return pooled == config.pooled_projection_dim and width <= config.joint_attention_dim
+    return all(text.hidden_size == config.pooled_projection_dim for text in clips)
 
 
 def known_words(folder: Path) -> WORDS_OF_CARD | None:
@@ -319,4 +337,4 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """What a model says of itself in diffedit.json: words, defaults, both or neither."""
-    return read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    return read_if_there(folder / CARD)

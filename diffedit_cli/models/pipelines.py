@@ -7,10 +7,10 @@ import torch
 
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig, option_name
+from .checks import check_text, check_unet, check_vae
 from .denoiser import DiffusersDenoiser
 from .few_steps import recognise
 from .hardware import pick_device, pick_dtype
-from .networks import check_text, check_unet, check_vae
 from .parts import Parts, check_fit
 from .schedulers import plain_config, read_schedule
 from .unet import UNetDenoiser

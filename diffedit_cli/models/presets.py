@@ -69,6 +69,18 @@ PRESETS = {
         "black-forest-labs/FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9",
         1024, 16_860_369_379, "Apache-2.0", "FLUX.1 schnell: 4 steps", suited="flux-schnell",
     ),
+    "flux2-klein": Preset(
+        "black-forest-labs/FLUX.2-klein-4B", "e7b7dc27f91deacad38e78976d1f2b499d76a294",
+        1024, 7_982_058_787, "Apache-2.0", "FLUX.2 klein 4B: 4 steps", suited="flux2-klein",
+    ),
+    "chroma": Preset(
+        "lodestones/Chroma1-HD", "0e0c60ece1e82b17cb7f77342d765ba5024c40c0",
+        1024, 13_746_113_763, "Apache-2.0", "Chroma1-HD", suited="chroma",
+    ),
+    "qwen-image": Preset(
+        "Qwen/Qwen-Image", "75e0b4be04f60ec59a75f475837eced720f823b6",
+        1024, 28_849_460_275, "Apache-2.0", "Qwen-Image", suited="qwen-image",
+    ),
     "zimage-turbo": Preset(
         "Tongyi-MAI/Z-Image-Turbo", "f332072aa78be7aecdf3ee76d5c247082da564a6",
         1024, 10_261_196_515, "Apache-2.0", "Z-Image-Turbo: 8 steps", suited="zimage-turbo",

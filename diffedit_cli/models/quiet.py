@@ -1,6 +1,7 @@
 """Silence for other libraries while they load, and nothing left of it afterwards."""
 
 import threading
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 _lock = threading.Lock()
 _depth = 0
 _before: list[tuple[Any, int, bool]] = []
+_warned = warnings.catch_warnings()
 
 
 @contextmanager
@@ -32,6 +34,7 @@ def quiet() -> Generator[None, None, None]:
 
 
 def _silence() -> None:
+    global _warned
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -39,9 +42,13 @@ def _silence() -> None:
         _before.append((logging, logging.get_verbosity(), logging.is_progress_bar_enabled()))
         logging.disable_progress_bar()
         logging.set_verbosity(logging.CRITICAL)
+    _warned = warnings.catch_warnings()
+    _warned.__enter__()
+    warnings.filterwarnings("ignore", "`FluxPosEmbed` is deprecated", FutureWarning)  # Chroma, of diffusers'
 
 
 def _restore() -> None:
+    _warned.__exit__(None, None, None)
     while _before:
         logging, verbosity, has_bar = _before.pop()
         logging.set_verbosity(verbosity)

@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024, arXiv 2403.03206)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -22,9 +23,12 @@ class SD3Denoiser(DiffusersDenoiser):
         self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
     ):
         super().__init__(name, parts, device, dtype, low_memory)
-        self.most_cells = self.patch * self.unet.config.pos_embed_max_size
         if len(self.text_encoders) == 2:
             self._note(f"{name} comes without T5 (text_encoder_3), so it understands long texts less well.")
+
+    @classmethod
+    def most_cells_of(cls, config: Mapping[str, Any]) -> int:
+        return cls.patch * config.get("pos_embed_max_size", 96)
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from ..core.types import Schedule
 from ..errors import ModelError
 from .layout import PARTS, Layout, check_index, check_layout, check_tokenizer, find_weights, variants_in
-from .networks import empty_network, read_config, read_json
+from .networks import empty_network, read_config, read_if_there, read_json
 from .parts import (
     Parts,
     Rest,
@@ -21,7 +22,16 @@ from .parts import (
     read_defaults,
 )
 from .schedulers import read_schedule
-from .single_file import CONFIGS, UNET, convert, has_vae, kind_by_texts, scheduler_config, tokenizers
+from .single_file import (
+    CONFIGS,
+    UNET,
+    convert,
+    has_vae,
+    kind_by_texts,
+    kind_of_unet,
+    scheduler_config,
+    tokenizers,
+)
 from .sources import Source
 from .weights import State, check_weights, fill, plain, read_network
 
@@ -70,7 +80,7 @@ def layout_of(name: str, folder: Path, variant: str | None, places: dict[str, Pa
 
     variant: of the weight files; without one, those that are there.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = read_if_there(folder / "model_index.json")
     check_index(name, index)
     places = {part: place for part, place in places.items() if (place / "config.json").is_file()}
     is_xl = "text_encoder_2" in places
@@ -146,12 +156,10 @@ def load_unet_folder(
         raise ModelError(f"{name} holds no UNet.", "Give a folder with unet/config.json.")
     if "scheduler" in layout.configs:
         schedule, predicts_v = read_schedule(name, layout.configs["scheduler"])
-    elif rest.schedule is None:
-        raise ModelError(
-            f"Neither {name} nor {rest.name} has a scheduler.", "Name a whole checkpoint with --text-encoder."
-        )
-    else:
+    elif rest.schedule is not None:
         schedule, predicts_v = rest.schedule, rest.predicts_v
+    else:
+        schedule, predicts_v = usual_schedule(name, rest.name, read_network(name, *layout.files["unet"]))
     vae = load_network(layout, "vae", torch.float32) if "vae" in layout.files else rest.vae
     parts = Parts(
         unet=load_network(layout, "unet", dtype, room=room),
@@ -166,6 +174,16 @@ def load_unet_folder(
     return rest.given_to(name, parts)
 
 
+def usual_schedule(name: str, of_rest: str, state: State) -> tuple[Schedule, bool]:
+    """The schedule of all UNets of a kind, as for one in a file, and whether this one predicts v."""
+    kind = kind_of_unet(state)
+    if not kind:
+        raise ModelError(
+            f"Neither {name} nor {of_rest} has a scheduler.", "Name a whole checkpoint with --text-encoder."
+        )
+    return read_schedule(name, scheduler_config(state, kind))
+
+
 def load_transformer(
     name: str,
     path: Path,
@@ -178,6 +196,11 @@ def load_transformer(
 ) -> Parts:
     """A transformer alone in a file, with every other part of a folder of its family, named `of_rest`. room,
     by_turns: see parts.load_folder."""
+    return load_folder(layout_round(name, path, of_rest, rest), dtype, room=room, by_turns=by_turns)
+
+
+def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
+    """The folder with the file of a transformer in place of its own."""
     if not path.is_file():
         raise ModelError(
             f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
@@ -185,7 +208,7 @@ def load_transformer(
         )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
     layout.files["transformer"] = [path]
-    return load_folder(layout, dtype, room=room, by_turns=by_turns)
+    return layout
 
 
 def empty_vae(name: str, *, is_xl: bool) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from . import spiece
 from .families import family_of
 from .gguf_file import GGUF, facts_of
 from .layout import check_tokenizer, tokenizer_of
@@ -105,7 +106,8 @@ def t5_folder(folder: Path) -> Path | None:
     for place in (*inside, folder):
         file = place / "tokenizer.json"
         model = read_json(file).get("model") if file.is_file() else None
-        if isinstance(model, dict) and model.get("type") == "Unigram":
+        is_unigram = isinstance(model, dict) and model.get("type") == "Unigram"
+        if is_unigram or (not file.is_file() and (place / spiece.FILE).is_file()):
             return place
     return None
 

@@ -24,12 +24,24 @@ DIFFUSERS = {
     "sd3": "transformer_blocks.0.attn.add_k_proj",
     "zimage": "noise_refiner.0.attention.to_q.",
 }
+# Families that are read from folders alone, by a piece of a name that their files have in every layout.
+IN_FOLDERS = {
+    "distilled_guidance_layer.": "Chroma",
+    "double_stream_modulation_img.": "FLUX.2",
+    "txt_norm.": "Qwen-Image",
+}
 OF_GUIDANCE = ("guidance_in.", "guidance_embedder.")  # FLUX.1 dev has them, and schnell has not
 
 
 def kind_of_transformer(names: Iterable[str]) -> str:
-    """sd3, flux or zimage, by the names of the tensors; nothing for other names."""
+    """A key of ORIGINAL, by the names of the tensors; nothing for other names. ModelError: see IN_FOLDERS."""
     keys = list(names)
+    for piece, family in IN_FOLDERS.items():
+        if any(piece in key for key in keys):
+            raise ModelError(
+                f"A transformer of {family} alone in a file is not supported.",
+                "Name a whole checkpoint with --model: a folder in diffusers' layout, or a hub id.",
+            )
     kinds = (
         kind
         for pieces in (ORIGINAL, DIFFUSERS)

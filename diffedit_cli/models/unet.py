@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x, 2.x and XL: a UNet that predicts eps or v, under the texts of CLIP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from .denoiser import DiffusersDenoiser
 from .parts import Parts
 from .prepack import prepack
 
+LEVELS = range(4)  # of a UNet whose config does not tell
 LCM_SCALE = 8.5  # guidance that a full latent consistency model is told: the default of its pipeline
 
 
@@ -21,12 +23,15 @@ class UNetDenoiser(DiffusersDenoiser):
     def __init__(
         self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
     ):
-        self.patch = 2 ** (len(parts.unet.config.block_out_channels) - 1)
         super().__init__(name, parts, device, dtype, low_memory)
         self.is_xl, self.is_v_prediction = parts.is_xl, parts.predicts_v
         self.has_zero_empty_prompt = parts.has_zero_empty_prompt
         if device.type == "cpu" and not parts.is_borrowed:
             prepack(self.unet)
+
+    @classmethod
+    def patch_of(cls, config: Mapping[str, Any]) -> int:
+        return 2 ** (len(config.get("block_out_channels", LEVELS)) - 1)
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
         """What the text encoders make of each prompt.

@@ -10,8 +10,9 @@ import torch
 
 from ..errors import ModelError
 from .bounds import check_values
+from .checks import CHECKS
 from .hub import hub_errors
-from .networks import CHECKS, empty_network, read_json, reading
+from .networks import empty_network, read_json, reading
 from .weights import State, check_weights, fill, plain, read_network, refuse_unknown
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -26,7 +27,7 @@ def find_vae(name: str, *, offline: bool) -> Path:
 
 
 def local_vae(name: str) -> Path | None:
-    """The same, of a VAE that is here; None: it may be on the hub."""
+    """The folder or the file of a VAE; None: it is one of the hub's. ModelError: it can be neither."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path

@@ -33,6 +33,7 @@ HARMLESS = re.compile(  # what checkpoints carry and no network takes
     r"|(cond_stage_model|conditioner)\..*text_projection(\.weight)?"
     r"|cond_stage_model\.model\.transformer\.resblocks\.23\..*"  # 2.x takes the last layer but one
     r"|(vision_model|visual_projection|text_projection)\..*"
+    r"|(model\.)?visual\..*|lm_head\.weight"  # of a language model, which is to read a text here
 )
 
 

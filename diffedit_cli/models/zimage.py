@@ -1,12 +1,12 @@
 """Z-Image and Z-Image-Turbo (Tongyi-MAI 2025, arXiv 2511.22699)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
 from .denoiser import DiffusersDenoiser, once
-from .parts import Parts
 
 
 class ZImageDenoiser(DiffusersDenoiser):
@@ -16,11 +16,9 @@ class ZImageDenoiser(DiffusersDenoiser):
     can_mix_texts = False  # each has as many tokens as it has
     patch = 2
 
-    def __init__(
-        self, name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool = False
-    ):
-        super().__init__(name, parts, device, dtype, low_memory)
-        self.most_cells = self.patch * min(self.unet.config.axes_lens[1:])
+    @classmethod
+    def most_cells_of(cls, config: Mapping[str, Any]) -> int:
+        return cls.patch * min(config.get("axes_lens", [1024, 512, 512])[1:])
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:

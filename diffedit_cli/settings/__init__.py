@@ -10,6 +10,7 @@ from .needs import (
     queries_of,
     require_difference,
     require_flow,
+    require_own_levels,
     require_query,
     require_way_back,
     same_texts,

@@ -8,13 +8,14 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ..errors import SettingError
 
 T = TypeVar("T")
 
-LONGEST = 60  # characters of a wrong value that an error repeats
+LONGEST = 60  # characters of a value that an error or a note repeats
 TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -36,13 +37,19 @@ def setting(
     return field(default=default, metadata=about)
 
 
+@cache
+def hints_of(schema: type) -> dict[str, Any]:
+    """The type of each field of a config class."""
+    return get_type_hints(schema)
+
+
 def option_name(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any], Any]]:
     """Each setting of a config class, flattened: (key, type, metadata, default)."""
-    hints = get_type_hints(schema)
+    hints = hints_of(schema)
     for item in fields(schema):
         kind = hints[item.name]
         if is_dataclass(kind):
@@ -83,7 +90,7 @@ def unknown_setting(key: str, known: Iterable[str], where: str = "") -> SettingE
 
 
 def _nest(schema: type[T], flat: Mapping[str, Any], prefix: str) -> T:
-    hints = get_type_hints(schema)
+    hints = hints_of(schema)
     values: dict[str, Any] = {}
     for item in fields(schema):  # type: ignore[arg-type]
         key = f"{prefix}{item.name}"
@@ -131,7 +138,7 @@ def _read(name: str, text: str, kind: Any) -> Any:
 
 def validate(config: Any, prefix: str = "") -> None:
     """Check each field of a config against its type, its choices and its closed range."""
-    hints = get_type_hints(type(config))
+    hints = hints_of(type(config))
     for item in fields(config):
         if not is_dataclass(kind := hints[item.name]):
             check_setting(option_name(prefix + item.name), getattr(config, item.name), kind, item.metadata)
@@ -176,7 +183,7 @@ def is_text(value: str) -> bool:
 
 
 def shown(value: Any, bare: bool = False) -> str:
-    """A wrong value as an error names it: short, and as Python writes it, or bare."""
+    """A value as an error or a note names it: short, and as Python writes it, or bare."""
     try:
         text = str(value) if bare else repr(value)
     except (ValueError, RecursionError):  # an int of more digits than Python prints, or a deep nesting

@@ -7,12 +7,13 @@ from typing import Literal
 from ..errors import SettingError
 from .fields import setting, validate
 
-GuidanceMethod = Literal["cfg", "apg", "cfg++", "adaptive", "embedded"]
-GuidanceNorm = Literal["none", "pred", "diff", "both", "cond"]
+GuidanceMethod = Literal["auto", "cfg", "apg", "cfg++", "adaptive", "embedded"]
+GuidanceNorm = Literal["auto", "none", "pred", "diff", "both", "cond", "token"]
 MaskGrey = Literal["strength", "blend"]
 GuidanceSchedule = Literal["constant", "linear-down", "cosine-down", "linear-up"]
 
 USUAL_SCALE = 7.5
+PLAIN_NORMS = ("auto", "none")  # auto: none, unless the model has its own (filled_in)
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class GuidanceConfig:
         expert=True,
     )
     norm: GuidanceNorm = setting(
-        "none",
+        "auto",
         "What to rescale: the whole prediction, to the length of the unconditional (pred) or the conditional "
-        "one (cond); the update (diff); or both.",
+        "one (cond), or each 2x2 cells of it to that of the conditional one (token); the update (diff); or "
+        "both. Default: token for Qwen-Image, none for others.",
         panel="Guidance",
         expert=True,
     )
@@ -63,9 +65,10 @@ class GuidanceConfig:
         expert=True,
     )
     method: GuidanceMethod = setting(
-        "cfg",
+        "auto",
         "Classifier-free guidance (cfg) or one of its successors; or the scale as an input of the network "
-        "(embedded), which the models that take one, as FLUX.1 dev, always use.",
+        "(embedded), which the models that take one, as FLUX.1 dev, always use. auto: that for these models, "
+        "and cfg for all others.",
         panel="Guidance",
         expert=True,
     )
@@ -73,7 +76,7 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         validate(self, "guidance_")
         self.bounds()
-        if self.method != "cfg" and self.norm != "none":
+        if self.method not in ("auto", "cfg") and self.norm not in PLAIN_NORMS:
             raise SettingError(
                 f"--guidance-norm {self.norm} cannot be used with --guidance-method {self.method}.",
                 "A norm rescales plain classifier-free guidance; choose one of the two.",

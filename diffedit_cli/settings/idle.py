@@ -40,6 +40,8 @@ def idle_settings(
         idle["negative_prompt"] = "with a model that takes the guidance scale as an input"
     if is_unguided(guidance):
         idle |= dict.fromkeys(("negative_prompt", *GUIDANCE), "at --guidance-scale 1")
+    if guidance.method == "embedded":
+        idle.pop("guidance_method", None)
     if isinstance(config, InterpolateConfig) and not has_init:
         idle["strength"] = "without --init"
     if isinstance(config, EditConfig):
@@ -71,10 +73,12 @@ def is_unguided(guidance: GuidanceConfig) -> bool:
 
 
 def without_idle(config: Config, idle: dict[str, str]) -> Config:
-    """The config with each setting that does nothing at its default."""
+    """The config with each setting that does nothing at its default, and without a norm."""
     if not idle:
         return config
     usual = {key: default for key, _, _, default in keys(type(config)) if key in idle}
+    filled = {"guidance_method": "cfg", "guidance_norm": "none"}  # as `filled_in` leaves them
+    usual |= {key: value for key, value in filled.items() if key in usual}
     return build(type(config), flatten(config), usual)
 
 

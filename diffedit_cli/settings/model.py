@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..errors import SettingError
 from .fields import setting, validate
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 
 
@@ -52,7 +53,7 @@ class ModelConfig:
     dtype: Dtype = setting(
         "auto",
         "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
-        "float32.",
+        "float32. int8: OpenVINO's alone, with the UNet's weights and activations in 8 bits.",
         panel="Model",
         expert=True,
     )
@@ -70,7 +71,7 @@ class ModelConfig:
     )
     compile: bool = setting(
         False,
-        "Compile the UNet's blocks first: for many edits in one call. Needs a C++ compiler.",
+        "Compile the network's blocks first: for many edits in one call. Needs a C++ compiler.",
         panel="Model",
         expert=True,
     )
@@ -82,6 +83,22 @@ class ModelConfig:
             if isinstance(given, tuple):
                 object.__setattr__(self, key, tuple(one for one in given if one != ""))
         validate(self)
+        if (self.dtype, self.backend) == ("int8", "torch"):
+            raise SettingError(
+                "--dtype int8 cannot be used with --backend torch.",
+                "Only OpenVINO computes in 8 bits; leave one of the two out.",
+            )
+        if self.compile and self.engine == "openvino":
+            given = "--dtype int8" if self.dtype == "int8" else "--backend openvino"
+            raise SettingError(
+                f"--compile cannot be used with {given}.",
+                "It compiles torch's networks; leave one of the two out.",
+            )
+
+    @property
+    def engine(self) -> Backend:
+        """What runs the networks; auto: openvino if the checkpoint is converted, else torch."""
+        return "openvino" if self.dtype == "int8" else self.backend
 
 
 def public_name(model: str) -> str:

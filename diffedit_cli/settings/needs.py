@@ -1,6 +1,7 @@
 """What an edit needs before it can begin."""
 
 from ..errors import SettingError
+from .fields import shown
 from .schema import EditConfig
 
 
@@ -26,8 +27,9 @@ def require_difference(config: EditConfig) -> None:
 
 
 def same_texts(config: EditConfig) -> SettingError:
+    text = shown(config.ref, bare=True) or "both empty"
     return SettingError(
-        f"The reference and the query are the same ({config.ref or 'both empty'}), so nothing would change.",
+        f"The reference and the query are the same ({text}), so nothing would change.",
         "Say with --ref what is there now and with --query what to put there instead.",
     )
 
@@ -37,7 +39,16 @@ def require_flow(inversion: str, *, is_flow: bool) -> None:
     if inversion == "flowedit" and not is_flow:
         raise SettingError(
             "--inversion flowedit needs a flow-matching model.",
-            "Use Stable Diffusion 3, FLUX.1 or Z-Image with it.",
+            "Use Stable Diffusion 3, FLUX.1, FLUX.2 klein, Chroma, Qwen-Image or Z-Image with it.",
+        )
+
+
+def require_own_levels(spacing: str) -> None:
+    """SettingError for timesteps that a flow-matching model does not have."""
+    if spacing != "scheduler":
+        raise SettingError(
+            f"--timestep-spacing {spacing} cannot be used with a flow-matching model.",
+            "Its noise levels come from its own scheduler; leave that flag out.",
         )
 
 

@@ -22,7 +22,7 @@ PAPER: Mapping[str, Any] = {
     "guidance_interval": "0:1",
     "guidance_norm": "none",
     "guidance_rescale": 0,
-    "guidance_method": "cfg",
+    "guidance_method": "auto",
     "mask_threshold": 0.5,
     "mask_strength": [0.5],
     "mask_samples": 10,

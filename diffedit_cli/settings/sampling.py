@@ -4,7 +4,7 @@ from typing import Literal
 
 from ..errors import SettingError
 from .fields import setting
-from .groups import GuidanceConfig
+from .groups import PLAIN_NORMS, GuidanceConfig
 
 Solver = Literal["auto", "ddim", "dpm++", "lcm"]
 TimestepSpacing = Literal["auto", "scheduler", "leading", "trailing", "linspace", "lcm"]
@@ -67,8 +67,8 @@ def check_flowedit(solver: Solver, guidance: GuidanceConfig) -> None:
     """SettingError for settings that do not go with FlowEdit."""
     given = {
         f"--solver {solver}": solver in ("dpm++", "lcm"),
-        f"--guidance-method {guidance.method}": guidance.method not in ("cfg", "embedded"),
-        f"--guidance-norm {guidance.norm}": guidance.norm != "none",
+        f"--guidance-method {guidance.method}": guidance.method not in ("auto", "cfg", "embedded"),
+        f"--guidance-norm {guidance.norm}": guidance.norm not in PLAIN_NORMS,
         "--guidance-rescale": guidance.rescale > 0,
     }
     if flag := next((flag for flag, is_given in given.items() if is_given), ""):

@@ -225,7 +225,7 @@ KINDS: Mapping[str, Callable[[Request], Order]] = {
 
 
 def mask_of(request: Request) -> Callable[[DiffusersDenoiser], tuple[bytes, dict[str, Any]]]:
-    """The mask that an edit under these settings has, from heat that is there: no forward of the UNet."""
+    """The mask that an edit under these settings has, from heat that is there: no forward of the network."""
     config, shown = request.edit_config(), request.shown()
     masks, to_save = shown.masks(request.body.get("masks")), request.body.get("save") is True
     if masks.use is not None:

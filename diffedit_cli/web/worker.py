@@ -1,6 +1,6 @@
 """The one thread that runs the model: a queue of jobs, and short calls that go before them.
 
-A job ends early where it is cancelled: each forward of the UNet and each report of a step looks for that.
+A job ends early where it is cancelled: each forward of the network and each report of a step looks for that.
 While a job runs, short calls are served between its steps, so a slider answers during an edit.
 """
 

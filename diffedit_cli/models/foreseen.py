@@ -1,0 +1,116 @@
+"""What a run would refuse of a checkpoint, from its small files and before a weight is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.types import FlowSchedule, Schedule
+from ..errors import ModelError
+from ..settings import ModelConfig
+from .denoiser import require_cells
+from .families import Family
+from .flow_files import transformer_config, vae_config
+from .flow_schedule import read_flow
+from .given import check_flow, files_of_flow, flow_of_texts, source_of, sources_of_texts
+from .hardware import device_of, openvino_dtypes
+from .layout import Layout, check_layout
+from .load import DENOISERS
+from .networks import native_cells, read_json
+from .schedulers import read_schedule
+from .separate import layout_round
+from .single_file import CONFIGS, predicts_v, recognise, scheduler_config, with_prefix
+from .sources import Source
+from .unet import UNetDenoiser
+from .vae import local_vae
+from .weights import read_network
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A checkpoint that is not loaded. Its fields are those of a DiffusersDenoiser."""
+
+    name: str
+    schedule: Schedule | FlowSchedule
+    size: int
+    factor: int
+    multiple: int
+    latent_channels: int
+    most_cells: int | None
+    can_mix_texts: bool
+
+    def check_size(self, cells: int) -> None:
+        require_cells(self.name, cells, self.most_cells, self.factor)
+
+
+def foresee(config: ModelConfig) -> Foreseen | None:
+    """A checkpoint as far as it is known without a weight of it. None: it is not here, or it is a UNet alone.
+
+    Raises as load_model does, where its reason can be known.
+    """
+    device = device_of(config)
+    if config.engine == "openvino":
+        openvino_dtypes(config, device)
+    here = replace(config, offline=True)
+    try:
+        source, _ = source_of(here), sources_of_texts(here)
+    except ModelError:
+        return None
+    check_flow(here, source)
+    if config.vae is not None:
+        local_vae(config.vae)
+    if (of_flow := flow_of_texts(here)) is not None:
+        return of_layout(layout_round(config.model, source.path, config.text_encoder[0], of_flow))
+    if (files := files_of_flow(here, source)) is not None:
+        schedule = read_flow(files.name, files.scheduler, files.family)
+        return foreseen(files.name, schedule, files.family, transformer_config(files), vae_config(files))
+    if source.path.is_file():
+        return of_file(config, source)
+    if config.text_encoder:
+        return None
+    return of_layout(check_layout(config.model, source.path, source.variant))
+
+
+def of_layout(layout: Layout) -> Foreseen:
+    name, config = layout.name, layout.configs["scheduler"]
+    if layout.family is None:
+        schedule, _ = read_schedule(name, config)
+    else:
+        schedule = read_flow(name, config, layout.family)
+    network = layout.configs[layout.networks[0]]
+    return foreseen(name, schedule, layout.family, network, layout.configs["vae"])
+
+
+def of_file(config: ModelConfig, source: Source) -> Foreseen:
+    """A checkpoint of Stable Diffusion in one file, or its UNet."""
+    name, has_texts = config.model, not config.text_encoder
+    state = with_prefix(read_network(name, source.path))
+    has_own_vae = has_texts and config.vae is None
+    kind = recognise(name, state, has_own_vae=has_own_vae, has_own_texts=has_texts)
+    schedule, _ = read_schedule(name, scheduler_config(state, kind))
+    network, vae = (read_json(CONFIGS / kind / part / "config.json") for part in ("unet", "vae"))
+    if kind == "sd2" and predicts_v(state, kind):
+        network["sample_size"] = 96
+    return foreseen(name, schedule, None, network, vae)
+
+
+def foreseen(
+    name: str,
+    schedule: Schedule | FlowSchedule,
+    family: Family | None,
+    network: Mapping[str, Any],
+    vae: Mapping[str, Any],
+) -> Foreseen:
+    """A checkpoint by the configs of its network and its VAE."""
+    kind = UNetDenoiser if family is None else DENOISERS[family.key]
+    is_large = family is not None or network.get("addition_embed_type") == "text_time"
+    factor, channels = kind.vae_shape_of(vae)
+    return Foreseen(
+        name,
+        schedule,
+        size=native_cells(network, is_large) * factor,
+        factor=factor,
+        multiple=factor * kind.patch_of(network),
+        latent_channels=channels,
+        most_cells=kind.most_cells_of(network),
+        can_mix_texts=kind.can_mix_texts,
+    )
