@@ -227,7 +227,7 @@ def quality(data: Path = DATA, count: int = 40, only: Only = "") -> None:
     formats = {"iou": ".3f", "success": ".1%", "query over ref": ".1%", "psnr to torch": ".1f"}
     cells = [[name, *(f"{row[key]:{how}}" for key, how in formats.items())] for name, row in found.items()]
     head = ["", "mask IoU", "success", "query over ref", "PSNR to torch's edit, dB"]
-    show("backends quality", f"{count} scenes for tuning.\n\n{markdown(head, cells)}")
+    show(f"backends quality {only}".strip(), f"{count} scenes for tuning.\n\n{markdown(head, cells)}")
 
 
 if __name__ == "__main__":

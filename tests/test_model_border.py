@@ -241,7 +241,7 @@ def test_a_part_with_several_variants_asks_for_one(copy: Path) -> None:
         dict(lora=[3]),
         dict(model=None),
         dict(low_memory="yes"),
-        dict(dtype="int8"),
+        dict(dtype="int4"),
         dict(dtype=["float32"]),
         dict(device=3),
         dict(revision=[1]),
