@@ -135,8 +135,9 @@ def optimize_model(
 ) -> None:
     """Convert a checkpoint's networks for OpenVINO, which runs them faster on a CPU.
 
-    That takes seconds to a minute, once, and about as much space as the weights. From then on every command
-    uses them, unless --backend torch is given; results differ in rounding.
+    That takes seconds to a minute, once, and about as much space as the weights; with --dtype int8 it takes
+    minutes. From then on every command uses them, unless --backend torch is given (those of int8 only with
+    --dtype int8); results differ in rounding.
     """
     talk = talk_config()
     with plain_errors(talk):
