@@ -117,6 +117,8 @@ def test_a_rerun_with_another_model_leaves_the_norm_of_the_first(
     assert (read_settings(Path("out.png")) or {})["guidance_norm"] == "token"
     good(run("rerun", "out.png", "--model", checkpoint, "--device", "cpu", "-o", "other.png"))
     assert (read_settings(Path("other.png")) or {})["guidance_norm"] == "none"
+    good(run("rerun", "other.png", "--model", folders["qwen"], "--device", "cpu", "-o", "back.png"))
+    assert (read_settings(Path("back.png")) or {})["guidance_norm"] == "token"
 
 
 def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -617,6 +619,8 @@ def test_fast_takes_fewer_steps_than_a_models_own(run: Run, folders: dict[str, P
         (["-m", "nothere.gguf"], "There is no file nothere.gguf"),
         (["-m", "sd3.5", "--vae", "x"], "There is no VAE x"),
         (["--vae", "x"], "There is no VAE x"),
+        (["-m", "klein", "--vae", "sd3.5"], "--vae cannot be used with"),
+        (["-m", "qwen", "--vae", "sd3.5"], "--vae cannot be used with"),
         (["-m", "sd3.5", "--timestep-spacing", "trailing"], "--timestep-spacing trailing cannot be used"),
         (["-m", "sd3.5", "--size", "128"], "draws at most 96 pixels a side"),
         (["-m", "zimage", "--size", "512"], "draws at most 256 pixels a side"),

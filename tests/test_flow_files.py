@@ -447,6 +447,11 @@ def test_an_edit_and_its_rerun(sd3: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert abs(whole - parts).max() <= 2  # rounding
     refused = run("rerun", "apart.png", "-m", files["transformer"], "--vae", files["vae"])
     assert "made with the text encoder sd3-clip_l.safetensors and" in refused.output
+    save_file({key: x for key, x in in_one(sd3).items() if "t5xxl" not in key}, "without.safetensors")
+    for dry in ([], ["--dry-run"]):
+        refused = run("edit", "photo.png", *texts, "-m", "without.safetensors", *words, *dry, "-o", "no.png")
+        assert "has text encoders or a VAE of its own" in refused.output
+    assert not Path("no.png").exists()
 
 
 CLIP_L = CLIP_G | {

@@ -1,6 +1,7 @@
 """memory.py, and the denoiser where memory runs out: real networks that raise what torch raises."""
 
 import copy
+import pickle
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -298,8 +299,12 @@ def test_the_networks_of_a_flow_take_turns_in_memory(sd3: Path) -> None:
         low.decode(latents)
         assert torch.equal(low.embed([text]).tokens, wanted.tokens)  # which is known
         assert held(low) == [True, False, False, False]
-    copied = copy.deepcopy(low)
-    assert torch.equal(copied.embed(["a horse"]).tokens, plain.embed(["a horse"]).tokens)
+    wanted = plain.embed(["a horse"])
+    for copied in (copy.deepcopy(low), pickle.loads(pickle.dumps(low)), pickle.loads(pickle.dumps(plain))):
+        assert torch.equal(copied.embed(["a horse"]).tokens, wanted.tokens)
+        assert torch.equal(copied.embed(["a cow"]).tokens, plain.embed(["a cow"]).tokens)
+        found, right = (one.predict(latents, t, wanted) for one in (copied, plain))
+        assert torch.allclose(found, right, atol=1e-5)
 
 
 def test_the_networks_take_turns_where_they_do_not_fit_together(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Build
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
@@ -142,6 +143,14 @@ def test_a_model_can_be_copied_after_a_run(checkpoint: Path, again: Callable[[An
     assert torch.equal(eps_of(model), eps)
     assert not torch.equal(eps_of(other), eps)
     assert other.origin == model.origin
+
+
+def test_a_model_of_xl_can_be_pickled_after_a_run(build_xl: Build) -> None:
+    """transformers adds hooks that cannot, where the states of a layer are asked for."""
+    model = load_model(build_xl(), device="cpu")
+    tokens = model.embed(["a horse"]).tokens
+    assert torch.equal(pickle.loads(pickle.dumps(model)).embed(["a horse"]).tokens, tokens)
+    assert torch.equal(model.embed(["a horse"]).tokens, tokens)
 
 
 def test_threads_count_their_own_forwards_and_get_the_same(checkpoint: Path) -> None:

@@ -33,7 +33,8 @@ def doctor(*, talk_config: Callable[..., TalkConfig]) -> None:
                 f"Packages are missing: {', '.join(missing)}.",
                 f"Install them: {sys.executable} -m pip install diffedit-cli.",
             )
-        facts["openvino"] = installed("openvino").replace("missing", "not installed (optional)")
+        for name in ("openvino", "nncf"):
+            facts[name] = installed(name).replace("missing", "not installed (optional)")
         with terminal.status("Trying the embedded model"):
             facts |= devices() | trial()
         terminal.answer(facts, [f"{name:14} {value}" for name, value in facts.items()])

@@ -73,7 +73,8 @@ def repeats(error: DiffeditError, key: str) -> bool:
     value = context.params.get(key) if context else None
     parts = value if isinstance(value, (list, tuple)) else [value]
     names = [re.sub(r":[^:/\\]*$", "", part) for part in parts if isinstance(part, str)]
-    return any(name.lower() in error.message.lower() for name in names if name)
+    words = (rf"(?<![\w./-]){re.escape(name)}(?![\w/-]|\.\w)" for name in names if name)
+    return any(re.search(word, error.message, re.IGNORECASE) for word in words)
 
 
 def settled(

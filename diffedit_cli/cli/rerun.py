@@ -188,7 +188,7 @@ def adapted(
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
             gone |= {"guidance_method"} if stored.get("guidance_method") in ("cfg", "embedded") else set()
-            gone |= {"guidance_norm"} if stored.get("guidance_norm") == "token" else set()
+            gone |= {"guidance_norm"} if stored.get("guidance_norm") in ("none", "token") else set()
             if is_few_step(asked.params["model"], stored):
                 gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):

@@ -256,6 +256,6 @@ def check_class(name: str, part: str, config: Mapping[str, Any]) -> None:
     kind = config.get("_class_name", CLASSES[part])
     if kind != CLASSES[part]:
         raise ModelError(
-            f"{name} has a {part} of another class ({kind}).",
+            f"{name} has a {'VAE' if part.endswith('vae') else part} of another class ({kind}).",
             f"A checkpoint with a plain {CLASSES[part]} runs.",
         )

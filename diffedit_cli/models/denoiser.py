@@ -20,6 +20,7 @@ from .memory import SMALLEST_TILE, Offload, attempt, set_tiles, shortage, smalle
 from .parts import Parts
 
 ALL = 2**31  # samples at once: no limit
+HOOKS, HOOKED = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
 Embed = TypeVar("Embed", bound=Callable[..., PromptEmbeds])
 
 
@@ -95,6 +96,12 @@ class DiffusersDenoiser(ABC):
     def vae_shape_of(cls, config: Mapping[str, Any]) -> tuple[int, int]:
         """Pixels to a latent cell, and the channels of the latents, with a VAE of this config."""
         return 2 ** (len(config.get("block_out_channels", [0])) - 1), int(config.get("latent_channels", 4))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles."""
+        for encoder in self.text_encoders:
+            forget_hooks(encoder)
+        return self.__dict__.copy()
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
@@ -286,6 +293,17 @@ class DiffusersDenoiser(ABC):
         return re.sub(
             pattern, lambda match: phrases[(match[1] or match[2]).lower()], prompt, flags=re.IGNORECASE
         )
+
+
+def forget_hooks(encoder: Any) -> None:
+    """Take out what transformers adds to a text encoder when its hidden states are first asked for: it cannot
+    be pickled, and is added again."""
+    for module in encoder.modules():
+        if getattr(module, HOOKED, False):
+            setattr(module, HOOKED, False)
+        own = [key for key, hook in module._forward_hooks.items() if hook.__module__ == HOOKS]
+        for key in own:
+            del module._forward_hooks[key]
 
 
 def require_cells(name: str, cells: int, most: int | None, factor: int) -> None:

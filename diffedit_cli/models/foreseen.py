@@ -7,12 +7,14 @@ from typing import Any
 from ..core.types import FlowSchedule, Schedule
 from ..errors import ModelError
 from ..settings import ModelConfig
+from .converted import may_be_converted
 from .denoiser import require_cells
 from .families import Family
 from .flow_files import transformer_config, vae_config
 from .flow_schedule import read_flow
 from .given import check_flow, files_of_flow, flow_of_texts, source_of, sources_of_texts
 from .hardware import device_of, openvino_dtypes
+from .int8 import check_nncf
 from .layout import Layout, check_layout
 from .load import DENOISERS
 from .networks import native_cells, read_json
@@ -56,6 +58,8 @@ def foresee(config: ModelConfig) -> Foreseen | None:
     except ModelError:
         return None
     check_flow(here, source)
+    if config.dtype == "int8" and not may_be_converted(source):
+        check_nncf()
     if config.vae is not None:
         local_vae(config.vae)
     if (of_flow := flow_of_texts(here)) is not None:

@@ -58,16 +58,22 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     is_whole, files = family_of(config.model, source.path) is not None, files_of_flow(config, source)
     of_texts = flow_of_texts(config)
     is_flow = is_whole or files is not None or of_texts is not None
+    family = family_of(config.model, source.path)
     if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
         refuse_other_tasks(config.model, family)
+        refuse_own_parts(config, source)
     given = {
         "OpenVINO": config.backend == "openvino",
         "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
+        "--vae": config.vae is not None and family is not None and family.vae != "flow_vae",
     }
     if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
-        made_for = "a transformer in a file" if flag == "--text-encoder" else "1.x, 2.x and XL"
+        made_for = {
+            "--text-encoder": "a transformer in a file",
+            "--vae": "a model whose VAE has one scale and one shift",
+        }.get(flag, "1.x, 2.x and XL")
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
             f"It is made for {made_for}; leave it out.",
@@ -76,6 +82,16 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
         check_whole(files, has_own_vae=config.vae is None)
         words_for(config, files)
     return is_flow
+
+
+def refuse_own_parts(config: ModelConfig, source: Source) -> None:
+    """ModelError for a file with more than a transformer, which the networks of a folder would replace."""
+    files = find_files(config.model, source.path) if source.path.is_file() else None
+    if files is not None and (files.encoders or files.vae is not None):
+        raise ModelError(
+            f"{config.model} has text encoders or a VAE of its own, which would not be used beside a folder.",
+            "Leave --text-encoder out, or give the text encoders as files.",
+        )
 
 
 def flow_of_texts(config: ModelConfig) -> Source | None:

@@ -57,9 +57,9 @@ def quantise(file: Path, parts: Parts, report: Report) -> None:
     report("quantise", 0, 1)
     samples, small = file.with_suffix(".npz"), file.with_suffix(".int8.xml")
     np.savez(samples, **{f"{i}-{j}": x for i, inputs in enumerate(seen) for j, x in enumerate(inputs)})
-    command = "from diffedit_cli.models.int8 import main; main()"
+    command = "from diffedit_cli.models.int8 import main; main()"  # -P: and nothing of the current folder
     done = subprocess.run(
-        [sys.executable, "-c", command, str(file), str(samples), str(small)],
+        [sys.executable, "-P", "-c", command, str(file), str(samples), str(small)],
         capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
     samples.unlink()

@@ -116,6 +116,10 @@ class OnDemand(nn.Module):
     def release(self) -> None:
         self.held = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which read it themselves."""
+        return {**self.__dict__, "held": ()}
+
 
 def loaded(load: Callable[..., Any], *, is_on_demand: bool) -> Any:
     return OnDemand(load) if is_on_demand else load()

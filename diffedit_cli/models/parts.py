@@ -242,6 +242,7 @@ def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
     """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
     with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
+        tokenizer.padding_side = "right"  # as embed takes it; the tokens that fill up do not count
         least = LEAST if encoder.config.model_type in QWENS else 2
         if tokenizer.model_max_length < least:
             raise ModelError(f"{what} is spoilt: model_max_length is too small.", FETCH_AGAIN)
