@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -1170,7 +1171,10 @@ def test_an_edit_opens_no_socket_and_imports_no_film_and_no_pipeline(tmp_path: P
         check=True,
         timeout=120,
     )
-    assert done.stderr.endswith("True [] []\n")  # a socket that is only made is urllib3, which tries IPv6
+    # A socket that is only made is urllib3, which tries IPv6. Older transformers import what nncf brings.
+    pinned = f"transformers=={version('transformers')}\n" in (REPO / "constraints.txt").read_text()
+    known = ["True [] []"] if pinned else ["True [] []", "True [] ['pandas', 'sklearn']"]
+    assert done.stderr.splitlines()[-1] in known
     facts = json.loads(done.stdout)
     before, after = array(photo), array(tmp_path / "out.png")
     mask = array(tmp_path / "m.png", "L")

@@ -32,7 +32,7 @@ from .compiled import (
     OpenvinoVAE,
     import_openvino,
 )
-from .int8 import check_nncf, quantise
+from .int8 import check_nncf, drawings, quantise
 from .networks import TEXT_KEYS, read_json
 from .parts import Parts
 from .plain_tokenizer import PlainTokenizer
@@ -143,8 +143,10 @@ def convert(
                 start, parts = time.perf_counter(), load()
                 facts = facts_of(parts)
                 write_networks(part, parts, dtype, report)
-                if dtype == torch.int8:
-                    quantise(part / UNET, parts, report)
+                seen = drawings(part / UNET, parts, report) if dtype == torch.int8 else []
+                del parts  # quantising takes memory of its own
+                if seen:
+                    quantise(part / UNET, seen, report)
                 about = Converted(
                     model=full_name(name),
                     lora=tuple(lora),

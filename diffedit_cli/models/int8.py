@@ -51,9 +51,8 @@ def check_nncf() -> None:
         )
 
 
-def quantise(file: Path, parts: Parts, report: Report) -> None:
-    """Put the UNet of an .xml file into 8 bits, in its place. parts: the checkpoint that it is of."""
-    seen = drawings(file, parts, report)
+def quantise(file: Path, seen: list[list[Any]], report: Report) -> None:
+    """Put the UNet of an .xml file into 8 bits, in its place. seen: what it is given (see `drawings`)."""
     report("quantise", 0, 1)
     samples, small = file.with_suffix(".npz"), file.with_suffix(".int8.xml")
     np.savez(samples, **{f"{i}-{j}": x for i, inputs in enumerate(seen) for j, x in enumerate(inputs)})
@@ -77,7 +76,8 @@ def quantise(file: Path, parts: Parts, report: Report) -> None:
 
 
 def drawings(file: Path, parts: Parts, report: Report) -> list[list[Any]]:
-    """What the UNet is given while it draws each prompt: the inputs of every forward."""
+    """What the UNet of a checkpoint, converted into this .xml file, is given while it draws each prompt: the
+    inputs of every forward."""
     unet = Recorder(file, products(torch.int8), parts.unet.config)
     unet.seen = []
     model = UNetDenoiser("", replace(parts, unet=unet), torch.device("cpu"), torch.float32)
