@@ -385,13 +385,13 @@ def test_a_prompt_is_as_long_as_t5_reads(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "pipeline", "folder", "told"),
     [
-        ("dev", "FluxKontextPipeline", "mine", "to edit a picture as it is told"),
-        ("dev", "FluxPipeline", "FLUX.1-Kontext-dev", "to edit a picture as it is told"),
-        ("klein", "Flux2KleinKVPipeline", "mine", "to edit a picture as it is told"),
+        ("dev", "FluxKontextPipeline", "mine", "for editing by instruction"),
+        ("dev", "FluxPipeline", "FLUX.1-Kontext-dev", "for editing by instruction"),
+        ("klein", "Flux2KleinKVPipeline", "mine", "for editing by instruction"),
         ("klein", "Flux2Pipeline", "mine", "for a text encoder that is not supported (FLUX.2 dev)"),
-        ("qwen", "QwenImageEditPlusPipeline", "mine", "to edit a picture as it is told"),
-        ("qwen", "QwenImagePipeline", "Qwen-Image-Edit-2511", "to edit a picture as it is told"),
-        ("qwen", "QwenImageLayeredPipeline", "mine", "to draw in layers"),
+        ("qwen", "QwenImageEditPlusPipeline", "mine", "for editing by instruction"),
+        ("qwen", "QwenImagePipeline", "Qwen-Image-Edit-2511", "for editing by instruction"),
+        ("qwen", "QwenImageLayeredPipeline", "mine", "for drawing in layers"),
     ],
 )
 def test_a_model_for_another_task_is_refused(
@@ -410,7 +410,7 @@ def test_a_model_for_another_task_is_refused(
 def test_a_transformer_for_another_task_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "flux1-kontext-dev.safetensors"
     shutil.copy(folders["dev"] / "transformer/diffusion_pytorch_model.safetensors", file)
-    with pytest.raises(ModelError, match="is made to edit"):
+    with pytest.raises(ModelError, match="is made for editing by instruction"):
         load_model(file, text_encoder=str(folders["dev"]), device="cpu")
 
 

@@ -50,11 +50,7 @@ def rerun(
     used only if --model names it.
     """
     words = [word for word in context.args if word != "--yes"]
-    talk = TalkConfig(
-        json="--json" in words,
-        verbose=bool({"-v", "--verbose"} & {*words}),
-        quiet=bool({"-q", "--quiet"} & {*words}),
-    )
+    talk = talk_of(words)
     with plain_errors(talk):
         stored = read_stored(file)
     group: Any = context.find_root().command
@@ -90,6 +86,14 @@ def rerun(
             for flag in other_masks(stored, inner.params, arguments):
                 terminal.warn(f"{flag} is not what {file} was made with: the result will differ.")
         command.invoke(inner)
+
+
+def talk_of(words: list[str]) -> TalkConfig:
+    return TalkConfig(
+        json="--json" in words,
+        verbose=bool({"-v", "--verbose"} & {*words}),
+        quiet=bool({"-q", "--quiet"} & {*words}),
+    )
 
 
 def first_of(places: list[str]) -> str | None:

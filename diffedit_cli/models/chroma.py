@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
 from .denoiser import DiffusersDenoiser, once
-from .flux import by_length, pack, places, unpack
+from .flux import by_length, places, read_packed, sides
 
 
 class ChromaDenoiser(DiffusersDenoiser):
@@ -36,12 +36,6 @@ class ChromaDenoiser(DiffusersDenoiser):
         return by_length(self._read, latents, timesteps, embeds)
 
     def _read(self, latents: Latents, timesteps: Timesteps, tokens: Tensor) -> Latents:
-        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
-        out = self.unet(
-            hidden_states=pack(latents).to(self.dtype),
-            timestep=timesteps / 1000,
-            encoder_hidden_states=tokens,
-            txt_ids=torch.zeros(tokens.shape[1], 3, device=latents.device),
-            img_ids=places(rows, columns).to(latents.device),
-        ).sample.float()
-        return unpack(out, rows, columns)
+        txt_ids = torch.zeros(tokens.shape[1], 3, device=latents.device)
+        img_ids = places(*sides(latents)).to(latents.device)
+        return read_packed(self, latents, timesteps, tokens, txt_ids=txt_ids, img_ids=img_ids)

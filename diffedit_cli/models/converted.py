@@ -5,6 +5,7 @@ what else a run needs, so that neither diffusers nor transformers are imported. 
 weights and of what else the conversion depends on.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -144,8 +145,9 @@ def convert(
                 facts = facts_of(parts)
                 write_networks(part, parts, dtype, report)
                 seen = drawings(part / UNET, parts, report) if dtype == torch.int8 else []
-                del parts  # quantising takes memory of its own
+                del parts
                 if seen:
+                    gc.collect()  # NNCF takes memory of its own
                     quantise(part / UNET, seen, report)
                 about = Converted(
                     model=full_name(name),

@@ -93,7 +93,7 @@ def read_flow(name: str, config: Mapping[str, Any], family: Family) -> EulerFlow
     if other := next((key for key in OTHERS if config.get(key)), ""):
         raise ModelError(
             f"{name} has a scheduler with {other}, which is not supported.",
-            "Use a checkpoint whose scheduler has none of it.",
+            "Use a checkpoint whose scheduler does without it.",
         )
     if config.get("num_train_timesteps", 1000) != 1000:
         raise ModelError(f"{what} is spoilt: num_train_timesteps is not 1000.", hint)

@@ -1,6 +1,7 @@
 """FLUX.1 dev and schnell (Black Forest Labs 2024)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,17 +35,32 @@ class FluxDenoiser(DiffusersDenoiser):
 
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The velocity."""
-        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
-        out = self.unet(
-            hidden_states=pack(latents).to(self.dtype),
-            timestep=timesteps / 1000,
+        return read_packed(
+            self,
+            latents,
+            timesteps,
+            embeds.tokens,
             guidance=embeds.guidance,
-            encoder_hidden_states=embeds.tokens,
             pooled_projections=embeds.pooled,
             txt_ids=torch.zeros(embeds.tokens.shape[1], 3, device=latents.device),
-            img_ids=places(rows, columns).to(latents.device),
-        ).sample.float()
-        return unpack(out, rows, columns)
+            img_ids=places(*sides(latents)).to(latents.device),
+        )
+
+
+def read_packed(
+    model: DiffusersDenoiser, latents: Latents, timesteps: Timesteps, tokens: Tensor, **more: Any
+) -> Latents:
+    """The velocity by a transformer that reads 2x2 cells as one token."""
+    packed = pack(latents).to(model.dtype)
+    out = model.unet(
+        hidden_states=packed, timestep=timesteps / 1000, encoder_hidden_states=tokens, **more
+    ).sample.float()
+    return unpack(out, *sides(latents))
+
+
+def sides(latents: Latents) -> tuple[int, int]:
+    """Rows and columns of tokens."""
+    return latents.shape[2] // 2, latents.shape[3] // 2
 
 
 def by_length(

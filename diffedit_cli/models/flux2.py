@@ -9,7 +9,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
 from .denoiser import DiffusersDenoiser, once
-from .flux import pack, unpack
+from .flux import read_packed, sides
 from .parts import STACKED, Parts
 from .zimage import as_question
 
@@ -53,15 +53,14 @@ class Flux2Denoiser(DiffusersDenoiser):
 
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The velocity."""
-        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
-        out = self.unet(
-            hidden_states=pack(latents).to(self.dtype),
-            timestep=timesteps / 1000,
-            encoder_hidden_states=embeds.tokens,
+        return read_packed(
+            self,
+            latents,
+            timesteps,
+            embeds.tokens,
             txt_ids=places(1, 1, embeds.tokens.shape[1]).to(latents.device),
-            img_ids=places(rows, columns, 1).to(latents.device),
-        ).sample.float()
-        return unpack(out, rows, columns)
+            img_ids=places(*sides(latents), 1).to(latents.device),
+        )
 
 
 def places(rows: int, columns: int, words: int) -> Float[Tensor, "tokens 4"]:

@@ -55,10 +55,9 @@ def given_apart(config: ModelConfig) -> list[Source]:
 def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
     ModelError for files of one that do not make it up."""
-    is_whole, files = family_of(config.model, source.path) is not None, files_of_flow(config, source)
-    of_texts = flow_of_texts(config)
+    family, files = family_of(config.model, source.path), files_of_flow(config, source)
+    is_whole, of_texts = family is not None, flow_of_texts(config)
     is_flow = is_whole or files is not None or of_texts is not None
-    family = family_of(config.model, source.path)
     if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
         refuse_other_tasks(config.model, family)
         refuse_own_parts(config, source)

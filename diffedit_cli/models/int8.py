@@ -6,7 +6,6 @@ process of its own, since it changes the logging of the whole process and writes
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,10 +51,13 @@ def check_nncf() -> None:
 
 
 def quantise(file: Path, seen: list[list[Any]], report: Report) -> None:
-    """Put the UNet of an .xml file into 8 bits, in its place. seen: what it is given (see `drawings`)."""
+    """Put the UNet of an .xml file into 8 bits, in its place. seen: what it is given (see `drawings`).
+
+    One sample at a time, which takes the least memory.
+    """
     report("quantise", 0, 1)
     samples, small = file.with_suffix(".npz"), file.with_suffix(".int8.xml")
-    np.savez(samples, **{f"{i}-{j}": x for i, inputs in enumerate(seen) for j, x in enumerate(inputs)})
+    np.savez(samples, *map(np.concatenate, zip(*seen, strict=True)))
     command = "from diffedit_cli.models.int8 import main; main()"  # -P: and nothing of the current folder
     done = subprocess.run(
         [sys.executable, "-P", "-c", command, str(file), str(samples), str(small)],
@@ -105,7 +107,7 @@ def main() -> None:
         and any(piece in operation.get_friendly_name() for piece in SENSITIVE)
     ]
     with np.load(samples) as held:
-        inputs = list(grouped(held))
+        inputs = [list(one) for one in zip(*(np.split(x, len(x)) for x in held.values()), strict=True)]
     small = nncf.quantize(
         model,
         nncf.Dataset(inputs),
@@ -114,10 +116,3 @@ def main() -> None:
         ignored_scope=nncf.IgnoredScope(names=spared),
     )
     openvino.save_model(small, target, compress_to_fp16=True)
-
-
-def grouped(held: Any) -> Iterator[list[Any]]:
-    """The inputs of each forward, from the names that `quantise` gives them."""
-    count = 1 + max(int(name.split("-")[0]) for name in held)
-    for i in range(count):
-        yield [held[f"{i}-{j}"] for j in range(sum(name.startswith(f"{i}-") for name in held))]

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from ..core.types import Latents, PromptEmbeds, Timesteps
 from .denoiser import DiffusersDenoiser, once
-from .flux import by_length, pack, unpack
+from .flux import by_length, read_packed, sides
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -70,11 +70,5 @@ class QwenImageDenoiser(DiffusersDenoiser):
         return by_length(self._read, latents, timesteps, embeds)
 
     def _read(self, latents: Latents, timesteps: Timesteps, tokens: Tensor) -> Latents:
-        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
-        out = self.unet(
-            hidden_states=pack(latents).to(self.dtype),
-            timestep=timesteps / 1000,
-            encoder_hidden_states=tokens,
-            img_shapes=[[(1, rows, columns)]] * len(latents),
-        ).sample.float()
-        return unpack(out, rows, columns)
+        shapes = [[(1, *sides(latents))]] * len(latents)
+        return read_packed(self, latents, timesteps, tokens, img_shapes=shapes)
