@@ -16,6 +16,7 @@ results.jsonl, and writes them into docs/speed.md where that has a place for the
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -70,9 +71,11 @@ class Process:
             str(steps),
         ]
         if name.startswith(OPENVINO):
-            subprocess.run(
-                command, stdin=subprocess.DEVNULL, check=True
-            )  # converts: it takes memory of its own
+            start = time.perf_counter()
+            subprocess.run(command, stdin=subprocess.DEVNULL, check=True)  # converts, with memory of its own
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            told = f"{name}: converted in {time.perf_counter() - start:.0f} s, up to {peak:.1f} GiB"
+            print(told, file=sys.stderr)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
         self._read()

@@ -69,13 +69,14 @@ def cfg_cond(u: Latents, t: Latents, g: float) -> Latents:
 
 
 def cfg_token(u: Latents, t: Latents, g: float) -> Latents:
-    """p |t| / |p| in each 2x2 cells, which are one token of a transformer: Qwen-Image's own."""
+    """p |t| / |p| in each block of 2x2 cells, one token of a transformer: Qwen-Image's own."""
     p = cfg(u, t, g)
     return p * ratio(token_norm(t), token_norm(p))
 
 
 def token_norm(x: Latents) -> Heat:
-    """Length of the values of each 2x2 cells, up to a factor, at each of them; fewer at an odd border."""
+    """Length of the values of each block of 2x2 cells, up to a factor, at each of them; an odd border has
+    smaller blocks."""
     x = x.float()
     peak = x.abs().amax(AXES, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     squares = F.avg_pool2d((x / peak).square().sum(1, keepdim=True), 2, ceil_mode=True)

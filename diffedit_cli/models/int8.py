@@ -6,6 +6,7 @@ process of its own, since it changes the logging of the whole process and writes
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..core.text2image import generate
 from ..core.types import Report
 from ..errors import MemoryShort, ModelError
 from ..settings import GenerateConfig, filled_in
-from .compiled import OpenvinoUNet, import_openvino, products
+from .compiled import TELEMETRY, OpenvinoUNet, import_openvino, products
 from .networks import first_sentence
 from .parts import Parts
 from .unet import UNetDenoiser
@@ -34,7 +35,9 @@ SENSITIVE = ("conv_in", "conv_out", "proj_in", "proj_out", "conv_shortcut", "tim
 class Recorder(OpenvinoUNet):
     """A converted UNet that keeps what it is given, in `seen`."""
 
-    seen: list[list[Any]]
+    def __init__(self, file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> None:
+        super().__init__(file, dtype, config)
+        self.seen: list[list[Any]] = []
 
     def infer(self, *inputs: Tensor) -> list[Tensor]:
         self.seen.append([x.float().numpy() if x.is_floating_point() else x.numpy() for x in inputs])
@@ -81,7 +84,6 @@ def drawings(file: Path, parts: Parts, report: Report) -> list[list[Any]]:
     """What the UNet of a checkpoint, converted into this .xml file, is given while it draws each prompt: the
     inputs of every forward."""
     unet = Recorder(file, products(torch.int8), parts.unet.config)
-    unet.seen = []
     model = UNetDenoiser("", replace(parts, unet=unet), torch.device("cpu"), torch.float32)
     cells = model.size // model.factor
     for seed, prompt in enumerate(PROMPTS):
@@ -96,7 +98,7 @@ def main() -> None:
     """In the process of NNCF: quantise the UNet of one file with the inputs in another, into a third."""
     source, samples, target = sys.argv[1:]
     openvino = import_openvino()
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] as Python spells a missing module
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment] as Python spells a missing module
     import nncf
 
     model = openvino.Core().read_model(source)

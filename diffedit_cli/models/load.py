@@ -194,7 +194,7 @@ def load_all(
         rest = load_rest(config.text_encoder, texts, dtype) if texts else None
         parts = load_parts(config.model, source, dtype, has_own_vae=vae is None, rest=rest, **tight)
     if vae is not None:
-        kind = "vae" if parts.family is None else "flow_vae"
+        kind = "vae" if parts.family is None else parts.family.vae
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
     elif next(parts.vae.parameters()).is_meta:

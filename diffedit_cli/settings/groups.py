@@ -50,8 +50,8 @@ class GuidanceConfig:
     norm: GuidanceNorm = setting(
         "auto",
         "What to rescale: the whole prediction, to the length of the unconditional (pred) or the conditional "
-        "one (cond), or each 2x2 cells of it to that of the conditional one (token); the update (diff); or "
-        "both. Default: token for Qwen-Image, none for others.",
+        "one (cond), or block by block of 2x2 cells to that of the conditional one (token); the update "
+        "(diff); or both. Default: token for Qwen-Image, none for others.",
         panel="Guidance",
         expert=True,
     )

@@ -53,7 +53,7 @@ class ModelConfig:
     dtype: Dtype = setting(
         "auto",
         "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
-        "float32. int8: OpenVINO's alone, with the UNet's weights and activations in 8 bits.",
+        "float32. int8: the UNet's weights and activations in 8 bits, with OpenVINO only.",
         panel="Model",
         expert=True,
     )
