@@ -104,7 +104,7 @@ def test_one_file_may_lack_what_is_given(tmp_path: Path, monkeypatch: pytest.Mon
             {"scaling_factor": 0.13025},
             "another kind of checkpoint: it scales latents by 0.13025",
         ),
-        ({"_class_name": "AutoencoderTiny"}, "vae of another class"),
+        ({"_class_name": "AutoencoderTiny"}, "VAE of another class"),
         ({"shift_factor": 0.1}, "VAE with shift_factor"),
         ({"latent_channels": 10**9}, "out of bounds"),
         ({"block_out_channels": [8, 8]}, "missing or misshapen"),
