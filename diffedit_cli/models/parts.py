@@ -22,7 +22,7 @@ from .networks import FETCH_AGAIN, empty_network, native_cells, read_if_there, r
 from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
 from .spiece import t5_tokenizer
-from .transformer_file import check_kind, with_own_names
+from .transformer_file import with_own_names
 from .vae import fill_vae
 from .weights import State, fill, plain, read_network, shapes_in, weightless
 
@@ -137,16 +137,13 @@ def load_network(
 ) -> Any:
     """A network of a checked folder. is_empty: on the meta device, its weights checked."""
     kind, first = layout.kinds[part], layout.files[part][0]
-    is_apart = not first.is_relative_to(layout.folder)
-    what = first.name if is_apart else f"{layout.name}/{part}"
+    what = f"{layout.name}/{part}" if first.is_relative_to(layout.folder) else first.name
     weights = read_network(what, *layout.files[part])
     if is_empty:
         weights = weightless(weights)
     if part == "vae":
         return fill_vae(what, kind, layout.configs[part], weights)
     network = empty_network(what, kind, layout.configs[part])
-    if is_apart:
-        check_kind(what, kind, layout.configs[part], weights)
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):

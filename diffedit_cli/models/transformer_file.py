@@ -52,14 +52,15 @@ def kind_of_transformer(names: Iterable[str]) -> str:
     return next(kinds, "")
 
 
-def check_kind(what: str, kind: str, config: Mapping[str, Any], state: State) -> None:
-    """ModelError where a transformer is of another kind than the checkpoint that its other parts are from."""
-    if kind_of_transformer(state) != kind:
+def check_kind(what: str, kind: str, config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """ModelError where a transformer is of another kind than the checkpoint that its other parts are from.
+    config: of that checkpoint's. names: of its tensors."""
+    if kind_of_transformer(names) != kind:
         raise ModelError(
             f"{what} is not a transformer of the same family as its text encoders.",
             "Name a checkpoint of its own family with --text-encoder.",
         )
-    is_dev = told_by(state)["guidance_embeds"]
+    is_dev = told_by(names)["guidance_embeds"]
     if kind == "flux" and is_dev != bool(config.get("guidance_embeds")):
         own, other = ("dev", "schnell") if is_dev else ("schnell", "dev")
         raise ModelError(
