@@ -163,8 +163,7 @@ def test_every_tensor_of_a_full_size_file_finds_its_place(name: str, is_gguf: bo
 
 
 @pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own, of Chroma
-@pytest.mark.parametrize("ending", ["scale", "weight"])
-@pytest.mark.parametrize("name", ["FLUX dev", "Chroma"])
+@pytest.mark.parametrize(("name", "ending"), [("FLUX dev", "scale"), ("Chroma", "weight")])
 def test_every_row_finds_its_place(name: str, ending: str) -> None:
     """Of networks that diffusers' converters take in full size only: with one number for each row."""
     kind, rows = KINDS[name], 0
