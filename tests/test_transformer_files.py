@@ -1,28 +1,29 @@
 """A transformer of SD3, FLUX.1 or Z-Image alone in a file, with the rest from the folder of its family."""
 
-import shutil
-from collections.abc import Callable, Mapping
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import put
-from flow_models import (
-    SD3_SCHEDULER,
-    chroma_parts,
-    flux_parts,
-    klein_parts,
-    qwen_image_parts,
-    save_flow,
-    sd3_parts,
-    zimage_parts,
-)
+from flow_models import SD3_SCHEDULER, flux_parts, save_flow, sd3_parts, zimage_parts
+from flow_names import original, swapped
 from gguf import GGMLQuantizationType
 from pictures import noise as picture
 from safetensors.torch import load_file, save_file
-from single_files import swap
-from test_flow_layouts import DEV, LARGE, MEDIUM, SCHNELL, SD3, Z_IMAGE
+from test_flow_layouts import (
+    CHROMA,
+    DEV,
+    KLEIN_4B,
+    KLEIN_9B,
+    LARGE,
+    MEDIUM,
+    QWEN_IMAGE,
+    SCHNELL,
+    SD3,
+    Z_IMAGE,
+)
 from test_gguf import write
 from torch import Tensor
 from typer.testing import CliRunner
@@ -33,156 +34,10 @@ from diffedit_cli.errors import ModelError, SettingError
 from diffedit_cli.models import DiffusersDenoiser, describe, load_model, own_defaults
 from diffedit_cli.models.networks import empty_network
 from diffedit_cli.models.quantised import Quantised, is_quantised
-from diffedit_cli.models.transformer_file import with_own_names
+from diffedit_cli.models.transformer_file import kind_of_transformer, with_own_names
 from diffedit_cli.models.weights import State, fill
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-IN_SD3 = {
-    "attn.to_out.0": "x_block.attn.proj",
-    "attn.to_add_out": "context_block.attn.proj",
-    "attn.norm_q": "x_block.attn.ln_q",
-    "attn.norm_k": "x_block.attn.ln_k",
-    "attn.norm_added_q": "context_block.attn.ln_q",
-    "attn.norm_added_k": "context_block.attn.ln_k",
-    "attn2.to_out.0": "x_block.attn2.proj",
-    "attn2.norm_q": "x_block.attn2.ln_q",
-    "attn2.norm_k": "x_block.attn2.ln_k",
-    "norm1.linear": "x_block.adaLN_modulation.1",
-    "norm1_context.linear": "context_block.adaLN_modulation.1",
-    "ff.net.0.proj": "x_block.mlp.fc1",
-    "ff.net.2": "x_block.mlp.fc2",
-    "ff_context.net.0.proj": "context_block.mlp.fc1",
-    "ff_context.net.2": "context_block.mlp.fc2",
-}
-ROUND_SD3 = {
-    "pos_embed.pos_embed": "pos_embed",
-    "pos_embed.proj": "x_embedder.proj",
-    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-    "context_embedder": "context_embedder",
-    "proj_out": "final_layer.linear",
-    "norm_out.linear": "final_layer.adaLN_modulation.1",
-}
-IN_FLUX = {
-    "attn.to_out.0": "img_attn.proj",
-    "attn.to_add_out": "txt_attn.proj",
-    "attn.norm_q": "img_attn.norm.query_norm",
-    "attn.norm_k": "img_attn.norm.key_norm",
-    "attn.norm_added_q": "txt_attn.norm.query_norm",
-    "attn.norm_added_k": "txt_attn.norm.key_norm",
-    "norm1.linear": "img_mod.lin",
-    "norm1_context.linear": "txt_mod.lin",
-    "ff.net.0.proj": "img_mlp.0",
-    "ff.net.2": "img_mlp.2",
-    "ff_context.net.0.proj": "txt_mlp.0",
-    "ff_context.net.2": "txt_mlp.2",
-}
-IN_FLUX_SINGLE = {
-    "attn.norm_q": "norm.query_norm",
-    "attn.norm_k": "norm.key_norm",
-    "norm.linear": "modulation.lin",
-    "proj_out": "linear2",
-}
-ROUND_FLUX = {
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-    "context_embedder": "txt_in",
-    "x_embedder": "img_in",
-    "proj_out": "final_layer.linear",
-    "norm_out.linear": "final_layer.adaLN_modulation.1",
-}
-IN_ZIMAGE = {
-    ".attention.to_out.0.": ".attention.out.",
-    ".attention.norm_q.": ".attention.q_norm.",
-    ".attention.norm_k.": ".attention.k_norm.",
-    "all_final_layer.2-1.": "final_layer.",
-    "all_x_embedder.2-1.": "x_embedder.",
-}
-JOINED = {  # layers that the original code has as one, by its name
-    "sd3": {
-        "x_block.attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
-        "x_block.attn2.qkv": ["attn2.to_q", "attn2.to_k", "attn2.to_v"],
-        "context_block.attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
-    },
-    "flux": {
-        "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
-        "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
-    },
-    "single": {"linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]},
-}
-BLOCKS = {
-    "sd3": ("transformer_blocks", "joint_blocks", IN_SD3),
-    "flux": ("transformer_blocks", "double_blocks", IN_FLUX),
-    "single": ("single_transformer_blocks", "single_blocks", IN_FLUX_SINGLE),
-}
-
-
-@pytest.mark.parametrize(
-    ("parts", "family"), [(chroma_parts, "Chroma"), (klein_parts, "FLUX.2"), (qwen_image_parts, "Qwen-Image")]
-)
-def test_a_family_that_is_read_from_folders_alone_is_named(
-    parts: Callable[[], dict[str, Any]], family: str, tmp_path: Path
-) -> None:
-    folder, file = save_flow(tmp_path / "whole", parts(), SD3_SCHEDULER), tmp_path / "alone.safetensors"
-    shutil.copy(folder / WEIGHTS, file)
-    with pytest.raises(ModelError, match=f"A transformer of {family} alone in a file is not supported"):
-        load_model(file, text_encoder=str(folder), device="cpu")
-    with pytest.raises(ModelError, match=f"A transformer of {family} alone"):
-        describe(str(file))
-
-
-def swapped(values: Tensor) -> Tensor:
-    return torch.cat([*values.chunk(2)][::-1])
-
-
-def original(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """A transformer's tensors under the names of the original code."""
-    if kind == "zimage":
-        return original_zimage(state)
-    left, found = dict(state), dict[str, Tensor]()
-    for key, values in state.items():
-        stem, _, end = key.rpartition(".")
-        names = ROUND_SD3 if kind == "sd3" else ROUND_FLUX
-        if name := names.get(key, names.get(stem)):
-            name = name if key in names else f"{name}.{end}"
-            found[name] = swapped(values) if "final_layer.ada" in name else left[key]
-            del left[key]
-    for sort in ("sd3",) if kind == "sd3" else ("flux", "single"):
-        theirs, own, inside = BLOCKS[sort]
-        numbers = sorted({int(key.split(".")[1]) for key in left if key.startswith(f"{theirs}.")})
-        for i in numbers:
-            for name, layers in JOINED[sort].items():
-                for end in ("weight", "bias"):
-                    keys = [f"{theirs}.{i}.{layer}.{end}" for layer in layers]
-                    if keys[0] in left:
-                        found[f"{own}.{i}.{name}.{end}"] = torch.cat([left.pop(key) for key in keys])
-            for layer, name in inside.items():
-                for end in ("weight", "bias"):
-                    key = f"{theirs}.{i}.{layer}.{end}"
-                    if key in left:
-                        is_last = sort == "sd3" and layer == "norm1_context.linear" and i == numbers[-1]
-                        values = left.pop(key)
-                        ending = "scale" if name.endswith(("query_norm", "key_norm")) else end
-                        found[f"{own}.{i}.{name}.{ending}"] = swapped(values) if is_last else values
-    assert not left
-    return {key: values.contiguous() for key, values in found.items()}
-
-
-def original_zimage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {"norm_final.weight": torch.ones(8)}  # which no code uses
-    for key, values in state.items():
-        if ".to_q." in key:
-            joined = [state[key.replace(".to_q.", f".to_{one}.")] for one in "qkv"]
-            found[key.replace(".to_q.", ".qkv.")] = torch.cat(joined)
-        elif ".to_k." not in key and ".to_v." not in key:
-            found[swap(key, IN_ZIMAGE)] = values.contiguous()
-    return found
 
 
 def predicted(model: DiffusersDenoiser) -> Tensor:
@@ -262,8 +117,20 @@ FULL = {
     "FLUX dev": DEV,
     "FLUX schnell": SCHNELL,
     "Z-Image": Z_IMAGE,
+    "Chroma": CHROMA,
+    "klein 4B": KLEIN_4B,
+    "klein 9B": KLEIN_9B,
+    "Qwen-Image": QWEN_IMAGE,
 }
-KINDS = {"FLUX dev": "flux", "FLUX schnell": "flux", "Z-Image": "zimage"}
+KINDS = {
+    "FLUX dev": "flux",
+    "FLUX schnell": "flux",
+    "Z-Image": "zimage",
+    "Chroma": "chroma",
+    "klein 4B": "flux2",
+    "klein 9B": "flux2",
+    "Qwen-Image": "qwenimage",
+}
 
 
 def as_q8(values: Tensor) -> Tensor | Quantised:
@@ -273,6 +140,7 @@ def as_q8(values: Tensor) -> Tensor | Quantised:
     return Quantised(codes, int(GGMLQuantizationType.Q8_0), values.shape)
 
 
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own, of Chroma
 @pytest.mark.parametrize("is_gguf", [False, True])
 @pytest.mark.parametrize("name", FULL)
 def test_every_tensor_of_a_full_size_file_finds_its_place(name: str, is_gguf: bool) -> None:
@@ -284,13 +152,30 @@ def test_every_tensor_of_a_full_size_file_finds_its_place(name: str, is_gguf: bo
     seen: State = {key: as_q8(x) if is_gguf else x for key, x in state.items()}
     named = with_own_names(name, kind, seen)
     assert {key: values.shape for key, values in named.items()} == wanted
-    if kind != "zimage":  # whose converter leaves such a tensor to `fill`
+    assert kind_of_transformer(state) == kind_of_transformer(wanted) == kind
+    if kind in ("sd3", "flux", "chroma"):  # whose converters leave no such tensor to `fill`
         with pytest.raises(ModelError, match=r"not understood: more.weight"):
             with_own_names(name, kind, {**seen, "more.weight": torch.zeros(1)})
     if is_gguf:
         assert sum(isinstance(values, Quantised) for values in named.values()) > 100
         return
     fill(name, network, named, torch.float32)  # a gap is refused
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")  # diffusers' own, of Chroma
+@pytest.mark.parametrize(("name", "ending"), [("FLUX dev", "scale"), ("Chroma", "weight")])
+def test_every_row_finds_its_place(name: str, ending: str) -> None:
+    """Of networks that diffusers' converters take in full size only: with one number for each row."""
+    kind, rows = KINDS[name], 0
+    wanted: dict[str, Tensor] = {}
+    for key, values in empty_network(name, kind, FULL[name]).state_dict().items():
+        numbers = torch.arange(rows, rows := rows + values.shape[0])
+        wanted[key] = numbers[:, None] if values.dim() == 2 else numbers
+    state = original(wanted, kind)
+    named = {re.sub("norm(s.[0-9]+)?.scale$", rf"norm\1.{ending}", key): x for key, x in state.items()}
+    found = with_own_names(name, kind, {**named})
+    assert found.keys() == wanted.keys()
+    assert all(isinstance(x, Tensor) and torch.equal(x, wanted[key]) for key, x in found.items())
 
 
 def test_rows_are_cut_and_joined_as_their_numbers_are() -> None:

@@ -42,7 +42,7 @@ def require_suited(checkpoint: ModelConfig, *, inversion: str = "", spacing: str
 
 
 def found_by(config: ModelConfig) -> dict[str, Any]:
-    return {"revision": config.revision, "variant": config.variant, "lora": config.lora}
+    return {key: getattr(config, key) for key in ("revision", "variant", "lora", "text_encoder")}
 
 
 def say_few_steps(config: ModelConfig, terminal: Terminal) -> None:

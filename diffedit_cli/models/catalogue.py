@@ -104,19 +104,29 @@ def describe(name: str, *, revision: str | None = None, variant: str | None = No
 
 
 def own_defaults(
-    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    lora: Sequence[str] = (),
+    text_encoder: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
     (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
-    return {**defaults_of(name, path, lora), **(read_defaults(path) if path else {})}
+    return {**defaults_of(name, path, lora, text_encoder), **(read_defaults(path) if path else {})}
 
 
 def few_steps(
-    name: str, *, revision: str | None = None, variant: str | None = None, lora: Sequence[str] = ()
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    lora: Sequence[str] = (),
+    text_encoder: Sequence[str] = (),
 ) -> FewSteps | None:
     """What a model of few steps is, by its names and, if it is here, its small files."""
-    return of_checkpoint(name, place_of(name, revision, variant), lora)
+    return of_checkpoint(name, place_of(name, revision, variant), lora, text_encoder)
 
 
 def place_of(name: str, revision: str | None, variant: str | None) -> Path | None:

@@ -65,14 +65,20 @@ FAMILIES = {  # by the class of the transformer
         others={"kontext": "for editing by instruction"},
         packed=4,
     ),
-    "ChromaTransformer2DModel": Family("chroma", {"text_encoder": "t5"}, has_even_times=True, packed=4),
+    "ChromaTransformer2DModel": Family(
+        "chroma",
+        {"text_encoder": "t5"},
+        has_even_times=True,
+        others={"radiance": "for pixels instead of latents"},
+        packed=4,
+    ),
     "Flux2Transformer2DModel": Family(
         "flux2",
         {"text_encoder": "qwen3"},
         has_even_times=True,
         others={
             r"klein\S*kv": "for editing by instruction",
-            r"flux\.?2[-_]dev|flux2pipeline": "for a text encoder that is not supported (FLUX.2 dev)",
+            r"flux[-_.]?2[-_]dev|flux2pipeline": "for a text encoder that is not supported (FLUX.2 dev)",
         },
         packed=4,
         vae="flux2_vae",
@@ -82,7 +88,7 @@ FAMILIES = {  # by the class of the transformer
         "qwenimage",
         {"text_encoder": "qwen2_5_vl"},
         has_even_times=True,
-        others={"image-?edit": "for editing by instruction", "image-?layered": "for drawing in layers"},
+        others={"image[-_]?edit": "for editing by instruction", "image[-_]?layered": "for drawing in layers"},
         packed=4,
         vae="qwen_vae",
     ),
@@ -166,7 +172,7 @@ def suited(
         return SUITED["qwen-image"]
     if family.key == "flux":
         return SUITED["flux-dev" if config.get("guidance_embeds") else "flux-schnell"]
-    own_name = PurePath(public_name(name)).name.lower()
+    own_name = short_name(name)
     if family.key == "chroma":
         return SUITED["chroma-flash" if "flash" in own_name else "chroma"]
     is_turbo = "turbo" in own_name
@@ -179,14 +185,27 @@ def suited(
     return SUITED["sd3.5-medium" if config.get("dual_attention_layers") else "sd3.5-large"]
 
 
-def suited_to(name: str, path: Path | None) -> Suited | None:
-    """What suits a checkpoint, if it is one of these families. path: where it is, if it is here."""
+def short_name(name: str) -> str:
+    return PurePath(public_name(name)).name.lower()
+
+
+def index_beside(name: str, rest: Path | None) -> dict[str, Any]:
+    """What the model_index.json of a transformer in a file would say. Its name goes before the checkpoint
+    that has the other parts. rest: the folder of that checkpoint, if it is here."""
+    if "klein" in (own_name := short_name(name)):
+        return {"is_distilled": "base" not in own_name}
+    return {} if rest is None else read_if_there(rest / "model_index.json")
+
+
+def suited_to(name: str, path: Path | None, rest: Path | None = None) -> Suited | None:
+    """What suits a checkpoint, if it is one of these families. path: where it is, if it is here. rest: see
+    `index_beside`."""
     if path is None:
         return SUITED.get(PRESETS[name].suited) if name in PRESETS else None
     if path.is_file():
         names = shapes_in(path)
         kind = kind_of_transformer(names)
-        return suited(name, BY_KIND[kind], told_by(names)) if kind else None
+        return suited(name, BY_KIND[kind], told_by(names), index_beside(name, rest)) if kind else None
     file = path / "transformer/config.json"
     if not file.is_file() or (family := family_of(name, path)) is None:
         return None

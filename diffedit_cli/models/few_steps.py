@@ -17,6 +17,7 @@ from .addons import split
 from .families import Suited, suited_to
 from .networks import read_json
 from .presets import PRESETS
+from .sources import first_folder
 
 STEPS = 4  # where a name tells no other number
 FOLDERS_NAME = "pytorch_lora_weights"  # what diffusers calls every LoRA
@@ -51,14 +52,16 @@ class FewSteps:
     defaults: Mapping[str, Any]
 
 
-def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewSteps | None:
+def of_checkpoint(
+    name: str, path: Path | None, loras: Sequence[str], texts: Sequence[str] = ()
+) -> FewSteps | None:
     """What `recognise` says of a checkpoint by its name and small files; path: where it is, if it is here.
 
-    loras: as they are given, file[:scale].
+    loras: as they are given, file[:scale]. texts: what --text-encoder names.
     """
     preset = PRESETS.get(name)
     known_as = f"{preset.repository}/{preset.file}" if preset else public_name(name)
-    if kind := suited_to(name, path):
+    if kind := suited_to(name, path, first_folder(texts)):
         return of_flow(kind, loras)
     files = ("scheduler/scheduler_config.json", "unet/config.json")
     scheduler, unet = (
@@ -68,9 +71,12 @@ def of_checkpoint(name: str, path: Path | None, loras: Sequence[str]) -> FewStep
     return recognise(known_as, names, scheduler, is_lcm=bool(unet.get("time_cond_proj_dim")))
 
 
-def defaults_of(name: str, path: Path | None, loras: Sequence[str]) -> dict[str, Any]:
-    """The settings that suit a checkpoint by its family and as a model of few steps."""
-    family, few = suited_to(name, path), of_checkpoint(name, path, loras)
+def defaults_of(
+    name: str, path: Path | None, loras: Sequence[str], texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The settings that suit a checkpoint by its family and as a model of few steps. See `of_checkpoint`."""
+    family = suited_to(name, path, first_folder(texts))
+    few = of_checkpoint(name, path, loras, texts)
     return {**(family.defaults if family else {}), **(few.defaults if few else {})}
 
 

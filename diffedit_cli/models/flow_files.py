@@ -1,7 +1,8 @@
 """A flow-matching model in files: its transformer with text encoders and a VAE beside it, or all in one file.
 
 A file holds no config. That of a transformer and of T5 follows from the shapes of the tensors; those of CLIP
-and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for elsewhere (t5_words.py).
+and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for elsewhere (t5_words.py). For a
+language model a checkpoint gives all configs and the tokenizer.
 """
 
 import re
@@ -17,11 +18,11 @@ from ..errors import ModelError
 from .bounds import check_values
 from .checks import CHECKS
 from .clip_tokenizer import clip_tokenizer
-from .families import BY_KIND, Family, Suited, family_of, suited
+from .families import BY_KIND, Family, Suited, family_of, index_beside, refuse_other_tasks, suited
 from .flow_schedule import CLASS, read_flow
 from .layout import Layout, check_layout
 from .memory import exceeds, loaded
-from .networks import empty_network, read_config, read_json, reading
+from .networks import empty_network, read_config, read_json, reading, with_computed
 from .parts import Parts, check_fit, fill_encoder, load_tokenizer
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
@@ -37,15 +38,28 @@ CLIPS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # as the configs
 ENCODERS = {  # by the kind of the transformer: which part each text encoder is
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
     "flux": {"clip_l": "text_encoder", "t5": "text_encoder_2"},
+    "chroma": {"t5": "text_encoder"},
     "zimage": {"qwen3": "text_encoder"},
+    "flux2": {"qwen3": "text_encoder"},
+    "qwenimage": {"qwen2_5_vl": "text_encoder"},
 }
-FILE_NAMES = {"t5": "t5xxl", "qwen3": "qwen_3_4b"}
-QWEN3_MARK = "layers.0.self_attn.q_norm.weight"
+FILE_NAMES = {"t5": "t5xxl", "qwen3": "qwen_3_4b", "qwen2_5_vl": "qwen_2.5_vl_7b"}
+LANGUAGES = {  # a tensor of each language model
+    "qwen3": re.compile(r"(model\.)?layers\.0\.self_attn\.q_norm\.weight$"),
+    "qwen2_5_vl": re.compile(r"(model\.)?(language_model\.)?layers\.0\.self_attn\.q_proj\.bias$"),
+}
+WITH_LANGUAGE = {  # by the kind of the transformer: checkpoints that have the small files
+    "zimage": "zimage-turbo, Tongyi-MAI/Z-Image",
+    "flux2": "flux2-klein, black-forest-labs/FLUX.2-klein-9B",
+    "qwenimage": "qwen-image",
+}
 SCHEDULERS: dict[str, dict[str, Any]] = {  # as published
     "sd3": {"shift": 3.0},
     "flux-schnell": {"shift": 1.0},
     "flux-dev": {"shift": 3.0, "use_dynamic_shifting": True},
+    "chroma": {"shift": 3.0},
 }
+VAES = {"sd3": "sd3", "flux": "flux", "chroma": "flux"}  # folders of the package's configs
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,8 @@ class FlowFiles:
 
     @property
     def suited(self) -> Suited:
-        return suited(self.name, self.family, told_by(self.transformer.shapes))
+        index = index_beside(self.name, None if self.rest is None else self.rest.folder)
+        return suited(self.name, self.family, told_by(self.transformer.shapes), index)
 
     @property
     def scheduler(self) -> dict[str, Any]:
@@ -126,10 +141,12 @@ def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) ->
     """What a transformer's file holds, and each text encoder of other files; None: it holds no transformer.
 
     texts: the names and the places of these files. Their text encoders go before those of the first file.
+    ModelError: its name tells another task.
     """
     kind = kind_of_transformer(shapes_in(path))
     if not kind:
         return None
+    refuse_other_tasks(name, BY_KIND[kind])
     own = pieces_in(name, path)
     transformer = next(piece for piece in own if kind_of_transformer(piece.shapes))
     wanted = ENCODERS[kind]
@@ -155,8 +172,9 @@ def kind_of_encoder(piece: Piece) -> str:
     """A key of ENCODERS; nothing for another network."""
     if T5_MARK in piece.shapes:
         return "t5"
-    if {QWEN3_MARK, f"model.{QWEN3_MARK}"} & piece.shapes.keys():
-        return "qwen3"
+    for kind, mark in LANGUAGES.items():
+        if any(mark.match(key) for key in piece.shapes):
+            return kind
     widths = {shape[-1] for key, shape in piece.shapes.items() if key.endswith(TABLE) and shape}
     for kind, part in CLIPS.items():
         if widths == {read_json(CONFIGS / "sdxl" / part / "config.json")["hidden_size"]}:
@@ -168,8 +186,9 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
     """ModelError for files that do not make up a model. has_own_vae: none is given apart."""
     if not files.encoders:
         what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
-        as_files = f"Or give {listed(ENCODERS[files.kind])} as files, with the flag repeated."
-        raise ModelError(what, f"{WITH_FOLDER} {as_files}")
+        wanted = ENCODERS[files.kind]
+        as_files = "as files, with the flag repeated" if len(wanted) > 1 else "as a file"
+        raise ModelError(what, f"{WITH_FOLDER} Or give {listed(wanted)} {as_files}.")
     if files.lacking:
         raise ModelError(
             f"{files.name} needs {listed(files.lacking)} too.", "Give each with --text-encoder, repeated."
@@ -183,11 +202,11 @@ def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
 
 
 def with_rest(files: FlowFiles, folders: Sequence[tuple[str, Path]]) -> FlowFiles:
-    """Files of Z-Image with the configs of a checkpoint. folders: names of what is given, and where it is."""
+    """Files with a language model, and a checkpoint's configs. folders: names of what is given, and where it
+    is."""
     needs = f"{files.name} needs the small files of its checkpoint besides, configs and tokenizer."
-    hint = "Name zimage-turbo, Tongyi-MAI/Z-Image or a folder with another --text-encoder."
     if len(folders) != 1 or family_of(*folders[0]) is not files.family:
-        raise ModelError(needs, hint)
+        raise ModelError(needs, f"Name {WITH_LANGUAGE[files.kind]} or a folder with another --text-encoder.")
     return replace(files, rest=check_layout(*folders[0], without=files.family.kinds))
 
 
@@ -261,7 +280,7 @@ def load_transformer(
     piece, kind = files.transformer, files.kind
     state = with_own_names(piece.what, kind, piece.read(is_empty=is_empty))
     network = empty_network(piece.what, kind, transformer_config(files, state))
-    return fill(piece.what, network, state, dtype, room=room)
+    return with_computed(kind, fill(piece.what, network, state, dtype, room=room))
 
 
 def transformer_config(files: FlowFiles, state: State | None = None) -> dict[str, Any]:
@@ -281,11 +300,11 @@ def transformer_config(files: FlowFiles, state: State | None = None) -> dict[str
 def vae_config(files: FlowFiles) -> dict[str, Any]:
     if files.rest is not None:
         return files.rest.configs["vae"]
-    return read_config(files.name, CONFIGS / files.kind / "vae", "flow_vae")
+    return read_config(files.name, CONFIGS / VAES[files.kind] / "vae", "flow_vae")
 
 
 def load_own_vae(files: FlowFiles, *, is_filled: bool) -> Any:
-    config = vae_config(files)
+    config, kind = vae_config(files), files.family.vae
     if files.vae is None or not is_filled:
-        return empty_network(files.name, "flow_vae", config)
-    return fill_vae(files.vae.what, "flow_vae", config, files.vae.read())
+        return empty_network(files.name, kind, config)
+    return fill_vae(files.vae.what, kind, config, files.vae.read())

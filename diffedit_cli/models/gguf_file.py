@@ -30,7 +30,7 @@ CODES = {  # of the plain kinds of value, for struct
 TEXT, ARRAY = 8, 9
 PLAIN = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 SHAPE = "comfy.gguf.orig_shape."  # of a tensor whose rows do not divide into blocks
-MARKS = (  # of a UNet, a VAE, SD3 and FLUX, Z-Image, T5
+MARKS = (  # of a UNet, a VAE, SD3, FLUX and Chroma, of diffusers, of Z-Image and T5
     "input_blocks.0.0.weight", "conv_in.weight", "joint_blocks.0.", "double_blocks.0.",
     "transformer_blocks.0.", "noise_refiner.0.", "enc.blk.0.",
 )  # fmt: skip
@@ -96,7 +96,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         raise ModelError(
             f"{path} holds no network of a family that runs; its architecture is "
             f"{about.get('general.architecture')!r:.60}.",
-            "Give a GGUF of Stable Diffusion, FLUX.1, Z-Image or T5.",
+            "Give a GGUF of Stable Diffusion, FLUX, Chroma, Qwen-Image, Z-Image or T5.",
         )
     for name, _, kind, _ in found:
         check_kind(path, name, kind)

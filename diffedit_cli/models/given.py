@@ -6,11 +6,11 @@ from pathlib import Path
 from ..errors import ModelError, SettingError
 from ..settings import ModelConfig
 from .addons import check_files
-from .families import family_of, refuse_other_tasks
-from .flow_files import QWEN3_MARK, FlowFiles, check_whole, find_files, with_rest
+from .families import family_of
+from .flow_files import LANGUAGES, PREFIXES, FlowFiles, check_whole, find_files, with_rest
 from .sources import Source, check_name, find_checkpoint, local_path
 from .t5_words import T5_MARK, find_t5_words
-from .vae import find_vae, local_vae
+from .vae import check_class_here, find_vae, local_vae
 from .weights import shapes_in
 
 
@@ -39,11 +39,13 @@ def has_own_texts(config: ModelConfig) -> bool:
     model, *texts = map(local_path, (config.model, *config.text_encoder))
     if any(path is not None and path.is_file() for path in texts):
         return True
-    return (
-        model is not None
-        and model.is_file()
-        and any(key.endswith((T5_MARK, QWEN3_MARK)) for key in shapes_in(model))
-    )
+    return model is not None and model.is_file() and any(map(is_of_texts, shapes_in(model)))
+
+
+def is_of_texts(key: str) -> bool:
+    """Whether a tensor is one of a text encoder whose tokenizer is elsewhere."""
+    own = PREFIXES.sub("", key, 1)
+    return own == T5_MARK or any(mark.match(own) for mark in LANGUAGES.values())
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
@@ -55,24 +57,25 @@ def given_apart(config: ModelConfig) -> list[Source]:
 def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
     ModelError for files of one that do not make it up."""
-    family, files = family_of(config.model, source.path), files_of_flow(config, source)
-    is_whole, of_texts = family is not None, flow_of_texts(config)
-    is_flow = is_whole or files is not None or of_texts is not None
-    if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
-        refuse_other_tasks(config.model, family)
+    family, files, of_texts = (
+        family_of(config.model, source.path),
+        files_of_flow(config, source),
+        flow_of_texts(config),
+    )
+    is_whole = family is not None
+    if of_texts is not None:
         refuse_own_parts(config, source)
+        family = family_of(config.text_encoder[0], of_texts.path)
+    elif files is not None:
+        family = files.family
     given = {
         "OpenVINO": config.backend == "openvino",
         "--dtype int8": config.dtype == "int8",
         "--embedding": bool(config.embedding),
         "--text-encoder": bool(config.text_encoder) and is_whole,
-        "--vae": config.vae is not None and family is not None and family.vae != "flow_vae",
     }
-    if is_flow and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
-        made_for = {
-            "--text-encoder": "a transformer in a file",
-            "--vae": "a model whose VAE has one scale and one shift",
-        }.get(flag, "1.x, 2.x and XL")
+    if family is not None and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
+        made_for = {"--text-encoder": "a transformer in a file"}.get(flag, "1.x, 2.x and XL")
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
             f"It is made for {made_for}; leave it out.",
@@ -80,7 +83,9 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     if files is not None:
         check_whole(files, has_own_vae=config.vae is None)
         words_for(config, files)
-    return is_flow
+    if family is not None and config.vae is not None:
+        check_class_here(config.vae, family.vae)
+    return family is not None
 
 
 def refuse_own_parts(config: ModelConfig, source: Source) -> None:
@@ -115,7 +120,7 @@ def files_of_flow(config: ModelConfig, source: Source) -> FlowFiles | None:
         return None
     texts = places_of_texts(config)
     files = find_files(config.model, source.path, [one for one in texts if one[1].is_file()])
-    if files is None or "qwen3" not in files.encoders:
+    if files is None or not files.encoders.keys() & LANGUAGES:
         return files
     return with_rest(files, [one for one in texts if one[1].is_dir()])
 

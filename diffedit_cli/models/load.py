@@ -94,7 +94,7 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         dtype = torch.bfloat16
     else:
         dtype = pick_dtype(config.dtype, device)
-    own = defaults_of(config.model, source.path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora, config.text_encoder)
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
@@ -138,7 +138,7 @@ def find_converted(
     if is_there(folder):
         return dtype, folder
     plain = replace(config, embedding=())  # they change the text encoder only
-    own = defaults_of(config.model, source.path, config.lora)
+    own = defaults_of(config.model, source.path, config.lora, config.text_encoder)
     with quiet():
         convert(
             folder,

@@ -15,7 +15,7 @@ from .networks import reading
 from .single_file import BESIDE_UNET
 from .weights import HARMLESS
 
-KEEPING = ("unet", "transformer", "t5", "qwen3", "all")
+KEEPING = ("unet", "transformer", "t5", "qwen3", "qwen2_5_vl", "all")
 FP8 = ("F8_E4M3", "F8_E5M2")
 
 

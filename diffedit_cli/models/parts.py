@@ -22,7 +22,8 @@ from .networks import FETCH_AGAIN, empty_network, native_cells, read_if_there, r
 from .quantised import Quantised, QuantisedLayer
 from .schedulers import read_schedule
 from .spiece import t5_tokenizer
-from .transformer_file import check_kind, with_own_names
+from .transformer_file import with_own_names
+from .vae import fill_vae
 from .weights import State, fill, plain, read_network, shapes_in, weightless
 
 CARD = "diffedit.json"
@@ -136,25 +137,18 @@ def load_network(
 ) -> Any:
     """A network of a checked folder. is_empty: on the meta device, its weights checked."""
     kind, first = layout.kinds[part], layout.files[part][0]
-    is_apart = not first.is_relative_to(layout.folder)
-    what = first.name if is_apart else f"{layout.name}/{part}"
-    network = empty_network(what, kind, layout.configs[part])
+    what = f"{layout.name}/{part}" if first.is_relative_to(layout.folder) else first.name
     weights = read_network(what, *layout.files[part])
     if is_empty:
         weights = weightless(weights)
-    if is_apart:
-        check_kind(what, kind, layout.configs[part], weights)
+    if part == "vae":
+        return fill_vae(what, kind, layout.configs[part], weights)
+    network = empty_network(what, kind, layout.configs[part])
     if part == "transformer":
         weights = with_own_names(what, kind, weights)
     if part in ("unet", "transformer"):
         return with_computed(kind, fill(what, network, weights, dtype, room=room))
-    if part.startswith("text_encoder"):
-        return fill_encoder(what, kind, network, weights, dtype, room=room)
-    state = plain(weights, dtype)
-    network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
-    if kind == "flux2_vae":
-        state["bn.num_batches_tracked"] = torch.zeros(())  # of its training
-    return fill(what, network, state, dtype)
+    return fill_encoder(what, kind, network, weights, dtype, room=room)
 
 
 def fill_encoder(

@@ -33,7 +33,8 @@ from .single_file import (
     tokenizers,
 )
 from .sources import Source
-from .weights import State, check_weights, fill, plain, read_network
+from .transformer_file import check_kind
+from .weights import State, check_weights, fill, plain, read_network, shapes_in
 
 TEXTS = ("text_encoder", "text_encoder_2")
 TABLE = "embeddings.token_embedding.weight"
@@ -200,13 +201,14 @@ def load_transformer(
 
 
 def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
-    """The folder with the file of a transformer in place of its own."""
+    """The folder with the file of a transformer in place of its own. ModelError: they do not go together."""
     if not path.is_file():
         raise ModelError(
             f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
             "Give a .safetensors or .gguf file with --model.",
         )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
+    check_kind(path.name, layout.kinds["transformer"], layout.configs["transformer"], shapes_in(path))
     layout.files["transformer"] = [path]
     return layout
 

@@ -7,6 +7,8 @@ as ./sd15. Any other name is first looked for as a folder or file, and is a hub 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +64,16 @@ def find_checkpoint(
         raise ModelError(why, f"Fetch it once, {online}: diffedit models pull {name}.")
     fetch(hub_id)
     return find_in_cache(hub_id) or in_cache(hub_id, hub_id.variants[0])
+
+
+def first_folder(names: Sequence[str]) -> Path | None:
+    """Where the first of these checkpoints is that is here as a folder, with its small files at least."""
+    for name in names:
+        with suppress(ModelError):
+            found = find_checkpoint(name, revision=None, variant=None, offline=True, needs="words").path
+            if found.is_dir():
+                return found
+    return None
 
 
 def check_name(name: str) -> None:

@@ -93,7 +93,8 @@ def words_in(name: str, folder: Path) -> Path:
     place = t5_folder(folder)
     if place is None:
         raise ModelError(
-            f"{name} has no tokenizer of T5.", "Name a checkpoint of FLUX.1 or SD3 with T5, or its tokenizer."
+            f"{name} has no tokenizer of T5.",
+            "Name one of FLUX.1, Chroma or SD3 with T5, or its tokenizer.",
         )
     check_tokenizer(name, place)
     return place

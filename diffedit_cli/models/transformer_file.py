@@ -12,36 +12,37 @@ from .networks import reading
 from .weights import State, refuse_unknown
 
 PREFIX = "model.diffusion_model."
-TRANSFORMERS = {"flux": "FLUX", "sd3": "Stable Diffusion 3", "zimage": "Z-Image"}  # by kind
-# Pieces of names, by kind; the first that is found counts.
+TRANSFORMERS = {  # by kind
+    "chroma": "Chroma",
+    "flux2": "FLUX.2 klein",
+    "flux": "FLUX",
+    "qwenimage": "Qwen-Image",
+    "sd3": "Stable Diffusion 3",
+    "zimage": "Z-Image",
+}
+# Pieces of names, by kind; the first that is found counts. Qwen-Image has the same names in both.
 ORIGINAL = {
+    "chroma": "distilled_guidance_layer.layers.0.in_layer.",
+    "flux2": "single_stream_modulation.lin.",
     "flux": "double_blocks.",
     "sd3": "joint_blocks.",
     "zimage": "noise_refiner.0.attention.qkv.",
 }
 DIFFUSERS = {
+    "chroma": "distilled_guidance_layer.layers.0.linear_1.",
+    "flux2": "single_stream_modulation.linear.",
+    "qwenimage": "txt_norm.",
     "flux": "single_transformer_blocks.",
     "sd3": "transformer_blocks.0.attn.add_k_proj",
     "zimage": "noise_refiner.0.attention.to_q.",
 }
-# Families that are read from folders alone, by a piece of a name that their files have in every layout.
-IN_FOLDERS = {
-    "distilled_guidance_layer.": "Chroma",
-    "double_stream_modulation_img.": "FLUX.2",
-    "txt_norm.": "Qwen-Image",
-}
+SCALE = re.compile(r"((query|key)_norm|norms\.\d+)\.weight$")  # ComfyUI may write so what is called scale
 OF_GUIDANCE = ("guidance_in.", "guidance_embedder.")  # FLUX.1 dev has them, and schnell has not
 
 
 def kind_of_transformer(names: Iterable[str]) -> str:
-    """A key of ORIGINAL, by the names of the tensors; nothing for other names. ModelError: see IN_FOLDERS."""
+    """A key of TRANSFORMERS, by the names of the tensors; nothing for other names."""
     keys = list(names)
-    for piece, family in IN_FOLDERS.items():
-        if any(piece in key for key in keys):
-            raise ModelError(
-                f"A transformer of {family} alone in a file is not supported.",
-                "Name a whole checkpoint with --model: a folder in diffusers' layout, or a hub id.",
-            )
     kinds = (
         kind
         for pieces in (ORIGINAL, DIFFUSERS)
@@ -51,15 +52,15 @@ def kind_of_transformer(names: Iterable[str]) -> str:
     return next(kinds, "")
 
 
-def check_kind(what: str, kind: str, config: Mapping[str, Any], state: State) -> None:
-    """ModelError where a transformer is of another kind than the checkpoint that its other parts are from."""
-    theirs = kind_of_transformer(state)
-    if theirs != kind and (theirs or kind in ORIGINAL):
+def check_kind(what: str, kind: str, config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """ModelError where a transformer is of another kind than the checkpoint that its other parts are from.
+    config: of that checkpoint's. names: of its tensors."""
+    if kind_of_transformer(names) != kind:
         raise ModelError(
             f"{what} is not a transformer of the same family as its text encoders.",
             "Name a checkpoint of its own family with --text-encoder.",
         )
-    is_dev = told_by(state)["guidance_embeds"]
+    is_dev = told_by(names)["guidance_embeds"]
     if kind == "flux" and is_dev != bool(config.get("guidance_embeds")):
         own, other = ("dev", "schnell") if is_dev else ("schnell", "dev")
         raise ModelError(
@@ -80,26 +81,37 @@ def told_by(names: Iterable[str]) -> dict[str, Any]:
 
 
 def config_of(kind: str, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
-    """The config of a transformer of SD3 or FLUX.1, by its tensors under diffusers' names; KeyError: one is
-    missing."""
-    config = {
-        **told_by(shapes),
-        "num_layers": count_of("transformer_blocks", shapes),
-        "joint_attention_dim": shapes["context_embedder.weight"][1],
-        "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
-    }
-    width = shapes["context_embedder.weight"][0]
+    """The config of a transformer of SD3, FLUX.1 or Chroma, by its tensors under diffusers' names; KeyError:
+    one is missing."""
+    width, texts = shapes["context_embedder.weight"]
     head = shapes.get("transformer_blocks.0.attn.norm_q.weight", [64])[0]
-    config |= {"attention_head_dim": head, "num_attention_heads": width // head}
+    config = {
+        "num_layers": count_of("transformer_blocks", shapes),
+        "joint_attention_dim": texts,
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+    }
+    if kind != "sd3":
+        config["num_single_layers"] = count_of("single_transformer_blocks", shapes)
+    if kind == "chroma":
+        hidden, channels = shapes["distilled_guidance_layer.in_proj.weight"]
+        return config | {
+            "approximator_num_channels": channels,
+            "approximator_hidden_dim": hidden,
+            "approximator_layers": count_of("distilled_guidance_layer.layers", shapes),
+        }
+    pooled = shapes["time_text_embed.text_embedder.linear_1.weight"][1]
+    config |= {**told_by(shapes), "pooled_projection_dim": pooled}
     if kind == "flux":
-        return config | {"num_single_layers": count_of("single_transformer_blocks", shapes)}
+        return config
     places = math.isqrt(shapes["pos_embed.pos_embed"][1])
     return config | {"sample_size": 128, "caption_projection_dim": width, "pos_embed_max_size": places}
 
 
 def count_of(blocks: str, names: Iterable[str]) -> int:
     """How many blocks of this name there are."""
-    return len({key.split(".")[1] for key in names if key.startswith(f"{blocks}.")})
+    matches = (re.match(rf"{re.escape(blocks)}\.(\d+)\.", key) for key in names)
+    return len({match[1] for match in matches if match})
 
 
 def with_own_names(what: str, kind: str, state: State) -> State:
@@ -111,13 +123,18 @@ def with_own_names(what: str, kind: str, state: State) -> State:
     found = inside or dict(state)
     if not any(piece in key for key in found for piece in ORIGINAL.values()):
         return found
+    found = {SCALE.sub(r"\1.scale", key): x for key, x in found.items()}
     from diffusers.loaders.single_file_utils import (
+        convert_chroma_transformer_checkpoint_to_diffusers,
+        convert_flux2_transformer_checkpoint_to_diffusers,
         convert_flux_transformer_checkpoint_to_diffusers,
         convert_sd3_transformer_checkpoint_to_diffusers,
         convert_z_image_transformer_checkpoint_to_diffusers,
     )
 
     convert = {
+        "chroma": convert_chroma_transformer_checkpoint_to_diffusers,
+        "flux2": convert_flux2_transformer_checkpoint_to_diffusers,
         "sd3": convert_sd3_transformer_checkpoint_to_diffusers,
         "flux": convert_flux_transformer_checkpoint_to_diffusers,
         "zimage": convert_z_image_transformer_checkpoint_to_diffusers,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import ModelError
 from .bounds import check_values
@@ -18,7 +19,8 @@ from .weights import State, check_weights, fill, plain, read_network, refuse_unk
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 OF_A_CHECKPOINT = "first_stage_model."
 OF_UNETS = "0.18215 is that of 1.x and 2.x, 0.13025 that of XL."
-OF_FLOWS = "1.5305 is that of Stable Diffusion 3, 0.3611 that of FLUX.1 and Z-Image."
+OF_FLOWS = "1.5305 is that of Stable Diffusion 3, 0.3611 that of FLUX.1, Chroma and Z-Image."
+NESTED = re.compile(r"^(encoder\.(?=quant_conv\.)|decoder\.(?=post_quant_conv\.))")  # in the file of FLUX.2's
 
 
 def find_vae(name: str, *, offline: bool) -> Path:
@@ -71,6 +73,13 @@ def weights_in(name: str, folder: Path) -> Path:
     return plain if plain in found else found[0]
 
 
+def check_class_here(name: str, kind: str) -> None:
+    """ModelError for the folder of a VAE that is of another kind than this (see networks.read_config)."""
+    path = local_vae(name)
+    if path is not None and path.is_dir():
+        CHECKS[kind](name, read_json(path / CONFIG))
+
+
 def load_vae(name: str, path: Path, own: Mapping[str, Any], kind: str = "vae") -> Any:
     """The network, in float32. own: the config of the checkpoint's VAE, which a file takes over. kind: of the
     network (see networks.read_config).
@@ -89,7 +98,13 @@ def load_vae(name: str, path: Path, own: Mapping[str, Any], kind: str = "vae") -
             f"{name} is made for another kind of checkpoint: it scales latents by {told(given, is_flow)}.",
             f"The checkpoint takes {told(wanted, is_flow)}: " + (OF_FLOWS if is_flow else OF_UNETS),
         )
-    return fill_vae(name, kind, config, read_network(name, weights))
+    vae = fill_vae(name, kind, config, read_network(name, weights))
+    if any(vae.config.get(key) != own.get(key) for key in ("latents_mean", "latents_std")):
+        raise ModelError(
+            f"{name} is made for another kind of checkpoint: its latents have another mean or deviation.",
+            "Use the VAE of a checkpoint of the same family.",
+        )
+    return vae
 
 
 def scaling(config: Mapping[str, Any]) -> tuple[float, float]:
@@ -102,23 +117,37 @@ def told(scaled: tuple[float, float], has_shift: bool) -> str:
 
 
 def fill_vae(name: str, kind: str, config: Mapping[str, Any], weights: State) -> Any:
-    """The network with the weights of a file, in diffusers' or the original layout."""
+    """The network, in float32, with these weights under the names of diffusers or of the original code."""
     network = empty_network(name, kind, config)
     state = plain(weights, torch.float32)
     state = {key.removeprefix(OF_A_CHECKPOINT): x for key, x in state.items() if is_of_vae(key)}
     if any(key.startswith("encoder.down.") for key in state):
-        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+        state = of_original(name, state, network.config)
+    elif any(key.startswith("encoder.downsamples.") for key in state):  # of Wan 2.1, as Qwen-Image's file
+        from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-        names = [*state]
-        numbered: Any = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
         with reading(name):
-            placed = convert_ldm_vae_checkpoint(numbered, network.config).values()
-            used = {names[int(x.flatten()[0])] for x in placed if x.numel()}
-            refuse_unknown(name, state.keys() - used)
-            state = convert_ldm_vae_checkpoint(state, network.config)
+            state = convert_wan_vae_to_diffusers(state)
     else:
         network._fix_state_dict_keys_on_load(state)  # pyright: ignore[reportPrivateUsage] names of old files
+    if kind == "flux2_vae":
+        state["bn.num_batches_tracked"] = torch.zeros(())  # of its training
     return fill(name, network, state, torch.float32)
+
+
+def of_original(name: str, state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """The tensors of an AutoencoderKL from the original code under the names of diffusers."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    state = {NESTED.sub("", key): x for key, x in state.items()}
+    scaling = {key: state.pop(key) for key in [*state] if key.startswith("bn.")}  # of FLUX.2
+    names = [*state]
+    numbered: Any = {key: torch.tensor(i).expand(state[key].shape) for i, key in enumerate(names)}
+    with reading(name):
+        placed = convert_ldm_vae_checkpoint(numbered, config).values()
+        used = {names[int(x.flatten()[0])] for x in placed if x.numel()}
+        refuse_unknown(name, state.keys() - used)
+        return convert_ldm_vae_checkpoint(state, config) | scaling
 
 
 def is_of_vae(key: str) -> bool:
