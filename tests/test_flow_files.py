@@ -343,7 +343,7 @@ def test_where_the_tokenizer_of_t5_is_looked_for(flux: Path, sd3: Path, cache: P
     for other in (bare, flux / "tokenizer"):
         with pytest.raises(ModelError, match="has no tokenizer of T5"):
             load(files["transformer"], *texts, other, **more)
-    with pytest.raises(ModelError, match="someone/flux is not in the hub's cache"):
+    with pytest.raises(ModelError, match="someone/flux is not in the Hub's cache"):
         load(files["transformer"], *texts, "someone/flux", **more)
     put(cache, flux, "someone/flux", leave_out="*.safetensors")
     same(load(files["transformer"], *texts, "someone/flux", **more), whole)

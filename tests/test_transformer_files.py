@@ -324,7 +324,7 @@ def test_what_does_not_fit_is_refused(sd3: Path, checkpoint: Path, tmp_path: Pat
     assert "--text-encoder" in caught.value.hint
     with pytest.raises(ModelError, match="is a Stable Diffusion 3 transformer"):
         load_model(path, text_encoder=str(checkpoint), device="cpu")
-    with pytest.raises(ModelError, match="no file of a transformer"):
+    with pytest.raises(ModelError, match="not a transformer file"):
         load_model(checkpoint / "unet", text_encoder=str(sd3), device="cpu")
     with pytest.raises(SettingError, match="--text-encoder cannot be used with the flow-matching model"):
         load_model(sd3, text_encoder=str(sd3), device="cpu")

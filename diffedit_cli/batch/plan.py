@@ -60,7 +60,7 @@ def make_plan(
     digest, seen = hashlib.sha256(), set[str]()
     for row in read_rows(source, masks):
         if row.id in seen:
-            raise SettingError(f"The id {row.id} is there twice.", "Give each row an id of its own.")
+            raise SettingError(f"The id {row.id} appears twice.", "Give each row an id of its own.")
         seen.add(row.id)
         digest.update(row.canonical() + b"\n")
     if not seen:
@@ -112,7 +112,9 @@ def stored_plan(store: Store) -> Plan | None:
     text = store.read(FILE)
     if text is None:
         if store.names(""):
-            raise SettingError(f"{store.url} holds something else.", "Choose an empty folder with -o.")
+            raise SettingError(
+                f"{store.url} holds files that are not of a batch.", "Choose an empty folder with -o."
+            )
         return None
     try:
         return Plan(**json.loads(text))
@@ -130,7 +132,7 @@ def check_same(before: Plan, now: Plan, where: str) -> None:
     ]
     if changed:
         raise SettingError(
-            f"{where} was begun otherwise: {'; '.join(changed)}.",
+            f"{where} was begun with something else: {'; '.join(changed)}.",
             "Give the same manifest, settings, model and version, or another folder with -o.",
         )
 

@@ -56,7 +56,7 @@ def user_file() -> Path:
     folder = Path(typer.get_app_dir("diffedit"))
     if folder.parts[0] == "~":  # neither HOME nor an entry among the system's users
         raise SettingError(
-            "There is no home folder to keep settings in.", "Set HOME or XDG_CONFIG_HOME, or use --project."
+            "There is no home folder to save settings in.", "Set HOME or XDG_CONFIG_HOME, or use --project."
         )
     return folder / "config.toml"
 
@@ -145,7 +145,7 @@ def read_text(path: Path) -> str:
         raise SettingError(f"{path} is not UTF-8.", "Save it with that encoding.") from error
     if len(data) > MOST_BYTES:
         raise SettingError(
-            f"{path} is longer than {MOST_BYTES:,} bytes.", "A file of settings has few lines."
+            f"{path} is longer than {MOST_BYTES:,} bytes.", "A settings file has only a few lines."
         )
     return text
 

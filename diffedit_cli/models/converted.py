@@ -71,7 +71,7 @@ def folders_for(
 ) -> dict[torch.dtype, Path]:
     """The folder of a checkpoint's converted networks for each dtype, whether it exists or not.
 
-    apart: parts that do not come from the checkpoint.
+    apart: parts that do not come from the checkpoint itself.
     """
     weights = source.revision or hash_of(source.path)
     loras = [[hash_of(path_of(given)), split(given)[1]] for given in lora]
@@ -85,7 +85,7 @@ def folders_for(
 
 
 def sort_of(source: Source) -> str:
-    """What tells most checkpoints apart without a hash, which takes seconds: the commit, or the size."""
+    """What distinguishes most checkpoints without a hash, which takes seconds: the commit, or the size."""
     return source.revision or str(bytes_of(source.path))
 
 
@@ -99,7 +99,7 @@ def is_there(folder: Path) -> bool:
 
 
 def read_parts(folder: Path, dtype: torch.dtype) -> Parts:
-    """The checkpoint in a folder, all but what its own folder says of it. ModelError: it is spoilt."""
+    """The checkpoint in a folder, all but what its own folder says of it. ModelError: it is invalid."""
     _, facts = read_about(folder)
     configs, own = facts["configs"], facts["schedule"]
     alphas = torch.tensor(own.pop("alphas_cumprod"), dtype=torch.float64)
@@ -292,7 +292,7 @@ def to_openvino(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 
 def read_about(folder: Path) -> tuple[Converted, dict[str, Any]]:
-    """What a folder holds, and the facts that its networks do not hold. ModelError: it is spoilt."""
+    """What a folder holds, and the facts that its networks do not hold. ModelError: it is invalid."""
     about = read_json(folder / ABOUT)
     try:
         facts = about.pop("facts")
@@ -300,7 +300,7 @@ def read_about(folder: Path) -> tuple[Converted, dict[str, Any]]:
         about["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         return Converted(**about), facts
     except (TypeError, KeyError) as error:
-        raise ModelError(f"{folder / ABOUT} is spoilt.", REMOVE) from error
+        raise ModelError(f"{folder / ABOUT} is invalid.", REMOVE) from error
 
 
 def converted_networks() -> list[Converted]:

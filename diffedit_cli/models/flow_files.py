@@ -172,7 +172,7 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
         raise ModelError(what, f"{WITH_FOLDER} {as_files}")
     if files.lacking:
         raise ModelError(
-            f"{files.name} needs {listed(files.lacking)} too.", "Give each with --text-encoder, repeated."
+            f"{files.name} also needs {listed(files.lacking)}.", "Give each with --text-encoder, repeated."
         )
     if has_own_vae and files.vae is None:
         raise ModelError(f"There is no VAE in {files.name}.", "Give one with --vae.")
@@ -184,7 +184,7 @@ def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
 
 def with_rest(files: FlowFiles, folders: Sequence[tuple[str, Path]]) -> FlowFiles:
     """Files of Z-Image with the configs of a checkpoint. folders: names of what is given, and where it is."""
-    needs = f"{files.name} needs the small files of its checkpoint besides, configs and tokenizer."
+    needs = f"{files.name} also needs the small files of its checkpoint: configs and tokenizer."
     hint = "Name zimage-turbo, Tongyi-MAI/Z-Image or a folder with another --text-encoder."
     if len(folders) != 1 or family_of(*folders[0]) is not files.family:
         raise ModelError(needs, hint)

@@ -1,4 +1,4 @@
-"""What a run would refuse of a checkpoint, from its small files and before a weight is read."""
+"""What a run would refuse about a checkpoint, from its small files and before a weight is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Where the parts of a model are, and whether what is asked for goes together, before a weight is read."""
+"""Where the parts of a model are, and whether what is requested can be combined, before a weight is read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
         }.get(flag, "1.x, 2.x and XL")
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
-            f"It is made for {made_for}; leave it out.",
+            f"It works only with {made_for}; leave it out.",
         )
     if files is not None:
         check_whole(files, has_own_vae=config.vae is None)
@@ -88,7 +88,7 @@ def refuse_own_parts(config: ModelConfig, source: Source) -> None:
     files = find_files(config.model, source.path) if source.path.is_file() else None
     if files is not None and (files.encoders or files.vae is not None):
         raise ModelError(
-            f"{config.model} has text encoders or a VAE of its own, which would not be used beside a folder.",
+            f"{config.model} has text encoders or a VAE of its own, which those of the folder would replace.",
             "Leave --text-encoder out, or give the text encoders as files.",
         )
 
@@ -127,7 +127,8 @@ def words_for(config: ModelConfig, files: FlowFiles) -> Path | None:
         return None
     if len(folders) > (t5 is not None):
         raise ModelError(
-            f"{folders[-1][0]} does nothing: beside files a folder gives the tokenizer of T5 alone.",
+            f"{folders[-1][0]} does nothing: next to text encoder files, a folder gives only the tokenizer "
+            "of T5.",
             "Give t5xxl too, or leave it out." if t5 is None else "Leave it out.",
         )
     return t5 and find_t5_words(t5.name, t5.path, folders)

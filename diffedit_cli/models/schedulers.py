@@ -127,7 +127,7 @@ def reading_of(name: str, config: Mapping[str, Any]) -> Reading:
     """How this config is read. ModelError for a class, or a mode of one, that is not supported."""
     kind = config.get("_class_name")
     if config.get("use_flow_sigmas"):
-        raise ModelError(f"{name} asks for a schedule of flow matching (use_flow_sigmas).", HELP)
+        raise ModelError(f"{name} asks for a flow-matching schedule (use_flow_sigmas).", HELP)
     if not isinstance(kind, str) or kind not in SUPPORTED:
         why = REFUSED.get(str(kind), "it is not known" if kind else "it has no _class_name")
         raise ModelError(f"{name} has a scheduler that is not supported ({kind}): {why}.", HELP)

@@ -50,7 +50,7 @@ def load_rest(names: Sequence[str], sources: Sequence[Source], dtype: torch.dtyp
         return rest_of_folder(name, sources[0].path, dtype)
     if folder := next((given for given, one in zip(names, sources, strict=True) if one.path.is_dir()), None):
         raise ModelError(
-            f"{folder} is a folder, beside which no other text encoder can be given.", "Give it alone."
+            f"{folder} is a folder, so no other text encoder can be given with it.", "Give it alone."
         )
     states = [read_network(given, one.path) for given, one in zip(names, sources, strict=True)]
     if len(states) == 1 and kind_by_texts(states[0]):
@@ -203,7 +203,7 @@ def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
     """The folder with the file of a transformer in place of its own."""
     if not path.is_file():
         raise ModelError(
-            f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
+            f"{of_rest} is a flow-matching model, and {name} is not a transformer file.",
             "Give a .safetensors or .gguf file with --model.",
         )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])

@@ -48,10 +48,10 @@ OTHERS = {  # a piece of a tensor's name, and what a file with it is
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
     "conditioner.embedders.0.model.": ("the SDXL refiner, which only polishes pictures", "Use SDXL base."),
-    "lora": ("a LoRA", "It changes a checkpoint and is none itself."),
-    "hada_w1": ("a LoHa adapter", "It changes a checkpoint and is none itself."),
-    "emb_params": ("a textual inversion", "It adds a word to a checkpoint and is none itself."),
-    "clip_l": ("a textual inversion", "It adds a word to a checkpoint and is none itself."),
+    "lora": ("a LoRA", "It changes a checkpoint but is not one itself."),
+    "hada_w1": ("a LoHa adapter", "It changes a checkpoint but is not one itself."),
+    "emb_params": ("a textual inversion", "It adds a word to a checkpoint but is not one itself."),
+    "clip_l": ("a textual inversion", "It adds a word to a checkpoint but is not one itself."),
 }
 
 
@@ -119,7 +119,8 @@ def recognise(
     ]
     if lacks or first is None:
         raise ModelError(
-            f"{name} lacks {' and '.join(lacks)}: it is not all of a Stable Diffusion 1.x, 2.x or XL.",
+            f"{name} lacks {' and '.join(lacks)}: it is not a whole Stable Diffusion 1.x, 2.x or XL "
+            "checkpoint.",
             hint_for(lacks),
         )
     channels = first.shape[1] if len(first.shape) == 4 else 0
@@ -131,7 +132,7 @@ def recognise(
         )
     if not kind:
         raise ModelError(
-            f"{name} holds a UNet of another kind than Stable Diffusion 1.x, 2.x and XL.",
+            f"{name} holds a UNet that is not of Stable Diffusion 1.x, 2.x or XL.",
             "Use one of these.",
         )
     return kind
