@@ -1,4 +1,4 @@
-"""What a batch was begun with, and its parts: rows that are done together, or not at all."""
+"""What a batch was started with, and its parts: rows that are saved together, or not at all."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ def make_plan(
 
 
 def identity(checkpoint: ModelConfig) -> dict[str, Any]:
-    """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
+    """What identifies a model: the commit of a Hub id, or otherwise a hash of all files that are read."""
     from ..models import backend_of
     from ..models.addons import split
     from ..models.given import source_of, sources_of_texts
@@ -108,12 +108,12 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
 
 
 def stored_plan(store: Store) -> Plan | None:
-    """The plan that an earlier run began `store` with. SettingError: there is something else in it."""
+    """The plan with which an earlier run began `store`. SettingError: it contains something else."""
     text = store.read(FILE)
     if text is None:
         if store.names(""):
             raise SettingError(
-                f"{store.url} holds files that are not of a batch.", "Choose an empty folder with -o."
+                f"{store.url} holds something else, not a batch.", "Choose an empty folder with -o."
             )
         return None
     try:
@@ -125,7 +125,7 @@ def stored_plan(store: Store) -> Plan | None:
 
 
 def check_same(before: Plan, now: Plan, where: str) -> None:
-    """SettingError, which names what differs, if a batch was begun otherwise."""
+    """SettingError, which names what differs, if a batch was started with something else."""
     old, new = before.flat(), json.loads(json.dumps(now.flat()))
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}" for key in new if old.get(key) != new.get(key)

@@ -109,7 +109,7 @@ def read_config(environment: Mapping[str, str] = os.environ) -> Layer:
 
 
 def read_leniently(environment: Mapping[str, str] = os.environ) -> Layer:
-    """As `read_config`, with the error in the layer: every help works with a wrong configuration."""
+    """As `read_config`, but with the error in the layer, so that --help works with a wrong configuration."""
     try:
         return read_config(environment)
     except SettingError as error:
@@ -294,7 +294,7 @@ def absolute(given: str) -> str:
 
 
 def is_place(name: str) -> bool:
-    """Whether a name is that of a file or a folder. A preset goes before a folder of the same name."""
+    """Whether a name is that of a file or a folder. A preset wins over a folder of that name."""
     if name == "embedded" or not os.path.exists(name):
         return False
     if Path(name).name == name:

@@ -1,4 +1,5 @@
-"""What a network's config may ask for: anything else is refused with the reason, before it is made."""
+"""What a network's config may contain: anything else is refused with the reason, before the network is
+created."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ def check_unet(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled in another way than by one factor."""
+    """Refuse a VAE whose latents are not scaled by a single factor."""
     check_class(name, "vae", config)
     for key in ("latents_mean", "latents_std", "shift_factor"):
         if config.get(key):
@@ -57,7 +58,7 @@ def check_vae(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_flow_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by one shift and one factor."""
+    """Refuse a VAE whose latents are not scaled by one shift and one factor."""
     check_class(name, "flow_vae", config)
     for key in ("latents_mean", "latents_std"):
         if config.get(key):
@@ -79,21 +80,21 @@ def check_factor(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_text(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than CLIP's."""
+    """Refuse a text encoder that is not CLIP's."""
     kind = config.get("model_type")
     if kind not in TEXT_MODELS:
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not CLIP's.", HELP_PLAIN)
 
 
 def check_t5(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than T5's."""
+    """Refuse a text encoder that is not T5's."""
     kind = config.get("model_type")
     if kind != "t5":
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not T5.", HELP_PLAIN)
 
 
 def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a language model of another kind than plain Qwen3."""
+    """Refuse a language model that is not plain Qwen3."""
     kind, rope = config.get("model_type"), config.get("rope_parameters") or {}
     if kind != "qwen3":
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen3.", HELP_PLAIN)
@@ -104,7 +105,7 @@ def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_qwen2_5_vl(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a language model of another kind than that of Qwen2.5-VL."""
+    """Refuse a language model that is not that of Qwen2.5-VL."""
     kind = config.get("model_type")
     if kind not in ("qwen2_5_vl", "qwen2_5_vl_text"):
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen2.5-VL.", HELP_PLAIN)
@@ -183,7 +184,7 @@ def check_flux2(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_flux2_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation in 2x2 cells."""
+    """Refuse a VAE whose latents are not scaled by a mean and a deviation for each value of 2x2 cells."""
     check_class(name, "flux2_vae", config)
     eps = config.get("batch_norm_eps", 1e-4)
     if not is_above(eps, 0) or [*flat([config.get("patch_size", [2, 2])])] != [2, 2]:
@@ -210,8 +211,8 @@ def check_qwenimage(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_qwen_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation for each of 16 channels,
-    or that takes more than a picture."""
+    """Refuse a VAE whose latents are not scaled by a mean and a deviation for each of 16 channels, or that
+    takes more than a picture."""
     check_class(name, "qwen_vae", config)
     for key, low in (("latents_mean", -math.inf), ("latents_std", 0)):
         values = config.get(key, [1.0] * 16)
@@ -231,7 +232,7 @@ def is_above(value: Any, low: float) -> bool:
 
 
 def check_channels(name: str, config: Mapping[str, Any], wanted: int) -> None:
-    """Refuse a transformer that takes other channels than those of plain latents, such as a mask's too."""
+    """Refuse a transformer that takes more channels than those of plain latents, such as a mask."""
     if [config.get("in_channels", wanted), config.get("out_channels") or wanted] != [wanted, wanted]:
         raise ModelError(
             f"{name} takes {config.get('in_channels')} channels: it is made for another task.", HELP_PLAIN

@@ -136,7 +136,7 @@ def few_steps(kind: str, name: str) -> FewSteps:
 
 
 def of_scheduler(config: Mapping[str, Any]) -> str:
-    """The family that a scheduler's config indicates, or None.
+    """The family that a scheduler's config indicates, or an empty text.
 
     Euler's with trailing timesteps is that of Turbo and Lightning, unless it starts from pure noise or
     predicts v: then it belongs to a many-step model (Lin et al. 2023, arXiv 2305.08891).

@@ -1,4 +1,4 @@
-"""A flow-matching model in files: its transformer with text encoders and a VAE beside it, or all in one file.
+"""A flow-matching model in files: its transformer with separate text encoders and a VAE, or all in one file.
 
 A file holds no config. That of a transformer and of T5 follows from the shapes of the tensors; those of CLIP
 and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for elsewhere (t5_words.py).
@@ -72,8 +72,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class FlowFiles:
-    """Where the networks of a model in files are. encoders: by the keys of ENCODERS. rest: of a checkpoint
-    whose configs and tokenizer go with them, for a family whose files do not tell them."""
+    """Where the networks of a model in files are. encoders: by the keys of ENCODERS. rest: a checkpoint that
+    provides the configs and the tokenizer, for a family whose files do not contain them."""
 
     name: str
     kind: str
@@ -100,7 +100,7 @@ class FlowFiles:
 
     @property
     def lacking(self) -> list[str]:
-        """The text encoders that are not here and have to be."""
+        """The text encoders that are missing but required."""
         wanted, optional = ENCODERS[self.kind], self.family.optional
         return [one for one, part in wanted.items() if one not in self.encoders and part != optional]
 
@@ -111,7 +111,7 @@ def own_name(key: str, prefix: str) -> str:
 
 
 def pieces_in(name: str, path: Path) -> list[Piece]:
-    """The networks in a file. ModelError: there are tensors beside them."""
+    """The networks in a file. ModelError: there are other tensors."""
     shapes = shapes_in(path)
     prefixes = sorted({match[0] for key in shapes if (match := PREFIXES.match(key))})
     if prefixes:
@@ -125,7 +125,8 @@ def pieces_in(name: str, path: Path) -> list[Piece]:
 def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) -> FlowFiles | None:
     """What a transformer's file holds, and each text encoder of other files; None: it holds no transformer.
 
-    texts: the names and the places of these files. Their text encoders go before those of the first file.
+    texts: the names and the places of these files. Their text encoders take precedence over those of the
+    first file.
     """
     kind = kind_of_transformer(shapes_in(path))
     if not kind:
@@ -165,7 +166,7 @@ def kind_of_encoder(piece: Piece) -> str:
 
 
 def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
-    """ModelError for files that do not make up a model. has_own_vae: none is given apart."""
+    """ModelError for files that do not make up a model. has_own_vae: no separate VAE is given."""
     if not files.encoders:
         what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
         as_files = f"Or give {listed(ENCODERS[files.kind])} as files, with the flag repeated."

@@ -118,7 +118,7 @@ def read_flow(name: str, config: Mapping[str, Any], family: Family) -> EulerFlow
 
 
 def describe_flow(schedule: EulerFlowSchedule) -> str:
-    """The verdict on a scheduler, for people."""
+    """How a scheduler is read, in words."""
     grows = f"shifted by {schedule.config.get('shift', 1.0):g}"
     if schedule.config["use_dynamic_shifting"]:
         steps = " and the steps" if schedule.has_fitted_shift else ""

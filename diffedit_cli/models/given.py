@@ -33,7 +33,7 @@ def sources_of_texts(config: ModelConfig) -> list[Source]:
 
 
 def has_own_texts(config: ModelConfig) -> bool:
-    """Whether text encoders are in files: a checkpoint named besides then gives its small files alone."""
+    """Whether text encoders are in files: a checkpoint named too then provides only its small files."""
     if not config.text_encoder:
         return False
     model, *texts = map(local_path, (config.model, *config.text_encoder))
@@ -47,14 +47,14 @@ def has_own_texts(config: ModelConfig) -> bool:
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
-    """Where the parts are that do not come from the checkpoint."""
+    """Where the parts are that do not come from the checkpoint itself."""
     vae = own_vae(config)
     return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
 
 
 def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
-    ModelError for files of one that do not make it up."""
+    ModelError for files that do not make up such a model."""
     family, files = family_of(config.model, source.path), files_of_flow(config, source)
     is_whole, of_texts = family is not None, flow_of_texts(config)
     is_flow = is_whole or files is not None or of_texts is not None

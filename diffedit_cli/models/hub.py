@@ -56,7 +56,7 @@ def cached_file(hub_id: HubId) -> Path | None:
 
 
 def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
-    """What a folder lacks of a whole checkpoint, as a sentence; empty: nothing."""
+    """What a folder lacks to be a whole checkpoint, as a sentence; empty: nothing."""
     try:
         parts = needed_parts(hub_id, folder)
         networks = {part: folder / part for part in parts if part in STEMS}
@@ -80,7 +80,7 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
 
 
 def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
-    """A repository with a model_index.json means to be whole."""
+    """A repository with a model_index.json is meant to be complete."""
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
     parts = parts_in(hub_id.name, folder)
@@ -92,7 +92,8 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
 def fetch(hub_id: HubId) -> None:
     """Fetch the configs, tokenizers and the safetensors of one variant into the hub's cache.
 
-    Parts that have no files of the variant are fetched in plain form. Of a checkpoint in one file, that.
+    Parts without files of the variant are fetched in plain form. Of a single-file checkpoint, only that file
+    is fetched.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 

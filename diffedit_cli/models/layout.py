@@ -78,7 +78,7 @@ def tokenizer_of(text_encoder: str) -> str:
 
 
 def parts_in(name: str, folder: Path) -> tuple[str, ...]:
-    """The parts of a folder's family, be they there or not."""
+    """The parts of a folder's family, whether they are there or not."""
     family = family_of(name, folder)
     if family is None:
         return XL_PARTS if has_two_encoders(folder) else PARTS
@@ -133,7 +133,7 @@ def has_two_encoders(folder: Path) -> bool:
 
 
 def check_index(name: str, index: dict[str, Any]) -> None:
-    """Refuse a model_index.json that names classes of no known library: they would be code of its own."""
+    """Refuse a model_index.json that names classes of no known library: they would be its own code."""
     for part, kind in index.items():
         library = kind[0] if isinstance(kind, list) and kind else None
         if (isinstance(library, str) and library not in LIBRARIES) or (part == "_class_name" and library):

@@ -46,7 +46,7 @@ def heads_of(path: Path) -> list[Head]:
 
 
 def count_tensors(heads: Sequence[Head]) -> tuple[int, str]:
-    """How many numbers these are, and the dtype of most of them."""
+    """How many values these tensors have, and the dtype of most of them."""
     counts: dict[str, int] = {}
     for head in heads:
         counts[head.dtype] = counts.get(head.dtype, 0) + head.numbers

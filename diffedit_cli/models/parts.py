@@ -1,4 +1,4 @@
-"""The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
+"""The parts of a checkpoint, read from a folder in diffusers layout. No code in the folder is run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Rest:
-    """What goes with a UNet alone. name: of where it comes from. vae, schedule: None where that has none."""
+    """The parts to combine with a UNet alone. name: of their source. vae, schedule: None if it has none."""
 
     name: str
     text_encoders: list[Any]
@@ -97,7 +97,7 @@ def load_folder(
 ) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    room: see weights.fill. by_turns: networks that need more than that together are left on demand.
+    room: see weights.fill. by_turns: networks that together need more than that are loaded on demand.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:

@@ -1,4 +1,4 @@
-"""A checkpoint in one file, whole or its UNet alone, in the layout that A1111, ComfyUI and Civitai use.
+"""A single-file checkpoint, whole or only its UNet, in the layout that A1111, ComfyUI and Civitai use.
 
 Such a file does not hold its configuration. Its kind is recognised by its tensors, and the configs and CLIP's
 vocabulary come from the package: no network is needed.
@@ -64,7 +64,7 @@ def load_single_file(
     rest: Rest | None = None,
     room: int | None = None,
 ) -> Parts:
-    """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part.
+    """Load every part of a single-file checkpoint. ModelError if it is not one, or lacks a part.
 
     has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights. rest: has the text
     encoders in place of its own, and what else it lacks. room: for the UNet; see weights.fill.
@@ -139,7 +139,7 @@ def recognise(
 
 
 def hint_for(lacks: list[str]) -> str:
-    """What to do about the parts that a file lacks."""
+    """A hint on what to do about the parts that a file lacks."""
     if "a UNet" in lacks:
         return "Get the full file, with text encoder and VAE baked in."
     if lacks == ["a VAE"]:

@@ -1,8 +1,8 @@
 """T5's tokenizer from spiece.model, a file of SentencePiece, where a folder has no tokenizer.json.
 
-transformers needs the package sentencepiece for that. The file is one message of Protocol Buffers; what
-counts of it are the pieces (field 1: text 1, score 2) and in the normaliser (field 3) its table of
-characters (2).
+transformers would need the package sentencepiece for that. The file is one message of Protocol Buffers; what
+counts of it are the pieces (field 1: text 1, score 2) and in the normaliser (field 3) its table of characters
+(2).
 """
 
 import struct

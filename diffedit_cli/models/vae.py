@@ -22,12 +22,12 @@ OF_FLOWS = "1.5305 is that of Stable Diffusion 3, 0.3611 that of FLUX.1 and Z-Im
 
 
 def find_vae(name: str, *, offline: bool) -> Path:
-    """The folder or the file of a VAE, fetched from the hub if it is not here. ModelError: there is none."""
+    """The folder or the file of a VAE, fetched from the Hub if it is not here. ModelError: there is none."""
     return local_vae(name) or fetched(name, offline=offline)
 
 
 def local_vae(name: str) -> Path | None:
-    """The folder or the file of a VAE; None: it is one of the hub's. ModelError: it can be neither."""
+    """The folder or the file of a VAE; None: it is on the Hub. ModelError: it can be neither."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path

@@ -118,7 +118,7 @@ class GuidanceConfig:
 
     @property
     def base_scale(self) -> float:
-        """The scale that was given, else the usual one of this norm or method."""
+        """The scale that was given, or the usual one for this norm or method."""
         return self.usual_scale() if self.scale is None else self.scale
 
     def usual_scale(self, plain: float = USUAL_SCALE) -> float:

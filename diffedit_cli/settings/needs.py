@@ -35,7 +35,7 @@ def same_texts(config: EditConfig) -> SettingError:
 
 
 def require_flow(inversion: str, *, is_flow: bool) -> None:
-    """SettingError if the inversion needs a flow-matching model and this is none."""
+    """SettingError if the inversion needs a flow-matching model and this is not one."""
     if inversion == "flowedit" and not is_flow:
         raise SettingError(
             "--inversion flowedit needs a flow-matching model.",
