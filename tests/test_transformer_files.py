@@ -222,7 +222,7 @@ def test_a_transformer_with_the_rest_of_a_folder(
         load_model(alone, device="cpu")
     assert "--text-encoder" in caught.value.hint
     save_file({**{prefix + key: x for key, x in state.items()}, f"{prefix}more": torch.ones(1)}, alone)
-    with pytest.raises(ModelError, match="not understood: more"):
+    with pytest.raises(ModelError, match="unknown tensors: more"):
         load_model(alone, text_encoder=str(folder), device="cpu")
 
 
@@ -285,7 +285,7 @@ def test_every_tensor_of_a_full_size_file_finds_its_place(name: str, is_gguf: bo
     named = with_own_names(name, kind, seen)
     assert {key: values.shape for key, values in named.items()} == wanted
     if kind != "zimage":  # whose converter leaves such a tensor to `fill`
-        with pytest.raises(ModelError, match=r"not understood: more.weight"):
+        with pytest.raises(ModelError, match=r"unknown tensors: more.weight"):
             with_own_names(name, kind, {**seen, "more.weight": torch.zeros(1)})
     if is_gguf:
         assert sum(isinstance(values, Quantised) for values in named.values()) > 100
