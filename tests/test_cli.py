@@ -1092,7 +1092,7 @@ def test_a_film_goes_on_with_the_same_settings_alone(
     before = files(tmp_path)
     film = [*FILM, "--frames", "2", "--init", "init.png", *flags]
     done = run("interpolate", *film, "-o", "out", "--resume", model="--model" not in flags)
-    check_refusal(done, 2, f"another {word}")
+    check_refusal(done, 2, f"different {word}")
     assert files(tmp_path) == before
 
 
