@@ -81,7 +81,7 @@ def verdict(*words: str) -> str:
     signal.alarm(0)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"raised {type(result.exception).__name__}: {result.exception}"[:200]
-    if "fault of the program" in result.output:
+    if "bug in diffedit" in result.output:
         return result.stderr.strip()[-200:]
     if any(ord(character) < 32 and character != "\n" for character in result.output):
         return "control characters"

@@ -1,4 +1,4 @@
-"""Change one object in a picture by naming it: DiffEdit on any Stable Diffusion checkpoint.
+"""Change one object in a picture by naming it: DiffEdit on Stable Diffusion and flow-matching models.
 
     from diffedit_cli import EditConfig, edit_image, load_image, load_model
 

@@ -28,9 +28,9 @@ def edit_image(
 ) -> EditResult:
     """Change `config.ref` into `config.query` and leave every other pixel as it was.
 
-    mask: where to edit, instead of a search (mode L at the picture's size, white is edited); or `Masks`,
-    which can also add areas to a found mask and keep areas out of it. report: called after each step.
-    Raises DiffeditError: texts that do not differ, numbers that are not finite.
+    mask: where to edit, in place of a search (mode L at the picture's size; white is edited); or `Masks`,
+    which can also add areas to a found mask and keep areas out of it. report: called after each step. Raises
+    DiffeditError: texts that do not differ, numbers that are not finite.
     """
     return Session(model, picture).edit(config, mask, report)[0]
 
@@ -43,10 +43,10 @@ def make_mask(
     mask: Mask = None,
     report: Report = silent,
 ) -> MaskResult:
-    """Find where `config.ref` is, against `config.query`: step 1 of `edit_image` alone.
+    """Find where `config.ref` is, by comparison with `config.query`: only step 1 of `edit_image`.
 
-    mask: `Masks` with areas to add and to subtract. Raises SettingError where a mask to use is given, and
-    DiffeditError where the texts are the same or the model sees no difference.
+    mask: `Masks` with areas to add and to subtract. Raises SettingError if a mask to use is given, and
+    DiffeditError if the texts are the same or the model sees no difference.
     """
     return Session(model, picture).mask(config, mask, report)
 
@@ -61,10 +61,10 @@ def remove_object(
 ) -> RemoveResult:
     """Take `config.ref` out of a picture and draw what may be behind it; every other pixel stays as it was.
 
-    The object is found as in `make_mask`, against a sibling where the model lists its words. The hole is
-    filled smoothly from its rim, and that is noised and redrawn: nothing of the object is in the start.
-    mask, report: as in `edit_image`. Raises SettingError where nothing says what to remove, and DiffeditError
-    where the model does not see it in the picture.
+    The object is found as in `make_mask`, by comparison with a similar one if the model lists its words. The
+    hole is filled smoothly from its edge, and the filling is noised and redrawn, so it starts without a trace
+    of the object. mask, report: as in `edit_image`. Raises SettingError if it is not clear what to remove,
+    and DiffeditError if the model does not see it in the picture.
     """
     return Session(model, picture).remove(config, mask, report)
 
@@ -81,8 +81,9 @@ def animate_edit(
     """An edit as `edit_image` makes it, and its film: `frames` RGB pictures, 2 or more.
 
     The first frame is the picture and the last the edit; neighbours look about equally different, and outside
-    the mask every frame is the picture, bit for bit. All are drawn when the first is asked for (stage "frame"
-    of `report`). After Ctrl-C the frames that are finished come, in order, and then KeyboardInterrupt.
+    the mask every frame is the picture, bit for bit. All are drawn when the first one is requested (stage
+    "frame" of `report`). After Ctrl-C the finished frames are yielded in order, followed by
+    KeyboardInterrupt.
     """
     return Session(model, picture).film(config, frames, mask, report)
 
@@ -97,7 +98,8 @@ def compare_edits(
 ) -> Iterator[EditResult]:
     """`edit_image` under each of several settings, in order; what they share is computed once.
 
-    Configs without a seed get one seed in common. report: called as ("compare", forwards done, in all).
+    Configs without a seed share one. report: called as ("compare", forward passes done, forward passes in
+    all).
     """
     return Session(model, picture).compare(configs, mask, report)
 
@@ -114,9 +116,9 @@ def edit_images(
     """Change `config.ref` into each of `queries` (or `config.query`) in several pictures.
 
     Yields, picture by picture and query by query, a result or the error that stopped it; one error does not
-    stop the rest. All have one seed. Pictures of one shape are worked on together, and the queries of a
-    picture share its inversion; up to the rounding of float32 a result is that of `edit_image`. mask: for a
-    single picture. report: starts anew with each group and query.
+    stop the rest. All use the same seed. Pictures of the same shape are edited together, and the queries of a
+    picture share its inversion; up to float32 rounding a result equals that of `edit_image`. mask: only for a
+    single picture. report: starts again with each group and query.
     """
     config = replace(config, seed=random_seed() if config.seed is None else config.seed)
     configs = [replace(config, query=query) for query in queries or [config.query]]
@@ -131,7 +133,7 @@ def edit_each(
     mask: Mask = None,
     report: Report = silent,
 ) -> Iterator[EditResult | DiffeditError]:
-    """As `edit_images`, under each of several settings with seeds that may differ, but not in size."""
+    """As `edit_images`, with each of several settings. Their seeds may differ, but not their size."""
     if len(pictures) > 1 and not Masks.of(mask).is_empty:
         raise SettingError("A mask belongs to one picture.", "Edit the pictures one by one.")
     for group in groups_of_one_shape(model, pictures, configs[0]):
@@ -152,7 +154,7 @@ def edit_each(
 def groups_of_one_shape(
     model: DiffusersDenoiser, pictures: Sequence[Picture], config: EditConfig
 ) -> Iterator[list[Picture]]:
-    """Neighbouring pictures of one canvas, as many as are worked on together."""
+    """Consecutive pictures with the same canvas, as many as are edited together."""
     shape = config.size or model.size, model.multiple
     for (width, height), group in groupby(pictures, lambda one: canvas.fit(one.rgb.size, *shape).canvas):
         members = list(group)

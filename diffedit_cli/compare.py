@@ -1,4 +1,4 @@
-"""One picture, or one prompt, under several settings: the tiles, what is said over them, and the grid."""
+"""One picture, or one prompt, with several settings: the tiles, their labels, and the grid."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ OF_PROMPTS = ("query", "negative_prompt", "steps", "seed", "size", *GUIDANCE)  #
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
-    """Results under several settings, in the order of the grid, each under its label."""
+    """Results with several settings, in the order of the grid, each with its label."""
 
     picture: Picture | None
     lists: Lists
@@ -119,11 +119,12 @@ def compare(
     mask: Mask = None,
     report: Report = silent,
 ) -> Comparison:
-    """Draw every combination of the lists' values; masks, maps and inversions in common are made once.
+    """Draw every combination of the lists' values; masks, maps and inversions that they share are computed
+    once.
 
     lists: {key of an EditConfig: its values}; without a picture the prompt is `query`, and `size` both sides.
-    mask: as in `edit_image`. Raises SettingError where there is nothing to compare, a value is
-    out of its range, or a setting has no use without a picture.
+    mask: as in `edit_image`. Raises SettingError if there is nothing to compare, a value is out of range, or
+    a setting has no use without a picture.
     """
     meter = Meter(model)
     if picture is None:
@@ -216,7 +217,7 @@ def prompt_configs(lists: Lists) -> list[GenerateConfig]:
 
 
 def count_forwards(lists: Lists, own: Own, *, has_picture: bool, search: bool = True) -> int:
-    """Sample-forwards of a comparison, the most that it can take; SettingError as in `compare`."""
+    """The most forward passes that a comparison can take; SettingError as in `compare`."""
     edits: list[EditConfig] = []
     drawn = 0
     for config in filled(lists, own, has_picture=has_picture, search=search):

@@ -4,7 +4,7 @@ import re
 
 
 class DiffeditError(Exception):
-    """Something went wrong that the user can mend. The message is one sentence; `hint` says what to do."""
+    """Something went wrong that the user can fix. The message is one sentence; `hint` says what to do."""
 
     exit_code = 1
 
@@ -24,7 +24,7 @@ class DiffeditError(Exception):
 
 
 class SettingError(DiffeditError):
-    """A setting is out of its range, unknown, or at odds with another one."""
+    """A setting is out of range, unknown, or cannot be combined with another one."""
 
     exit_code = 2
 
@@ -60,7 +60,7 @@ SHORTAGES = (  # what torch, its allocators and Python say where memory has run 
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory has run out. Most libraries have no type of error for it."""
+    """Whether an error says that memory has run out. Most libraries have no error type for it."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, (RuntimeError, OSError, ImportError)) and any(

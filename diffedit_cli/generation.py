@@ -44,7 +44,7 @@ def generate_image(model: DiffusersDenoiser, config: GenerateConfig, *, report: 
 def resolve_interpolation(
     model: DiffusersDenoiser, config: InterpolateConfig, *, has_init: bool = False
 ) -> InterpolateConfig:
-    """The settings as `interpolate_frames` uses them: a seed for each prompt, a size, a scale."""
+    """The settings as `interpolate_frames` uses them, with a seed for each prompt, a size and a scale."""
     require_mixing(model)
     seeds = config.seed or (random_seed(),)
     config = replace(
@@ -68,9 +68,9 @@ def interpolate_frames(
 ) -> Iterator[Image.Image]:
     """The frames between prompts, in order, as RGB pictures.
 
-    init: a picture that every frame is drawn from; it is scaled to fill the frame, and what juts out is cut.
-        Its colours become sRGB, and light grey shows through where it is transparent.
-    first, have: go on with a run at frame `first`; `have` gives the frames before it.
+    init: a picture that every frame is drawn from; it is scaled to fill the frame and cropped. Its colours
+    become sRGB, and transparent areas are shown over light grey. first, have: resume a run at frame `first`;
+    `have` returns the frames before it.
     """
     config = resolve_interpolation(model, config, has_init=init is not None)
     shape = latent_shape(model, config.width, config.height)
@@ -94,7 +94,7 @@ def interpolate_frames(
 
 
 def check_generation(model: Foreseen, config: GenerateConfig) -> None:
-    """What a picture from a text under filled-in settings would be refused for, without the network."""
+    """Refuse, without the network, what `generate_image` would refuse under filled-in settings."""
     _, *cells = latent_shape(model, config.width, config.height)
     how = config.step_solver, config.step_spacing, (cells[0], cells[1])
     make_steps(model.schedule, config.step_count, 1.0, *how)

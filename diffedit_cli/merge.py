@@ -36,7 +36,7 @@ FROM_SHAPE = 0.03  # how far the proportions of the two may differ
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The original with what was changed in it: `image` (RGB) and `mask` (mode L) at its own size.
+    """The original with the change pasted in: `image` (RGB) and `mask` (mode L), at the original's size.
 
     coverage: share of the picture, 0 to 1, that the mask touches. changed_outside: pixels outside the mask
     that differ from the original, by comparison: 0. zoom, shift: how the edited picture had to be scaled, and
@@ -81,9 +81,9 @@ def merge_images(
 ) -> MergeResult:
     """Take what was changed in `edited`, and everything else from `original`.
 
-    The edited picture may have another size, but must show the same view. mask: `Masks` with areas to add to
-    what is found and to keep as they are, or one to use in its place.
-    Raises DiffeditError where the two do not match, differ nearly everywhere, or not at all.
+    The edited picture may have a different size, but must show the same view. mask: `Masks` with areas to add
+    to the mask that is found and areas to keep as they are, or a mask to use in its place. Raises
+    DiffeditError if the two do not match, differ nearly everywhere, or do not differ.
     """
     config, masks, start = config or MergeConfig(), mask or Masks(), time.perf_counter()
     require_one_shape(original, edited)
@@ -115,7 +115,7 @@ def merge_images(
 
 
 def compared(size: tuple[int, int]) -> Fit:
-    """The canvas that two pictures are compared in: at most about SIDE * SIDE pixels, whole cells."""
+    """The canvas in which two pictures are compared: at most about SIDE * SIDE pixels, in whole cells."""
     scale = min(1.0, SIDE / (size[0] * size[1]) ** 0.5)
     width, height = (max(1, round(side * scale / CELL)) * CELL for side in size)
     return Fit(size, (0, 0, *size), (width, height), (width, height), (0, 0))
@@ -134,10 +134,10 @@ def require_one_shape(original: Picture, edited: Picture) -> None:
 def laid_over(
     before: torch.Tensor, after: torch.Tensor, threshold: float, edited: Picture
 ) -> tuple[align.Placement, align.Colours, torch.Tensor]:
-    """The placement and the colours that lay `after` on `before`, and `after` under both.
+    """The placement and the colour map that align `after` with `before`, and `after` with both applied.
 
-    The search begins at several places, because repeated structure can hold it at a wrong one. DiffeditError:
-    none of them leads to a picture of the same scene.
+    The search starts from several placements, because repeated structure can trap it at a wrong one.
+    DiffeditError: none of them leads to a picture of the same scene.
     """
     one = avg_pool2d(before, CELL)
     for start in STARTS:
@@ -152,15 +152,15 @@ def laid_over(
         if align.likeness(one, other, kept) >= LEAST_LIKENESS:
             return placement, colours, matched
     raise DiffeditError(
-        f"{edited.name} does not lie on the original: no small shift or zoom makes them match.",
-        "Give the picture that it was made from, uncropped.",
+        f"{edited.name} does not match the original: no small shift or zoom aligns them.",
+        "Give the picture from which it was made, uncropped.",
     )
 
 
 def require_a_change(coverage: float, edited: Picture) -> None:
     if coverage == 0:
         raise DiffeditError(
-            f"{edited.name} differs nowhere from the original by more than the whole picture does.",
+            f"No part of {edited.name} differs from the original by more than the rest does.",
             "Try a lower --threshold, or paint the change and give it with --mask.",
         )
     if coverage > MOST_CHANGED:

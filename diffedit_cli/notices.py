@@ -1,4 +1,4 @@
-"""Notes on a run: sentences about what may not be as expected, and what to do."""
+"""Notes on a run: sentences about what may be unexpected, and what to do about it."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ FEW_STEPS = 20  # below it cfg++ is weak: its scale falls with the number of ste
 NEAR_WORD = 0.6  # difflib's ratio from which a known word is worth naming
 # Syntax of other programs' prompts, with what to do here.
 FOREIGN = {
-    r"\([^()\n]*:\s*[\d.]+\s*\)|\({2,}[^()\n]+\){2,}": "Words have no weights; try --guidance-scale.",
+    r"\([^()\n]*:\s*[\d.]+\s*\)|\({2,}[^()\n]+\){2,}": "Words cannot be weighted; try --guidance-scale.",
     r"\[[^\[\]\n]*:\s*[\d.]+\s*\]": "A prompt cannot change during a run.",
     r"<(?:lora|lyco|hypernet):[^<>\n]*>": "Load a LoRA with --lora FILE.safetensors:SCALE.",
     r"\bBREAK\b": "Leave it out.",
@@ -23,7 +23,7 @@ HARDLY = 0.6  # recognition (core.diffedit) below which an edit is likely to be 
 
 
 def mask_notices(coverage: float, fit: Fit, config: MaskConfig, *, searched: bool = True) -> tuple[str, ...]:
-    """What to say of a mask that covers next to nothing, or nearly all. searched: it was not given."""
+    """What to say about a mask that covers almost nothing, or almost everything. searched: it was found."""
     if coverage < LITTLE and not fit.is_part:
         hint = " Try a lower --mask-threshold, other words, or a mask of your own with --mask."
         return (
@@ -51,11 +51,11 @@ def zoom_notices(config: EditConfig, fit: Fit) -> tuple[str, ...]:
     if fit.is_part and config.zoom is None:
         left, top, right, bottom = fit.region
         return (
-            f"The mask covers little, so the edit was made in the {right - left}x{bottom - top} pixels round "
-            "it. --no-zoom works on the whole picture.",
+            f"The mask covers little, so the edit was made in the {right - left}x{bottom - top} pixels "
+            "around it. --no-zoom works on the whole picture.",
         )
     if config.zoom and not fit.is_part:
-        return ("There was nothing to zoom in on: the part round the mask would not be shown larger.",)
+        return ("There was nothing to zoom in on: the part around the mask would not be shown larger.",)
     return ()
 
 
@@ -63,7 +63,7 @@ def guidance_notices(config: GuidanceConfig, steps: int) -> tuple[str, ...]:
     if config.method != "cfg++" or steps >= FEW_STEPS:
         return ()
     return (
-        f"cfg++ pulls the less the fewer the steps, and {steps} are few. Use --steps {FEW_STEPS} or more, "
+        f"cfg++ has less effect with fewer steps, and {steps} are few. Use --steps {FEW_STEPS} or more, "
         "or another --guidance-method.",
     )
 
@@ -97,7 +97,7 @@ def unknown_notice(name: str, words: Mapping[str, Sequence[str]], unknown: Seque
 
 
 def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
-    """Notes on what has a meaning in the prompts of other programs and is plain words here; one of a kind."""
+    """Notes on prompt syntax of other programs, which is read as plain words here; one per kind."""
     text = "\n".join(prompts)
     found = [(match[0], hint) for pattern, hint in FOREIGN.items() if (match := re.search(pattern, text))]
     return tuple(
@@ -106,7 +106,7 @@ def syntax_notices(prompts: Iterable[str]) -> tuple[str, ...]:
 
 
 def recognition_notices(recognised: float | None, config: EditConfig) -> tuple[str, ...]:
-    """A note where the model hardly sees the reference in the found mask."""
+    """A note if the model hardly sees the reference in the mask that was found."""
     if recognised is None or recognised >= HARDLY:
         return ()
     return (

@@ -1,6 +1,6 @@
 """One object taken out of a picture: its hole is filled smoothly from the rim, then noised and redrawn.
 
-Nothing of the object is in what the drawing starts from, as it would be after an inversion of the picture.
+So the drawing starts without a trace of the object, which an inversion of the picture would keep.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ Seen = tuple[Float[Tensor, "b 3 h w"], Heat]  # what a search shows, and its hea
 
 
 def settled(config: RemoveConfig, run: EditConfig, masks: Masks) -> RemoveConfig:
-    """The settings as they will be run: those that `run` has filled in, and idle ones at their defaults."""
+    """The settings as they will be used: those that `run` has filled in, and idle ones at their defaults."""
     filled = {key: getattr(run, key) for key in FILLED_IN}
     idle = idle_settings(run, has_mask=masks.use is not None, has_areas=not masks.is_empty)
     return without_idle(replace(config, **filled), idle)
@@ -49,9 +49,9 @@ def remove(
     masks: Masks,
     report: Report,
 ) -> RemoveResult:
-    """The picture without the object; `run` is still empty. seen: of the search, where no mask is given.
+    """The picture without the object; `run` is still empty. seen: what the search found, if no mask is given.
 
-    DiffeditError: the model does not see the object, or the hole is the whole picture.
+    DiffeditError: the model does not see the object, or the hole covers the whole picture.
     """
     areas, heat, recognised = masks.cells(fit, model.factor, model.device), None, None
     if seen is not None:
@@ -61,7 +61,8 @@ def remove(
         if not is_seen(model, shown, found):
             raise DiffeditError(
                 f"The model does not see {config.ref} in {picture.name}, so nothing was removed.",
-                "Use another word or a larger model (--model), or paint it white on black for --mask.",
+                "Use another word or a larger model (--model), or give a --mask with the object in white on "
+                "black.",
             )
         areas = replace(areas, mask=finding.widen(with_limbs(found, heat, config.mask), config.room))
     assert areas.mask is not None
@@ -83,7 +84,7 @@ def remove(
 
 
 def with_limbs(found: Heat, heat: Heat, config: MaskConfig) -> Heat:
-    """A found mask with what joins it and is nearly as hot: legs and tails are cooler than a body.
+    """A found mask with adjoining places that are nearly as hot: legs and tails are cooler than a body.
 
     Two thresholds, as for edges (Canny 1986, "A computational approach to edge detection").
     """
@@ -94,7 +95,7 @@ def with_limbs(found: Heat, heat: Heat, config: MaskConfig) -> Heat:
 def likely_place(
     model: DiffusersDenoiser, x0: Latents, rest: Tensor, seeds: list[int], report: Report
 ) -> str:
-    """The one that fits the rest of the picture best, of the places that the model lists, if it does."""
+    """Of the places that the model lists, if it lists any, the one that best fits the rest of the picture."""
     places = places_of(model.words)
     if not places:
         return ""
@@ -112,7 +113,7 @@ def forwards(
     *,
     has_mask: bool,
 ) -> dict[str, int]:
-    """Sample-forwards of each stage. words, own: vocabulary and defaults that a model declares."""
+    """The forward passes of each stage. words, own: vocabulary and defaults that a model declares."""
     search = filled_in(config.as_search(sibling_of(words or {}, config.ref)), own)
     counts = edit_forwards(search, search=not has_mask)
     places = 0 if config.place else len(LEVELS) * len(places_of(words))
@@ -122,9 +123,9 @@ def forwards(
 def is_seen(model: DiffusersDenoiser, shown: Float[Tensor, "1 3 h w"], found: Heat) -> bool:
     """Whether the object that was searched for is in the mask that was found.
 
-    Its recognition tells it from other objects. The heat before it is scaled, in deviations of the noise,
-    tells it from an empty place. How hot an object is depends on the network: FAINT holds for the embedded
-    one and others that list their words.
+    Its recognition distinguishes it from other objects. The heat before scaling, in deviations of the noise,
+    distinguishes it from an empty place. How hot an object is depends on the network: FAINT applies to the
+    embedded one and others that list their words.
     """
     if float(recognition(shown, found)) < MISSING:
         return False
@@ -133,7 +134,7 @@ def is_seen(model: DiffusersDenoiser, shown: Float[Tensor, "1 3 h w"], found: He
 
 
 def require_rest(hole: Hole) -> None:
-    """DiffeditError where a hole leaves nothing to fill it from."""
+    """DiffeditError if a hole leaves nothing to fill it from."""
     if bool((hole > 0).all()):
         raise DiffeditError(
             "The mask covers the whole picture, so there is nothing left to fill it from.",

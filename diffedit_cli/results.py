@@ -1,4 +1,4 @@
-"""What a run gives: its result, what it cost, what to note of it, and the settings that make it again."""
+"""What a run returns: its result, what it cost, notes on it, and the settings that make it again."""
 
 import io
 import time
@@ -26,8 +26,7 @@ Target = str | PathLike[str] | BinaryIO
 
 @dataclass(frozen=True)
 class Run:
-    """What a run cost: seconds in all and in the networks, and sample-forwards of the one
-    that predicts.
+    """What a run cost: seconds in all and in the networks, and forward passes of the UNet or transformer.
 
     results: how many results were made together at this cost.
     """
@@ -52,7 +51,7 @@ class Meter:
 
 
 class Shown:
-    """A result that says in one line what it is, and that a notebook shows as its picture."""
+    """A result whose repr is one line, and that a notebook displays as its picture."""
 
     def shown(self) -> tuple[str, Image.Image]:
         """What the result is about, and its picture in sRGB."""
@@ -73,8 +72,8 @@ class OfPicture(Shown):
     """What a mask and an edit have in common: `mask` has mode L and the picture's own size.
 
     coverage: share of the picture, 0 to 1, that the mask touches. config: the settings as run. origin: the
-    model's (load.origin_of). given: hashes of the areas that were given. recognised: how far the model sees
-    the reference in the mask that it found, about 1 where it does (core.diffedit.recognition).
+    model's (load.origin_of). given: hashes of the areas that were given. recognised: how clearly the model
+    sees the reference in the mask that it found; about 1 if it does (core.diffedit.recognition).
     """
 
     picture: Picture
@@ -118,7 +117,7 @@ class MaskResult(OfPicture):
 
 @dataclass(frozen=True, repr=False)
 class Changed(OfPicture):
-    """A picture of which a part was drawn anew: `image` (RGB) at its own size; heat, if searched for.
+    """A picture of which a part was redrawn: `image` (RGB) at its own size; heat, if there was a search.
 
     changed_outside: pixels of `image` outside the mask that differ from the input, by comparison: 0. In a
     JPEG of it more of them differ, since that format stores every pixel approximately.
@@ -160,8 +159,8 @@ class Changed(OfPicture):
 class EditResult(Changed):
     """An edited picture.
 
-    together: row and number of the pictures that were edited in one batch; rounding depends on both.
-    objects: with --per-object what became of each piece of the mask, in the order of the edits.
+    together: the picture's row in a batch that was edited together, and the number of rows; rounding depends
+    on both. objects: with --per-object, what became of each piece of the mask, in the order of the edits.
     """
 
     config: EditConfig
@@ -238,8 +237,8 @@ def provenance(
     picture: Picture | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What is stored in a result, all that is needed to make it again: the version, the command, the model,
-    the input's name and hash, the hashes of masks that were given, and every setting."""
+    """What is stored in a result, which is everything needed to make it again: the version, the command, the
+    model, the input's name and hash, the hashes of masks that were given, and every setting."""
     source = {} if picture is None else {"input": picture.name, "input_sha256": picture.sha256}
     return {
         "diffedit": __version__,
@@ -325,9 +324,10 @@ def pasted(plan: Plan, row: int, masks: Masks, fit: Fit, factor: int) -> tuple[I
 
 
 def found_mask(area: Heat, config: MaskConfig, fit: Fit, factor: int) -> Image.Image:
-    """A found area (1 1 h w) as the mask of the paste, mode L at the picture's size; its edge is soft inside.
+    """A found area (1 1 h w) as the mask for pasting, mode L at the picture's size, with a soft inner edge.
 
-    An inverted one covers every pixel that the mask itself does not touch, so that the object keeps its rim.
+    An inverted one covers every pixel that the mask itself does not touch, so that the object keeps its
+    outline.
     """
     soft = paste.full_mask(area, config.feather, fit, factor)
     if not config.invert:

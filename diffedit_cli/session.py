@@ -50,7 +50,7 @@ Mask = Given  # a mask alone stands for Masks(use=mask)
 
 
 class Session:
-    """Pictures of one shape, edited under any number of settings; what two runs share is computed once."""
+    """Pictures of one shape, edited with any number of settings; what several runs share is computed once."""
 
     def __init__(self, model: DiffusersDenoiser, *pictures: Picture) -> None:
         self.model = model
@@ -75,7 +75,7 @@ class Session:
     def edit_objects(self, config: EditConfig, mask: Mask = None, report: Report = silent) -> EditResult:
         """Change each piece of the mask of one picture on its own (see EditConfig.per_object).
 
-        The largest goes first, and each edit starts from the result of the one before.
+        The largest comes first, and each edit starts from the result of the one before.
         """
         meter, config, masks, given = Meter(self.model), *self._settled(config, mask)
         (picture,), found, whole = self.pictures, None, replace(config, zoom=False)
@@ -190,8 +190,8 @@ class Session:
         return result, (film_frame(result, weights, fit, softened, *frame) for frame in shown)
 
     def _settled(self, config: EditConfig, mask: Mask) -> tuple[EditConfig, Masks, dict[str, str]]:
-        """The settings as they will be run, idle ones at their defaults; the masks, inverted if asked; and
-        the hashes of the masks as given."""
+        """The settings as they will be used, with idle ones at their defaults; the masks, inverted if
+        requested; and the hashes of the masks as given."""
         masks = Masks.of(mask, self.pictures[0])
         if masks.use is None:
             require_query(config)
@@ -211,7 +211,7 @@ class Session:
     def _look(
         self, fits: Mapping[int, Fit], config: EditConfig, report: Report
     ) -> tuple[Float[Tensor, "b 3 h w"], Heat]:
-        """What a search shows in some of the pictures, and its heat (see DiffEdit.look)."""
+        """What a search finds in some of the pictures, and its heat (see DiffEdit.look)."""
         texts = diffedit.Texts.embed(self.model, config)
         return self._source(fits).look(config, texts, [seed_of(config)] * len(fits), report)
 
@@ -241,7 +241,8 @@ class Session:
     def _close_in(self, row: int, whole: Fit, config: EditConfig, masks: Masks, report: Report) -> Fit:
         """The part of a picture that `zoom.close_in` finds by searches of few maps.
 
-        Where memory is too short for the first look, a large one: the whole, unless a zoom was asked for.
+        If memory is too short for the first search, which is large: the whole picture, unless a zoom was
+        requested.
         """
         quick = replace(config, mask=replace(config.mask, samples=min(LOOK_SAMPLES, config.mask.samples)))
 
@@ -264,7 +265,7 @@ class Session:
 
 
 def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
-    """The numbers of the fits, those of one canvas together."""
+    """The numbers of the fits, grouped by canvas."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, fit in enumerate(fits):
         groups.setdefault(fit.canvas, []).append(row)
@@ -274,7 +275,7 @@ def rows_of_one_canvas(fits: Sequence[Fit]) -> list[list[int]]:
 def film_frame(
     result: EditResult, mask: Image.Image, fit: Fit, softened: Image.Image, weight: float, frame: MorphFrame
 ) -> Image.Image:
-    """A frame in the picture, as a film shows it: in sRGB, and over grey where it is transparent.
+    """A frame pasted into the picture, as a film shows it: in sRGB, and over grey where it is transparent.
 
     mask: how much of the frame is pasted at each pixel.
     softened: the picture with what is inside the mask scaled to the working size and back.
@@ -288,9 +289,10 @@ def film_frame(
 
 
 def check_edit(model: Foreseen, config: EditConfig, size: tuple[int, int], *, has_mask: bool) -> None:
-    """What an edit under filled-in settings would refuse of a picture of this size, without the network.
+    """Refuse, without the network, what an edit under filled-in settings would refuse for a picture of this
+    size.
 
-    has_mask: a mask of the user's; then only a part of the picture may be worked on.
+    has_mask: the user gave a mask; then perhaps only a part of the picture is edited.
     """
     fit = canvas.fit(size, config.size or model.size, model.multiple)
     columns, rows = (side // model.factor for side in fit.canvas)
@@ -301,11 +303,11 @@ def check_edit(model: Foreseen, config: EditConfig, size: tuple[int, int], *, ha
 
 
 def require_mixing(model: DiffusersDenoiser | Foreseen) -> None:
-    """SettingError for a model that has nothing between two texts."""
+    """SettingError for a model that cannot interpolate between two texts."""
     if not model.can_mix_texts:
         raise SettingError(
-            f"With {model.name} nothing lies between two texts, so no film can be made.",
-            "Use a model whose texts have one length, such as Stable Diffusion or FLUX.1.",
+            f"{model.name} cannot interpolate between two texts, so no film can be made.",
+            "Use a model whose texts all have the same length, such as Stable Diffusion or FLUX.1.",
         )
 
 
@@ -320,17 +322,17 @@ def seed_of(config: EditConfig) -> int:
 
 
 def prepare(model: DiffusersDenoiser, config: EditConfig) -> EditConfig:
-    """The settings as they will be run: seed, size and the model's own defaults filled in."""
+    """The settings as they will be used: seed, size and the model's own defaults filled in."""
     seed = random_seed() if config.seed is None else config.seed
     return filled_in(replace(config, seed=seed, size=config.size or model.size), model.own_defaults)
 
 
 def in_turn(report: Report, number: int, count: int) -> Report:
-    """Reports the stages of one of `count` edits as a part of each stage of all."""
+    """Reports the stages of one of `count` edits as parts of the same stages of all edits."""
     return lambda stage, done, total: report(stage, number * total + done, count * total)
 
 
 def counting(model: DiffusersDenoiser, expected: int, report: Report) -> Report:
-    """Reports any stage as ("compare", forwards done from now on, `expected`)."""
+    """Reports any stage as ("compare", forward passes done from now on, `expected`)."""
     before = model.forwards
     return lambda *_: report("compare", min(model.forwards - before, expected), expected)

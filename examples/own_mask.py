@@ -1,4 +1,4 @@
-"""Edit inside a mask drawn by hand: white is redrawn, black is kept, grey is mixed."""
+"""Edit inside a mask drawn by hand: white is redrawn, black is kept, grey is redrawn less."""
 
 import sys
 from pathlib import Path

@@ -219,8 +219,8 @@ def test_a_learned_word_of_xl(build_xl: Callable[..., Path], tmp_path: Path) -> 
 def test_embeddings_of_another_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     bad = {
         "vectors of 99 numbers": {"emb_params": torch.zeros(2, 99)},
-        "no textual inversion for this": {"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(1, 40)},
-        "is no textual inversion": {"emb_params": torch.zeros(2, 2, 32)},
+        "not a textual inversion for this": {"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(1, 40)},
+        "is not a textual inversion": {"emb_params": torch.zeros(2, 2, 32)},
     }
     for words, state in bad.items():
         save_file(state, tmp_path / "bad.safetensors")
@@ -264,8 +264,8 @@ def test_embeddings_without_numbers_are_refused(checkpoint: Path, tmp_path: Path
     vectors = torch.zeros(2, 32)
     bad = {
         "holds NaN or infinity": vectors.clone().fill_(torch.nan),
-        "is no textual inversion": torch.zeros(0, 32),
-        "is no textual inversion.": torch.tensor(1.0),
+        "is not a textual inversion": torch.zeros(0, 32),
+        "is not a textual inversion.": torch.tensor(1.0),
     }
     for words, values in bad.items():
         save_file({"emb_params": values}, tmp_path / "bad.safetensors")
@@ -277,7 +277,7 @@ def test_vectors_of_different_numbers_for_xl_are_refused(
     build_xl: Callable[..., Path], tmp_path: Path
 ) -> None:
     save_file({"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(2, 40)}, tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match="is no textual inversion"):
+    with pytest.raises(ModelError, match="is not a textual inversion"):
         load(build_xl(), embedding=str(tmp_path / "a.safetensors"))
 
 
@@ -294,9 +294,9 @@ def test_teaching_draws_no_random_numbers(checkpoint: Path, tmp_path: Path) -> N
         ({"bundle_emb.ink.string_to_param.*": torch.ones(2, 32)}, "LoRA bundled with textual inversions"),
         ({"lora_unet_norm.w_norm": torch.ones(4)}, "LyCORIS file that changes norm layers"),
         ({"lora_unet_conv_in.diff_b": torch.ones(4)}, "file of whole differences"),
-        ({f"unet.{TO_K}.lora_A.weight": torch.tensor(1.0)}, "is no matrix"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.tensor(1.0)}, "is not a matrix"),
         ({f"unet.{TO_K}.lora_A.weight": torch.full((RANK, 16), torch.inf)}, "holds NaN or infinity"),
-        ({f"unet.{TO_K}.lora_A.weight": torch.zeros(0, 16)}, "is no matrix"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.zeros(0, 16)}, "is not a matrix"),
     ],
 )
 def test_what_else_a_lora_file_holds_is_named(

@@ -254,7 +254,7 @@ def test_a_result_is_saved_with_its_settings(model: DiffusersDenoiser, tmp_path:
         schema = type(result.config)
         assert build(schema, {key: stored[key] for key, *_ in keys(schema)}) == result.config
         assert ("input_sha256" in stored) == (command != "generate")
-        with pytest.raises(DiffeditError, match="exists already"):
+        with pytest.raises(DiffeditError, match="already exists"):
             result.save(path)
         result.save(path, overwrite=True, metadata=False)
         assert read_settings(path) is None

@@ -181,7 +181,7 @@ def test_a_manifest_that_cannot_be_used_is_refused(
     ("flags", "words"),
     [
         (["--address", "auto"], ["--engine ray"]),
-        (["--mask", "masks"], ["--mask goes with a folder"]),
+        (["--mask", "masks"], ["--mask needs a folder"]),
         (["--workers", "2", "--rows-per-part", "1", "-o", "memory://x"], ["one process"]),
         (["-o", "nonsense://x"], ["nonsense"]),
         (["-o", "."], ["something else"]),
@@ -375,7 +375,7 @@ def test_failures_are_rows_and_can_be_tried_again(batch: Run, tmp_path: Path, fo
     [
         ({"steps": 0}, "--steps 0 is out of range."),
         ({"steps": "many"}, "--steps cannot be 'many'."),
-        ({"image": ""}, "There is no image."),
+        ({"image": ""}, "The row has no image."),
         ({"image": "nowhere.png"}, "nowhere.png does not exist."),
         ({"image": "memory://nowhere/x.png"}, "x.png does not exist."),
         ({"image": "nonsense://x.png"}, "nonsense://x.png cannot be opened"),
@@ -411,7 +411,7 @@ def test_a_row_that_ends_its_worker_is_passed_over(tmp_path: Path, model: Diffus
     done = run_part(job, model, Task(0, rows, attempt=4), lambda: None)
     assert (done.rows, done.failed) == (3, 1)
     status = {record["id"]: record["error"] for record in records(tmp_path / "out")}
-    assert status == {"p00": None, "p01": None, "p02": "The worker process died at this row."}
+    assert status == {"p00": None, "p01": None, "p02": "The worker process died while it edited this row."}
     assert not [*(tmp_path / "out/running").iterdir()]
     done = run_part(job, model, Task(0, rows), lambda: None)
     assert done.failed == 0

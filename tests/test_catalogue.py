@@ -139,8 +139,8 @@ def test_beside_files_the_tokenizers_alone_are_fetched(hub: Hub, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "revision", "words", "hint"),
     [
-        ("someone/gone", None, "The hub has no someone/gone", "withdrawn"),
-        ("someone/gated", None, "someone/gated asks you to accept its licence", "hf auth login"),
+        ("someone/gone", None, "The Hub has no someone/gone", "withdrawn"),
+        ("someone/gated", None, "someone/gated requires you to accept its licence", "hf auth login"),
         ("someone/tiny", "v9", "someone/tiny has no revision v9", "--revision"),
     ],
 )
@@ -198,7 +198,7 @@ def test_an_interrupted_download_is_told_and_finished(
     for file in [*(cache / "models--someone--tiny/snapshots").rglob("*")]:
         if file.name in (gone, tokenizer):
             file.unlink()
-    with pytest.raises(ModelError, match=f"Only a part of someone/tiny is in the hub's cache: .*{gone}"):
+    with pytest.raises(ModelError, match=f"Only a part of someone/tiny is in the Hub's cache: .*{gone}"):
         load_model("someone/tiny", device="cpu", offline=True)
     assert load_model("someone/tiny", device="cpu").size == 32
     assert load_model("someone/tiny", device="cpu", offline=True).size == 32
@@ -219,7 +219,7 @@ def test_a_repository_without_the_weights_is_refused_before_fetching(
     hub.folder = build()
     with pytest.raises(ModelError, match=r"has no unet/.*\.fp16\.safetensors") as caught:
         pull("someone/tiny", variant="fp16")
-    assert caught.value.hint == "Use no --variant."
+    assert caught.value.hint == "Leave --variant out."
     for file in [*hub.folder.rglob("*.safetensors")]:
         file.rename(file.with_suffix(".bin"))
     with pytest.raises(ModelError, match=r"has no unet/.*\.safetensors") as caught:
@@ -229,10 +229,10 @@ def test_a_repository_without_the_weights_is_refused_before_fetching(
 
 
 def test_offline_is_honoured(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="not in the hub's cache"):
+    with pytest.raises(ModelError, match="not in the Hub's cache"):
         load_model("someone/tiny", offline=True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="not in the hub's cache"):
+    with pytest.raises(ModelError, match="not in the Hub's cache"):
         pull("someone/tiny")
     assert hub.asked == []
 

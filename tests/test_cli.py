@@ -359,7 +359,7 @@ def test_a_picture_says_where_it_is_and_what_changed(edit: Run) -> None:
 def test_verbose_says_what_it_cost(edit: Run, at_forward: Callable[..., list[int]]) -> None:
     rows = at_forward()
     said = good(edit("-o", "out.png", "-v")).stderr
-    assert f"{sum(rows)} sample-forwards" in said
+    assert f"{sum(rows)} forward passes" in said
     assert "in the networks" in said
 
 
@@ -856,7 +856,7 @@ def test_models_default(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     chosen = answer(good(run("models", "default", "sd15", "--json", model=False)))
     assert chosen == {"model": "sd15", "from": str(tmp_path / "diffedit/config.toml")}
     monkeypatch.setenv("DIFFEDIT_MODEL", "sdxl")
-    assert "DIFFEDIT_MODEL goes before it" in good(run("models", "default", "sd21", model=False)).stdout
+    assert "DIFFEDIT_MODEL takes precedence" in good(run("models", "default", "sd21", model=False)).stdout
 
 
 def test_doctor(run: Run) -> None:
@@ -894,7 +894,7 @@ def test_a_dry_run_loads_nothing_and_counts_right(
     said = good(edit(*flags, "--dry-run", "--model", "no/such", model=False)).stderr
     facts = answer(good(edit(*flags, "--json")))
     assert sum(told["forwards"].values()) == sum(rows) == facts["forwards"]
-    assert f"{sum(rows)} sample-forwards" in said
+    assert f"{sum(rows)} forward passes" in said
     assert "out.png" in said
 
 
@@ -1092,7 +1092,7 @@ def test_a_film_goes_on_with_the_same_settings_alone(
     before = files(tmp_path)
     film = [*FILM, "--frames", "2", "--init", "init.png", *flags]
     done = run("interpolate", *film, "-o", "out", "--resume", model="--model" not in flags)
-    check_refusal(done, 2, f"another {word}")
+    check_refusal(done, 2, f"different {word}")
     assert files(tmp_path) == before
 
 
@@ -1270,7 +1270,7 @@ def test_prompts_are_compared_without_a_picture(run: Run) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--guidance-norm", "none,foo"], "--guidance-norm foo is not a choice"),
+        (["--guidance-norm", "none,foo"], "--guidance-norm cannot be foo"),
         (["--guidance-scale", "1,abc"], "'abc'"),
         (["--guidance-norm", "none,diff", "--guidance-scale", "7.5"], "7.5 is too large"),
         (["--strength", "0.5,1.5"], "--strength 1.5"),
@@ -1345,7 +1345,7 @@ def test_the_film_of_an_edit(
 @pytest.mark.parametrize("name", ["film.mp4", "film.gif", "film.webp"])
 def test_the_film_of_an_edit_in_each_format(edit: Run, name: str) -> None:
     done = good(edit("-o", "out.png", "--animate", name, "--frames", "4", "--fps", "2"))
-    assert f"Wrote {name}: 4 frames, 2.0 s; 6 sample-forwards" in done.stderr
+    assert f"Wrote {name}: 4 frames, 2.0 s; 6 forward passes" in done.stderr
     assert length(name, fps=2) == 4
 
 

@@ -104,7 +104,7 @@ def test_values_of_every_type(user: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("steps = 0", ["steps 0 is out of range", "1 to 1000"]),
         ("seed = [1, 2]", ["seed"]),
         ("mask_strength = [0.5, 7]", ["mask_strength 7 is out of range"]),
-        ("guidance_norm = 'loud'", ["guidance_norm loud is not a choice", "pred"]),
+        ("guidance_norm = 'loud'", ["guidance_norm cannot be loud", "pred"]),
         ("steps = = 2", ["not valid TOML", "line 1"]),
     ],
 )

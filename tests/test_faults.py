@@ -92,7 +92,7 @@ def test_a_fault_of_the_program_is_one_sentence(folder: Path, checkpoint: Path, 
         raise TypeError("cannot add a horse\nto a zebra")
 
     after_forward(UNet2DConditionModel, fail)
-    check_refusal(run(checkpoint), "fault of the program (TypeError: cannot add a horse)", "--verbose")
+    check_refusal(run(checkpoint), "bug in diffedit (TypeError: cannot add a horse)", "--verbose")
     assert "Traceback" in run(checkpoint, "--verbose").stderr
 
 
@@ -298,7 +298,7 @@ def test_two_runs_on_one_output(folder: Path) -> None:
     ]
     said = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
-    assert [text for text in said if "out.png exists already." in text]
+    assert [text for text in said if "out.png already exists." in text]
     assert load_image("out.png").rgb.size == (40, 30)
     assert len([*folder.iterdir()]) == 2
 
@@ -312,5 +312,5 @@ def test_a_reader_that_goes_away_is_one_sentence(folder: Path) -> None:
         done = subprocess.run([*COMMAND, "-o", "-"], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: What reads the output has gone away. Write to a file with -o."
+        "Error: The program that reads the output has ended. Write to a file with -o."
     ]

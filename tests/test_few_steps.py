@@ -364,7 +364,7 @@ def steps_of(file: str) -> dict[str, Any]:
 
 def test_the_seed_command_on_a_turbo_model(run: Callable[..., Any], turbo: Path) -> None:
     said = run(*EDIT, "--model", turbo, "-o", "out.png", "--json").stderr
-    assert f"{turbo} is run as a model of few steps (Turbo): --steps 4, --solver ddim" in said
+    assert f"{turbo} runs as a few-step model (Turbo): --steps 4, --solver ddim" in said
     assert steps_of("out.png") == TURBO
     run("rerun", "out.png", "--model", turbo)
     assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()

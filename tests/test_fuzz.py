@@ -1,4 +1,4 @@
-"""A sample of benchmarks/fuzz.py: no traceback, no fault of the program, no control character."""
+"""A sample of benchmarks/fuzz.py: no traceback, no bug in diffedit, no control character."""
 
 import pytest
 

@@ -210,7 +210,7 @@ def test_an_edit_and_its_rerun(of_kind: Any, tmp_path: Path, monkeypatch: pytest
     made = run("edit", "photo.png", *texts, *model, "--text-encoder", folder, "-o", "out.png")
     assert made.exit_code == 0, made.output
     refused = run("rerun", "out.png", *model)
-    assert "made with the text encoder sd1, which it does not hold" in refused.output
+    assert "made with the text encoder sd1, which is not stored in it" in refused.output
     assert run("rerun", "out.png", *model, "--text-encoder", folder).exit_code == 0
     assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
 
@@ -291,7 +291,7 @@ HARMS = {
 def test_spoilt_files_are_refused_at_once(harm: str, tmp_path: Path) -> None:
     path = tmp_path / "spoilt.gguf"
     path.write_bytes(spoil(small(path), harm))
-    words = HARMS.get(harm, "cut short, or no GGUF file")
+    words = HARMS.get(harm, "truncated, or not a GGUF file")
     for run in (load_model, describe):
         with pytest.raises(ModelError, match=words) as caught:
             run(str(path))

@@ -140,7 +140,7 @@ def test_without_the_package_nothing_is_converted(checkpoint: Path, monkeypatch:
 def test_a_failure_is_told_in_one_sentence(tmp_path: Path) -> None:
     """The process cannot read its network."""
     (tmp_path / "unet.xml").write_text("spoilt")
-    with pytest.raises(ModelError, match=r"^The UNet cannot be put into 8 bits: \S") as caught:
+    with pytest.raises(ModelError, match=r"^The UNet cannot be quantised to 8 bits: \S") as caught:
         quantise(tmp_path / "unet.xml", [[np.zeros(1)]], silent)
     assert caught.value.hint == "Leave --dtype int8 out."
     assert [path.name for path in tmp_path.glob("unet*")] == ["unet.xml"]

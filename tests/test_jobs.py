@@ -84,7 +84,7 @@ def test_a_folder_stands_for_its_pictures_and_a_second_run_skips_what_is_there(
     assert [json.loads(line)["skipped"] for line in done.stdout.splitlines()] == [True] * 3
     assert forwards == []
     assert "Skipped 3 of 3 results" in done.stderr
-    refused(run("edit", "in", *QUICK, "-o", "in/out"), 3, "in/out/a-zebra.png exists already", "2 of 2")
+    refused(run("edit", "in", *QUICK, "-o", "in/out"), 3, "in/out/a-zebra.png already exists", "2 of 2")
 
 
 def test_results_in_the_folder_of_the_pictures_are_no_pictures_of_the_next_run(
@@ -239,8 +239,8 @@ def test_a_result_never_replaces_another_input_unasked(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["photo.png", "horse", "zebra"], "horse is no file."),
-        (["photo.png", "horse", *QUICK], "horse is no file."),
+        (["photo.png", "horse", "zebra"], "There is no file horse."),
+        (["photo.png", "horse", *QUICK], "There is no file horse."),
         (["photo.png", "--ref", "horse", "--query", " "], "There is no query."),
         (["photo.png", "--ref", "horse", "--query", "z\udce9bra"], "is not valid text"),
     ],
@@ -252,7 +252,7 @@ def test_words_that_are_none_are_refused(run: Run, words: list[str], said: str) 
 def test_errors_name_the_whole_path_and_once(run: Run) -> None:
     Path("out").mkdir()
     noise(9, 9).save("out/photo-zebra.png")
-    refused(run("edit", "photo.png", *QUICK, "-o", "out"), 1, "Error: out/photo-zebra.png exists already.")
+    refused(run("edit", "photo.png", *QUICK, "-o", "out"), 1, "Error: out/photo-zebra.png already exists.")
     done = run("edit", "in/none.png", "photo.png", *QUICK, "-o", "new")
     refused(done, 3, "Error: in/none.png does not exist.")
 

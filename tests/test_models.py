@@ -466,11 +466,11 @@ def test_devices_and_dtypes() -> None:
 
 
 def test_offline_a_hub_id_must_be_in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="not in the hub's cache") as caught:
+    with pytest.raises(ModelError, match="not in the Hub's cache") as caught:
         load("someone/something", offline=True)
     assert "--offline" in caught.value.hint
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="not in the hub's cache"):
+    with pytest.raises(ModelError, match="not in the Hub's cache"):
         load("someone/something")
 
 
@@ -489,13 +489,13 @@ def test_a_preset_is_its_repository_at_its_revision(
     shutil.copytree(checkpoint, folder)
     for file in [*folder.rglob("*.safetensors")] if variant else []:
         file.rename(file.with_suffix(".fp16.safetensors"))
-    with pytest.raises(ModelError, match="sd15 is not in the hub's cache"):
+    with pytest.raises(ModelError, match="sd15 is not in the Hub's cache"):
         load("sd15", offline=True)
     put(cache, folder, preset.repository, commit=preset.revision)
     model = load("sd15", offline=True)  # the variant is found, whichever was fetched
     assert (model.name, model.size) == ("sd15", 32)
     assert load("sd15", offline=True, variant=variant).size == 32
-    with pytest.raises(ModelError, match="not in the hub's cache"):
+    with pytest.raises(ModelError, match="not in the Hub's cache"):
         load("sd15", offline=True, revision="0" * 40)
 
 

@@ -185,8 +185,8 @@ def test_a_vocabulary_of_one_has_no_sibling() -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (RemoveConfig(), "Nothing says what to remove."),
-        (RemoveConfig(ref="  "), "Nothing says what to remove."),
+        (RemoveConfig(), "It is not clear what to remove."),
+        (RemoveConfig(ref="  "), "It is not clear what to remove."),
         (RemoveConfig(ref="horse", place="Horse "), "is what is to be removed"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_zoom_is_told_stored_and_taken_again(run: Run, checkpoint: Path, tmp_p
     dot.paste(255, (200, 90, 215, 100))
     dot.save(tmp_path / "dot.png")
     told = good(run("edit", "photo.png", *QUICK, *model, "--mask", "dot.png", "-o", "out.png")).output
-    assert "the edit was made in the 32x32 pixels round it" in " ".join(told.split())
+    assert "the edit was made in the 32x32 pixels around it" in " ".join(told.split())
     settings = read_settings(Path("out.png"))
     assert settings is not None
     assert settings["zoom"] is True
@@ -118,7 +118,7 @@ def test_the_input_is_found_by_name_and_checked_by_hash(run: Run, tmp_path: Path
     good(run("mask", "photo.png", *WORDS, "-o", "out.png"))
     (tmp_path / "deep").mkdir()
     os.rename("photo.png", "deep/other.png")
-    refusal(run("rerun", "out.png"), "The picture photo.png, from which out.png was made, is not here.")
+    refusal(run("rerun", "out.png"), "The picture photo.png, from which out.png was made, was not found.")
     noise(40, 30, seed=1).save("photo.png")
     wrong = run("rerun", "out.png", "--json")
     assert wrong.exit_code == 1
@@ -160,7 +160,7 @@ def test_what_a_result_does_not_hold_has_to_be_given_again(run: Run, checkpoint:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"command": "compare"}, ["compare", "cannot be run again"]),
+        ({"command": "compare"}, ["compare", "cannot be rerun"]),
         ({"fps": 8}, ["film of an edit", "--animate"]),
         ({"steps": 0}, ["--steps 0 is out of range"]),
         ({"steps": "many"}, ["--steps cannot be"]),
@@ -224,8 +224,11 @@ def crafted(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": "evil-corp/evil-model"}, ["evil-corp/evil-model, which is not here", "--model"]),
-        ({"model": "sd15", "revision": "f" * 40}, ["model sd15, which is not here"]),
+        (
+            {"model": "evil-corp/evil-model"},
+            ["evil-model, which is not on this machine", "--model"],
+        ),
+        ({"model": "sd15", "revision": "f" * 40}, ["model sd15, which is not on this machine"]),
         ({"model": "."}, ["--model"]),
         ({"model": "./here", "model_is_local": False}, ["--model"]),
         ({"model": "sd15", "model_is_local": True}, ["local model sd15", "--model"]),
@@ -234,19 +237,19 @@ def crafted(**changes: Any) -> dict[str, Any]:
         ({"size": 4096}, ["4096 pixels a side", "--yes"]),
         ({"command": "generate", "prompt": ...}, ["does not say which prompt"]),
         ({"command": "generate", "prompt": ""}, ["does not say which prompt"]),
-        ({"command": ["edit"]}, ["cannot be run again"]),
-        ({"command": {"edit": 1}}, ["cannot be run again"]),
+        ({"command": ["edit"]}, ["cannot be rerun"]),
+        ({"command": {"edit": 1}}, ["cannot be rerun"]),
         ({"command": "interpolate", "input": 3}, ["does not say which picture"]),
         ({"command": "interpolate", "input": ..., "prompts": ["a"]}, ["two prompts"]),
         ({"command": "interpolate", "input": ..., "prompts": ["a", "b"], "frames": 9999}, ["--yes"]),
         ({"input": ""}, ["does not say which picture"]),
         ({"input": "x" * 300}, ["does not say which picture"]),
         ({"input": "a\0b"}, ["does not say which picture"]),
-        ({"query": "\ud800"}, ["no text"]),
-        ({"negative_prompt": "\udfff"}, ["no text"]),
-        ({"diffedit": 4}, ["does not write"]),
-        ({"together": [0, 99]}, ["does not write"]),
-        ({"together": "many"}, ["does not write"]),
+        ({"query": "\ud800"}, ["not valid text"]),
+        ({"negative_prompt": "\udfff"}, ["not valid text"]),
+        ({"diffedit": 4}, ["never writes"]),
+        ({"together": [0, 99]}, ["never writes"]),
+        ({"together": "many"}, ["never writes"]),
         ({"device": "cpu:x"}, ["cpu:x"]),
         ({"lora": 5}, ["--lora cannot be"]),
         ({"guidance_scale": float("nan")}, ["out of range"]),

@@ -157,7 +157,7 @@ def test_text_encoders_as_files(kind: str, of_kind: Kind, tmp_path: Path) -> Non
 def test_the_hubs_cache(of_kind: Kind, apart: Callable[..., Path], cache: Path, tmp_path: Path) -> None:
     folder, _ = of_kind("sd1")
     whole = load_model(folder, device="cpu")
-    with pytest.raises(ModelError, match="someone/unet is not in the hub's cache"):
+    with pytest.raises(ModelError, match="someone/unet is not in the Hub's cache"):
         load("someone/unet", folder, offline=True)
     put(cache, apart(folder, "unet"), "someone/unet")
     put(cache, folder, "someone/whole", leave_out=WEIGHTS)  # the VAE's too
@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(of_kind: Kind, tmp_path: Path) -> None:
         ([xl], "does not fit together: the text is 72 wide, and its UNet takes 32"),
         ([tmp_path / "empty"], "holds no text encoder"),
         ([tmp_path / "none.safetensors"], "holds no text encoder of CLIP"),
-        ([folder, folder], "is a folder, beside which no other"),
+        ([folder, folder], "is a folder, so no other"),
         ([folder / "text_encoder/model.safetensors"] * 2, "do not make up the text encoders"),
         (["nothing"], "There is no model nothing"),
         ([tmp_path / "gone.safetensors"], "There is no file"),

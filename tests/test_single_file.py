@@ -140,7 +140,7 @@ def test_tensors_that_no_network_takes_are_refused_by_name(
     save_parts(tmp_path / kind, parts, {})
     save_file({**one_file(kind, parts), strange: torch.zeros(3)}, tmp_path / "all.safetensors")
     monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
-    with pytest.raises(ModelError, match=f"not understood: {strange}"):
+    with pytest.raises(ModelError, match=f"unknown tensors: {strange}"):
         load_model(tmp_path / "all.safetensors", device="cpu")
 
 
@@ -231,7 +231,7 @@ WHOLE = {
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.tensor(1.0)}, "0 channels"),
         ({"conditioner.embedders.0.model.ln_final.weight": torch.zeros(1)}, "refiner"),
         ({"down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "one network of several"),
-        ({}, "its UNet, cannot be loaded: 686 tensors are missing or misshapen"),
+        ({}, "its UNet, cannot be loaded: 686 tensors are missing or have the wrong shape"),
         (
             {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)},
             "685 tensors are missing",
@@ -256,7 +256,7 @@ def test_spoilt_files_are_refused(tmp_path: Path, harm: str) -> None:
         path.unlink()
     else:
         path.write_bytes({"cut": path.read_bytes()[:-9], "text": b"<html>404</html>", "empty": b""}[harm])
-    words = {"pickle": "is a pickle", "gone": "There is no file"}.get(harm, "cut short, or no safetensors")
+    words = {"pickle": "is a pickle", "gone": "There is no file"}.get(harm, "truncated, or not a safetensors")
     with pytest.raises(ModelError, match=words):
         load_model(path, device="cpu")
 

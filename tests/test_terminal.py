@@ -155,7 +155,7 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str) -> No
         )
         assert done.returncode == (1 if "info" in words else 0), done.stderr
         assert b"Traceback" not in done.stderr
-        assert b"fault of the program" not in done.stderr
+        assert b"bug in diffedit" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_terminal_sees_a_bar_and_no_markup() -> None:
         (OSError(9, "Bad file descriptor"), "input or output is closed"),
         (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"), "not UTF-8"),
         (ModuleNotFoundError("No module named 'av'", name="av"), "The package av is missing."),
-        (TypeError("a\nb"), "This is a fault of the program (TypeError: a)."),
+        (TypeError("a\nb"), "This is a bug in diffedit (TypeError: a)."),
     ],
 )
 def test_an_error_that_nobody_foresaw_is_one_sentence(

@@ -79,7 +79,7 @@ def test_a_file_of_diffusers(checkpoint: Path, other: Any, tmp_path: Path) -> No
 
 
 def test_the_hubs_cache(checkpoint: Path, other: Any, tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(ModelError, match="someone/vae is not in the hub's cache"):
+    with pytest.raises(ModelError, match="someone/vae is not in the Hub's cache"):
         load_model(checkpoint, vae="someone/vae", offline=True)
     put(cache, tmp_path / "other", "someone/vae")
     assert is_used(load(checkpoint, "someone/vae"), other)
@@ -107,7 +107,7 @@ def test_one_file_may_lack_what_is_given(tmp_path: Path, monkeypatch: pytest.Mon
         ({"_class_name": "AutoencoderTiny"}, "VAE of another class"),
         ({"shift_factor": 0.1}, "VAE with shift_factor"),
         ({"latent_channels": 10**9}, "out of bounds"),
-        ({"block_out_channels": [8, 8]}, "missing or misshapen"),
+        ({"block_out_channels": [8, 8]}, "missing or have the wrong shape"),
     ],
 )
 def test_other_vaes_are_refused(
@@ -129,8 +129,8 @@ def test_what_is_no_vae_is_refused(checkpoint: Path, other: Any, tmp_path: Path)
         ("nothing", "There is no VAE nothing"),
         (tmp_path / "empty", "holds no VAE"),
         (tmp_path / "gone.safetensors", "There is no file"),
-        (checkpoint / "unet" / WEIGHTS, "missing or misshapen|not understood"),
-        (tmp_path / "more.safetensors", "not understood: more"),
+        (checkpoint / "unet" / WEIGHTS, "missing or have the wrong shape|unknown tensors"),
+        (tmp_path / "more.safetensors", "unknown tensors: more"),
     ):
         with pytest.raises(ModelError, match=words):
             load(checkpoint, name)
@@ -151,7 +151,7 @@ def test_an_edit_is_made_again_with_its_vae(
         assert run("edit", "photo.png", *texts, *model, *vae, "-o", name).exit_code == 0
     assert Path("own.png").read_bytes() != Path("out.png").read_bytes()
     refused = run("rerun", "out.png", *model)
-    assert "made with the VAE other, which it does not hold" in refused.output
+    assert "made with the VAE other, which is not stored in it" in refused.output
     assert run("rerun", "out.png", *model, "--vae", "other").exit_code == 0
     assert Path("out-rerun.png").read_bytes() == Path("out.png").read_bytes()
 

@@ -306,7 +306,7 @@ def test_of_six_films_into_one_new_folder_one_succeeds(tmp_path: Path) -> None:
         thread.join()
     (winner,) = outcomes
     assert all(
-        re.search(r"exists already|holds frames|is a folder|not a regular", words) for words in refused
+        re.search(r"already exists|holds frames|is a folder|not a regular", words) for words in refused
     )
     assert next_missing(tmp_path / "frames") == 4
     assert [frame.getpixel((0, 0)) for frame in decoded(tmp_path / "frames")] == [

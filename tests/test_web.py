@@ -259,9 +259,9 @@ def test_a_downloaded_result_is_made_again_by_rerun(server: Server, checkpoint: 
         ({"kind": "edit", "settings": ["steps"]}, "settings cannot be"),
         ({"kind": "edit", "settings": QUICK, "masks": {"add": "no"}}, "no longer has this painted area"),
         ({"kind": "edit", "settings": QUICK, "film": {"frames": 9000}, "format": ".gif"}, "too long"),
-        ({"kind": "edit", "settings": QUICK, "format": "../x.mp4"}, "is not a film's format"),
+        ({"kind": "edit", "settings": QUICK, "format": "../x.mp4"}, "is not a film format"),
         ({"kind": "edit", "settings": {**QUICK, "inversion": "noise"}, "format": ".gif"}, "A film cannot"),
-        ({"kind": "remove", "settings": {}}, "Nothing says what to remove."),
+        ({"kind": "remove", "settings": {}}, "It is not clear what to remove."),
         ({"kind": "remove", "settings": {"ref": "a", "mask_invert": True}}, "--mask-invert cannot be used"),
         ({"kind": "remove", "settings": QUICK}, "There is no setting query."),
         ({"kind": "find", "settings": {"ref": "a", "query": "a"}}, "are the same"),
@@ -285,7 +285,7 @@ def test_what_cannot_be_done_is_refused_before_it_is_queued(
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
 def test_a_request_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
     answer = server.client.post("/api/jobs", content=body)
-    assert (answer.status_code, answer.json()["error"]) == (400, "The request is no JSON object.")
+    assert (answer.status_code, answer.json()["error"]) == (400, "The request is not a JSON object.")
 
 
 def test_a_file_that_is_no_picture_is_refused(server: Server) -> None:

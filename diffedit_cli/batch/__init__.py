@@ -1,4 +1,4 @@
-"""Many pictures: a manifest or a folder in, a dataset out, in parts that are done or not done.
+"""Many pictures: from a manifest or a folder to a dataset, in parts that are saved whole or not at all.
 
     from diffedit_cli.batch import Batch
 

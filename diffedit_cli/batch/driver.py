@@ -1,4 +1,5 @@
-"""A whole batch: what it was asked for, the parts that are left, the engine that does them, and the end."""
+"""A whole batch: what was asked for, the parts that are left, the engine that does them, and the final
+step."""
 
 import os
 from collections import Counter
@@ -25,8 +26,8 @@ class Batch:
 
     source: a folder, or a .jsonl, .csv or .parquet file. output: a folder. masks: for a folder, folders with
     masks under `mask`, `mask_add`, `mask_subtract`. All can be URLs that fsspec knows. config: the settings
-    of rows that name none; its seed is hashed with each id. rows_per_part: None for what an earlier run into
-    `output` had, or else 64 parts of at most 1000 rows.
+    for rows that name none; its seed is hashed with each id. rows_per_part: None means that of an earlier run
+    into `output`, or otherwise 64 parts of at most 1000 rows each.
     """
 
     source: str
@@ -43,13 +44,13 @@ class Batch:
 
     @property
     def base(self) -> str:
-        """The folder that the paths of rows start from."""
+        """The folder that the paths in rows are relative to."""
         source = absolute(self.source)
         fs, path = opened(source)
         return source if fs.isdir(path) else source.rsplit("/", 1)[0]
 
     def plan(self, *, read_model: bool = True) -> Plan:
-        """Read the manifest, and check it against what an earlier run into the same folder began.
+        """Read the manifest, and check it against the plan of an earlier run into the same folder.
 
         read_model: also hash the checkpoint, which may have to be fetched. SettingError: the manifest cannot
         be used as a whole, or the earlier run differs.
@@ -81,7 +82,7 @@ class Batch:
     ) -> Iterator[Done]:
         """Do these parts; each is yielded when it is done, in any order. tick: called after each row.
 
-        Raises DiffeditError for what stops the whole batch; a row that fails does not.
+        Raises DiffeditError for errors that stop the whole batch; a row that fails does not.
         """
         for folder in ("", "data", "meta", "running"):  # which workers share, so none of them may clean it
             self.store.clean(folder)
@@ -106,7 +107,7 @@ class Batch:
         return merge(self.store, list(range(plan.parts)))
 
     def forwards(self, own: Mapping[str, float]) -> int:
-        """Sample-forwards of all rows, the most that they can take; own: the model's own defaults."""
+        """The most forward passes that all rows can take; own: the model's own defaults."""
         from ..core.costs import edit_forwards
         from ..settings import filled_in
 

@@ -99,7 +99,7 @@ class Packed:
             if key in (record["id"], name):
                 self.add(record, name, files)
                 return
-        raise ImageError(f"{self.name} lacks {record['id']}.", "Begin again in another folder with -o.")
+        raise ImageError(f"{self.name} lacks {record['id']}.", "Start again in another folder with -o.")
 
     def close(self) -> None:
         self.finish()

@@ -60,7 +60,8 @@ def read_rows(source: str, masks: Mapping[str, str] | None = None) -> Iterator[R
         )
     if masks:
         raise SettingError(
-            f"{option_names(masks)} goes with a folder.", "In a manifest masks are columns: one mask a row."
+            f"{option_names(masks)} needs a folder of pictures.",
+            "In a manifest, masks are columns: one mask per row.",
         )
     try:
         for number, values in enumerate(READERS[suffix](fs, path), 1):
@@ -104,7 +105,7 @@ def jsonl_rows(fs: Any, path: str) -> Iterator[dict[str, Any]]:
                 values = None
             if not isinstance(values, dict):
                 raise SettingError(
-                    f"Line {number} of {PurePosixPath(path).name} is not a JSON object.", "Mend that line."
+                    f"Line {number} of {PurePosixPath(path).name} is not a JSON object.", "Fix that line."
                 )
             yield cast(dict[str, Any], values)
 
@@ -115,7 +116,8 @@ def csv_rows(fs: Any, path: str) -> Iterator[dict[str, Any]]:
         for values in reader:
             if None in values:
                 raise SettingError(
-                    f"Line {reader.line_num} of {PurePosixPath(path).name} has more cells than the first.",
+                    f"Line {reader.line_num} of {PurePosixPath(path).name} has more cells than the first "
+                    "line.",
                     'Put texts with commas in quotes: "a, b".',
                 )
             yield values
@@ -131,7 +133,7 @@ READERS = {".jsonl": jsonl_rows, ".csv": csv_rows, ".parquet": parquet_rows}
 
 
 def folder_rows(fs: Any, root: str, masks: Mapping[str, str]) -> Iterator[Row]:
-    """One row a picture; its id is its path in the folder without the suffix, if no other has the same."""
+    """One row per picture; its id is its path in the folder without the suffix, if no other has the same."""
     pictures = files_below(fs, root)
     stems = Counter(stem(path) for path in pictures)
     found = {name: masks_by_stem(folder) for name, folder in masks.items()}
@@ -161,7 +163,7 @@ def masks_by_stem(folder: str) -> dict[str, str]:
 
 
 def seed_of(identity: str, base: int) -> int:
-    """The seed of a row that names none: a hash of its id and the base seed, so that order plays no part."""
+    """The seed of a row without one: a hash of its id and the base seed, so that the order plays no part."""
     digest = hashlib.sha256(f"{base}\n{identity}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % (MAX_SEED + 1)
 

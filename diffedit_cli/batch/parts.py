@@ -1,4 +1,4 @@
-"""One part: its rows edited one by one, its files written, and then the note that it is done."""
+"""One part: its rows are edited one by one, its files written, and finally the record that it is done."""
 
 import hashlib
 import io
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A part that is done: its rows, those of them that failed, sample-forwards, and seconds."""
+    """A part that is done: the number of its rows, how many failed, forward passes, and seconds."""
 
     part: int
     rows: int
@@ -98,12 +98,12 @@ def run_part(job: Job, model: "DiffusersDenoiser", task: Task, tick: Callable[[]
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether nothing works any more in a process after this error of its GPU."""
+    """Whether nothing works in a process after this error of its GPU."""
     return type(error).__name__ == "AcceleratorError"
 
 
 class Fatal:
-    """The rows at which a part's worker died: noted from the attempt CAREFUL_FROM on, then passed over."""
+    """The rows at which a part's worker died: recorded from attempt CAREFUL_FROM on, and then skipped."""
 
     def __init__(self, store: Store, task: Task) -> None:
         self.store, self.name = store, f"running/part-{task.number:06}.json"
@@ -120,7 +120,7 @@ class Fatal:
 
 
 class Editor:
-    """Edits row after row; neighbours of one picture share what a Session shares."""
+    """Edits row after row; consecutive rows with the same picture share what a Session shares."""
 
     def __init__(self, job: Job, model: "DiffusersDenoiser") -> None:
         self.job, self.model = job, model
@@ -132,7 +132,7 @@ class Editor:
         try:
             if row.id in fatal:
                 raise DiffeditError(
-                    "The worker process died at this row.",
+                    "The worker process died while it edited this row.",
                     "Try a smaller picture or --size: memory may be short.",
                 )
             result = self.edit(row)
@@ -145,7 +145,7 @@ class Editor:
                 raise
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             failure = DiffeditError(
-                f"This is a fault of the program ({what}).", "Please report it with the row and the picture."
+                f"This is a bug in diffedit ({what}).", "Please report it with the row and the picture."
             )
         self.latest = None
         return {**facts, "status": "failed", "error": failure.message, "hint": failure.hint}, None
@@ -159,7 +159,7 @@ class Editor:
         from ..session import Session
 
         if not row.image:
-            raise ImageError("There is no image.", "Give the row the path of a picture as `image`.")
+            raise ImageError("The row has no image.", "Give the row the path of a picture as `image`.")
         if self.latest is None or self.latest[0] != row.image:
             with on_this_machine(join(self.job.base, row.image)) as path:
                 self.latest = row.image, Session(self.model, load_image(path))
@@ -175,7 +175,7 @@ class Editor:
         if path is None:
             return None
         if not path:
-            raise ImageError(f"There is no mask for {picture.name}.", "Give the mask the picture's name.")
+            raise ImageError(f"There is no mask for {picture.name}.", "Name the mask after the picture.")
         with on_this_machine(join(self.job.base, path)) as file:
             return load_mask(file, picture.rgb.size)
 

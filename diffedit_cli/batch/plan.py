@@ -1,4 +1,4 @@
-"""What a batch was begun with, and its parts: rows that are done together, or not at all."""
+"""What a batch was started with, and its parts: rows that are saved together, or not at all."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def make_plan(
     digest, seen = hashlib.sha256(), set[str]()
     for row in read_rows(source, masks):
         if row.id in seen:
-            raise SettingError(f"The id {row.id} is there twice.", "Give each row an id of its own.")
+            raise SettingError(f"The id {row.id} appears twice.", "Give each row an id of its own.")
         seen.add(row.id)
         digest.update(row.canonical() + b"\n")
     if not seen:
@@ -79,7 +79,7 @@ def make_plan(
 
 
 def identity(checkpoint: ModelConfig) -> dict[str, Any]:
-    """What tells two models apart: the commit of a hub id, else a hash of all files that are read."""
+    """What identifies a model: the commit of a Hub id, or otherwise a hash of all files that are read."""
     from ..models import backend_of
     from ..models.addons import split
     from ..models.given import source_of, sources_of_texts
@@ -108,11 +108,13 @@ def identity(checkpoint: ModelConfig) -> dict[str, Any]:
 
 
 def stored_plan(store: Store) -> Plan | None:
-    """The plan that an earlier run began `store` with. SettingError: there is something else in it."""
+    """The plan with which an earlier run began `store`. SettingError: it contains something else."""
     text = store.read(FILE)
     if text is None:
         if store.names(""):
-            raise SettingError(f"{store.url} holds something else.", "Choose an empty folder with -o.")
+            raise SettingError(
+                f"{store.url} holds something else, not a batch.", "Choose an empty folder with -o."
+            )
         return None
     try:
         return Plan(**json.loads(text))
@@ -123,14 +125,14 @@ def stored_plan(store: Store) -> Plan | None:
 
 
 def check_same(before: Plan, now: Plan, where: str) -> None:
-    """SettingError, which names what differs, if a batch was begun otherwise."""
+    """SettingError, which names what differs, if a batch was started with something else."""
     old, new = before.flat(), json.loads(json.dumps(now.flat()))
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}" for key in new if old.get(key) != new.get(key)
     ]
     if changed:
         raise SettingError(
-            f"{where} was begun otherwise: {'; '.join(changed)}.",
+            f"{where} was begun with something else: {'; '.join(changed)}.",
             "Give the same manifest, settings, model and version, or another folder with -o.",
         )
 

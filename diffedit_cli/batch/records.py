@@ -1,6 +1,6 @@
-"""What is known of each row after its turn: meta/part-000012.parquet, one record a row.
+"""What is known of each row when it is done: meta/part-000012.parquet, one record per row.
 
-The file is written last. It exists, so the part is done.
+The file is written last: if it exists, the part is done.
 """
 
 import io

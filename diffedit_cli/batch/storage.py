@@ -57,8 +57,8 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Write a file: all of it, or nothing.
 
-        On this machine it takes its name by a rename once it is complete; an object store shows an object
-        only once all of it has arrived.
+        On this machine the file is renamed to its final name when it is complete; an object store shows an
+        object only when all of it has arrived.
         """
         if isinstance(self.fs, LocalFileSystem):
             target = self._local_target(name)
@@ -91,7 +91,7 @@ class Store:
         return self.fs.open(self.path(name), "rb")
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files right in a folder, sorted; none if there is no such folder."""
+        """The names of the files directly in a folder, sorted; none if there is no such folder."""
         self.fs.invalidate_cache()  # other processes write there too
         try:
             paths = self.fs.ls(self.path(folder), detail=False)

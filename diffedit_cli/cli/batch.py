@@ -59,7 +59,7 @@ def batch(
     format: Annotated[
         Literal["folder", "parquet", "webdataset"],
         option(
-            "--format", "Files in folders, or one Parquet file or tar per part, for over 100,000 pictures."
+            "--format", "Files in folders; or, for over 100,000 pictures, one Parquet or tar file per part."
         ),
     ] = "folder",
     engine: Annotated[
@@ -83,7 +83,7 @@ def batch(
         int,
         option(
             "--seed",
-            "Base seed: a row without a seed takes a hash of it and of the row's id.",
+            "Base seed: a row without a seed gets one from a hash of the base seed and the row's id.",
             panel="Sampling",
             max=MAX_SEED,
             min=0,
@@ -98,7 +98,11 @@ def batch(
     ] = None,
     mask_subtract: Annotated[
         str | None,
-        option("--mask-subtract", "With a folder of pictures: the folder with areas to keep.", panel="Mask"),
+        option(
+            "--mask-subtract",
+            "With a folder of pictures: the folder with areas to keep as they are.",
+            panel="Mask",
+        ),
     ] = None,
     fast: Annotated[bool, fast_option()] = False,
     paper: Annotated[bool, paper_option()] = False,
@@ -116,7 +120,7 @@ def batch(
     talk = talk_config()
     with plain_errors(talk):
         if address is not None and engine != "ray":
-            raise SettingError("--address goes with --engine ray.", "Add it, or leave --address out.")
+            raise SettingError("--address needs --engine ray.", "Add that flag, or leave --address out.")
         terminal, checkpoint = Terminal(talk), model_config()
         job = open_batch(
             source=source,
@@ -148,7 +152,8 @@ def open_batch(**facts: Any) -> "Batch":
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("pyarrow", "fsspec"):
             raise SettingError(
-                "This command needs more packages.", "pip install 'diffedit-cli[batch]'"
+                "This command needs packages that are not installed.",
+                "Run: pip install 'diffedit-cli[batch]'",
             ) from error
         raise
     return Batch(**facts)
@@ -173,7 +178,7 @@ def say_what_is_left(job: "Batch", terminal: Terminal, *, retry_failed: bool) ->
     lines = [
         f"Would edit {plan.rows} rows in {plan.parts} parts of {plan.rows_per_part} with "
         f"{job.checkpoint.model} into {job.output}; {len(parts)} parts are left.",
-        f"All rows take at most {forwards} sample-forwards.",
+        f"All rows take at most {forwards} forward passes.",
     ]
     terminal.result(facts, lines)
 

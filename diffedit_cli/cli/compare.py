@@ -48,7 +48,8 @@ def compare(
     animate: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the grid as a film between before and after (.gif, .webp, .mp4 or a folder).",
+            help="Also write the grid as a film that flips between before and after (.gif, .webp, .mp4 or "
+            "a folder).",
             rich_help_panel="Files",
         ),
     ] = None,
@@ -63,10 +64,11 @@ def compare(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Draw one picture, or one prompt, under several settings: a grid, each tile under its label.
+    """Draw one picture, or one prompt, with several settings, as a grid of labelled tiles.
 
-    Any setting takes a comma list, and every combination is drawn: one list fills the grid, of two the longer
-    runs across. Write \\, for a comma within a text, and 0.3+0.5 for one value that is a list itself.
+    Any setting takes a comma-separated list, and every combination is drawn. One list fills the grid; of two
+    lists the longer one runs across. Write \\, for a comma within a text, and 0.3+0.5 for one value that is a
+    list itself.
     """
     talk = talk_config()
     with plain_errors(talk, output):
@@ -95,7 +97,7 @@ def compare(
         if dry_run:
             terminal.result(
                 {"output": str(target or "-"), "tiles": tiles, "forwards": units},
-                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} sample-forwards."],
+                [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} forward passes."],
             )
             return
         model = open_model(checkpoint, terminal)

@@ -21,7 +21,7 @@ def group() -> None:
 @config.command()
 @with_flags(talk_config=TalkConfig)
 def show(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """Show each setting that is configured, and where."""
+    """Show each setting that is configured, and where it is set."""
     talk = talk_config()
     with plain_errors(talk):
         found = defaults.read_config()
@@ -36,7 +36,7 @@ def show(*, talk_config: Callable[..., TalkConfig]) -> None:
 @config.command()
 @with_flags(talk_config=TalkConfig)
 def path(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """Show where the user's and the project's file of settings are, or would be."""
+    """Show where the user's and the project's settings files are, or would be."""
     talk = talk_config()
     with plain_errors(talk):
         files = {"user": defaults.user_file(), "project": defaults.project_file()}
@@ -56,14 +56,14 @@ def set_setting(
         bool,
         typer.Option(
             "--project/--no-project",
-            help="Keep it in the project's file, for this folder and those below it.",
+            help="Save it in the project's file, for this folder and those below it.",
             show_default=False,
         ),
     ] = False,
     *,
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Keep a setting in the user's file, or in the project's."""
+    """Save a setting in the user's file or in the project's."""
     talk = talk_config()
     with plain_errors(talk):
         file = defaults.project_file() if project else defaults.user_file()

@@ -56,7 +56,7 @@ def user_file() -> Path:
     folder = Path(typer.get_app_dir("diffedit"))
     if folder.parts[0] == "~":  # neither HOME nor an entry among the system's users
         raise SettingError(
-            "There is no home folder to keep settings in.", "Set HOME or XDG_CONFIG_HOME, or use --project."
+            "There is no home folder to save settings in.", "Set HOME or XDG_CONFIG_HOME, or use --project."
         )
     return folder / "config.toml"
 
@@ -109,7 +109,7 @@ def read_config(environment: Mapping[str, str] = os.environ) -> Layer:
 
 
 def read_leniently(environment: Mapping[str, str] = os.environ) -> Layer:
-    """As `read_config`, with the error in the layer: every help works with a wrong configuration."""
+    """As `read_config`, but with the error in the layer, so that --help works with a wrong configuration."""
     try:
         return read_config(environment)
     except SettingError as error:
@@ -145,7 +145,7 @@ def read_text(path: Path) -> str:
         raise SettingError(f"{path} is not UTF-8.", "Save it with that encoding.") from error
     if len(data) > MOST_BYTES:
         raise SettingError(
-            f"{path} is longer than {MOST_BYTES:,} bytes.", "A file of settings has few lines."
+            f"{path} is longer than {MOST_BYTES:,} bytes.", "A settings file has only a few lines."
         )
     return text
 
@@ -294,7 +294,7 @@ def absolute(given: str) -> str:
 
 
 def is_place(name: str) -> bool:
-    """Whether a name is that of a file or a folder. A preset goes before a folder of the same name."""
+    """Whether a name is that of a file or a folder. A preset wins over a folder of that name."""
     if name == "embedded" or not os.path.exists(name):
         return False
     if Path(name).name == name:

@@ -93,14 +93,15 @@ def edit(
     grid: Annotated[
         Path | None,
         typer.Option(
-            help="Also write input, heat, mask and result side by side. A folder, for several results.",
+            help="Also write input, heat map, mask and result side by side. For several results: a folder.",
             rich_help_panel="Files",
         ),
     ] = None,
     save_mask: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the mask, with its room. A folder, for several results.", rich_help_panel="Files"
+            help="Also write the mask, including its room. For several results: a folder.",
+            rich_help_panel="Files",
         ),
     ] = None,
     animate: Annotated[
@@ -172,7 +173,7 @@ def each_config(usual: EditConfig, queries: list[str], seeds: list[int]) -> list
 
 
 def what_does_nothing(config: EditConfig, order: Order, jobs: list[Job]) -> dict[str, str]:
-    """The flags of `edit` that do nothing in this run, each with the reason."""
+    """The flags of `edit` that have no effect in this run, each with the reason."""
     has_folder = any(job.folder is not None for job in jobs)
     return {
         **({} if has_folder else {"recursive": "without a folder of pictures"}),
@@ -182,19 +183,19 @@ def what_does_nothing(config: EditConfig, order: Order, jobs: list[Job]) -> dict
 
 
 def without_existing(jobs: list[Job], order: Order, terminal: Terminal) -> list[Job]:
-    """The jobs, under --skip-existing only those whose results are not there."""
+    """The jobs; with --skip-existing only those whose results do not exist yet."""
     if not order.skip_existing:
         return jobs
     skipped = [job.target for job in jobs if job.target and os.path.lexists(job.target)]
     for target in skipped:
         terminal.result({"output": str(target), "skipped": True}, [])
     if skipped:
-        terminal.say(f"Skipped {len(skipped)} of {len(jobs)} results, which are there already.")
+        terminal.say(f"Skipped {len(skipped)} of {len(jobs)} results, which exist already.")
     return [job for job in jobs if job.target not in skipped]
 
 
 def forwards(config: EditConfig, group: Group, order: Order) -> dict[str, int]:
-    """Sample-forwards of each stage of a group; the settings with the model's own filled in."""
+    """The forward passes of each stage of a group; config: with the model's own values filled in."""
     from ..core.costs import batch_forwards
 
     return batch_forwards(
@@ -233,8 +234,8 @@ def preview(
     if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.config.query for job in jobs)):
         terminal.warn(notice)
     stages = ", ".join(f"{stage} {count}" for stage, count in units.items())
-    each = ", the search once and the rest for each object" if config.per_object else ""
-    cost = f"{units.total()} sample-forwards: {stages}{each}." if units else "There is nothing to do."
+    each = "; the search runs once, the rest once for each object" if config.per_object else ""
+    cost = f"{units.total()} forward passes: {stages}{each}." if units else "There is nothing to do."
     facts = {"model": checkpoint.model, "forwards": dict(units), "notices": [notice] if notice else []}
     if failures.results == 1:
         facts["output"] = "".join(outputs)
@@ -258,7 +259,7 @@ def finish(
     units: dict[str, int],
     terminal: Terminal,
 ) -> None:
-    """Write one result with all that goes with it, and say where it is; raises the error that it may be."""
+    """Write one result with all that goes with it, and say where it is; if it is an error, raise it."""
     if isinstance(outcome, DiffeditError):
         raise outcome
     result = noted(outcome, job.target)
@@ -269,7 +270,7 @@ def finish(
     said = outcome_of(result, job.target, objects)
     terminal.finish(result, job.target, said, **(film.facts() if film else {}))
     if film:
-        terminal.say(f"{film.sentence()}; {units['decode']} sample-forwards for each that was drawn.")
+        terminal.say(f"{film.sentence()}; {units['decode']} forward passes for each that was drawn.")
         film.end()
 
 

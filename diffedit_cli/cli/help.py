@@ -94,7 +94,7 @@ HELP_ALL = inspect.Parameter(
             "--help-all",
             callback=show_all,
             is_eager=True,
-            help="Show every flag, including those for experts.",
+            help="Show every flag, including expert ones.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Flags that do nothing in a run: said, not passed over."""
+"""Flags that have no effect in a run: a note says so."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def is_given(context: typer.Context, key: str) -> bool:
 
 
 def note_idle(context: typer.Context, terminal: Terminal, idle: Mapping[str, str]) -> None:
-    """Note each flag on the command line that does nothing; idle: {its key: the reason}."""
+    """Note each flag on the command line that has no effect; idle: {its key: the reason}."""
     for key, why in idle.items():
         if is_given(context, key):
             terminal.warn(f"{option_name(key)} does nothing {why}.")

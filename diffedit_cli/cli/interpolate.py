@@ -53,7 +53,7 @@ def interpolate(
         bool,
         typer.Option(
             "--resume/--no-resume",
-            help="Continue a folder of frames.",
+            help="Resume a film in a folder of frames.",
             rich_help_panel="Files",
             show_default=False,
         ),
@@ -162,7 +162,7 @@ def announce(
         terminal.warn(notice)
     if terminal.talk.verbose:
         drawn = max(film.drawn - film.first, 1)
-        terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} sample-forwards a frame.")
+        terminal.say(f"{run.seconds / drawn:.2f} s and {run.forwards / drawn:.0f} forward passes a frame.")
     terminal.result(
         {"output": str(target), "frames": film.drawn, "seed": settings.seed, **costs(run, notices)},
         [
@@ -213,12 +213,12 @@ def stored_frames(folder: Path) -> tuple[dict[str, Any], int]:
 
     first = video.next_missing(folder)
     if not first:
-        raise SettingError(f"{folder} holds no frames to go on with.", "Leave --resume out.")
+        raise SettingError(f"{folder} holds no frames to resume from.", "Leave --resume out.")
     stored = video.read_film_settings(folder)
     if stored is None:
         raise SettingError(
-            f"The frames in {folder} hold no settings, so it is not known how to go on with them.",
-            "Make the film anew with --overwrite, and without --no-metadata.",
+            f"The frames in {folder} hold no settings, so the film cannot be resumed.",
+            "Make the film again with --overwrite, and without --no-metadata.",
         )
     same = (read_settings(video.frame_path(folder, number)) == stored for number in range(first))
     return stored, sum(1 for _ in takewhile(bool, same))  # a crash can leave frames of an older film behind
@@ -237,6 +237,6 @@ def refuse_other(folder: Path, differing: Sequence[str]) -> None:
     """SettingError that names the first setting in which the frames of a folder differ."""
     if differing:
         raise SettingError(
-            f"The frames in {folder} were made with another {differing[0]}.",
-            "Give the same settings, or another folder.",
+            f"The frames in {folder} were made with a different {differing[0]}.",
+            "Give the same settings, or a different folder.",
         )

@@ -1,4 +1,4 @@
-"""What `diffedit edit` was asked for: one job a result, with the files that it reads and writes."""
+"""What `diffedit edit` was asked for: one job per result, with the files that it reads and writes."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ class Order:
     """Where results go, and how they are written.
 
     masks: the mask, what is added to it, and what is subtracted; each a file, or a folder of files that are
-    called after the pictures.
+    named after the pictures.
     """
 
     output: str | None
@@ -93,7 +93,8 @@ def check_words(
         is_word = Path(place).name == place != "-" and not Path(place).suffix
         if is_word and not os.path.exists(place):
             raise SettingError(
-                f"{place} is no file.", "Texts go with flags: --ref names what is there, --query what is new."
+                f"There is no file {place}.",
+                "A text needs a flag: --ref names what is there, --query what replaces it.",
             )
     if order.masks[0] is None:
         for config in configs:
@@ -164,7 +165,7 @@ def in_folder(folder: Path, order: Order, recursive: bool) -> dict[str, Path | N
         and not any(path.resolve().is_relative_to(place) for place in places)
     }
     if not found:
-        hint = "Check its name." if recursive else "Add --recursive to look in the folders in it too."
+        hint = "Check its name." if recursive else "Add --recursive to search its subfolders too."
         raise ImageError(f"The folder {folder} holds no pictures.", hint)
     return {**found}
 
@@ -186,7 +187,7 @@ def check_several(pictures: int, order: Order) -> None:
         raise SettingError("A film shows one edit.", "Give one picture, query and seed with --animate.")
     if pictures > 1 and any(mask and not mask.is_dir() for mask in order.masks):
         raise SettingError(
-            "A mask belongs to one picture.", "Give a folder of masks that are called after the pictures."
+            "A mask belongs to one picture.", "Give a folder of masks that are named after the pictures."
         )
 
 
@@ -284,7 +285,7 @@ def mask_for(place: Path | None, job: Job) -> Path | None:
             )
         if found:
             return found[0]
-    raise ImageError(f"{place} has no mask called {stem}.", "Each mask has the name of its picture.")
+    raise ImageError(f"{place} has no mask called {stem}.", "Name each mask after its picture.")
 
 
 def files_in(folder: Path) -> Iterable[Path]:

@@ -85,7 +85,7 @@ def mask(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Find an object in a picture, by naming it and something else that it is not: white is the mask."""
+    """Find an object by naming it and something that it is not, and write its mask in white."""
     talk = talk_config()
     with plain_errors(talk, output):
         terminal, config, checkpoint = Terminal(talk, output), edit_config(), model_config()

@@ -24,7 +24,9 @@ def merge(
     overwrite: Overwrite = False,
     grid: Annotated[
         Path | None,
-        typer.Option(help="Also write original, edited, mask and result in a row.", rich_help_panel="Files"),
+        typer.Option(
+            help="Also write original, edited, mask and result side by side.", rich_help_panel="Files"
+        ),
     ] = None,
     save_mask: Annotated[
         Path | None, typer.Option(help="Also write the mask.", rich_help_panel="Files")
@@ -45,9 +47,9 @@ def merge(
 ) -> None:
     """Keep only what really changed in EDITED; every other pixel is the original's.
 
-    For the results of instruction editors, which return the whole picture shifted, zoomed, recoloured or
-    softened. EDITED is aligned with ORIGINAL, its colours are matched, and what still differs is pasted
-    into ORIGINAL. No model is used.
+    For the results of editors that follow instructions: they return the whole picture shifted, scaled,
+    recoloured or softened. EDITED is aligned with ORIGINAL, its colours are matched, and what still differs
+    is pasted into ORIGINAL. No model is used.
     """
     talk = talk_config()
     with plain_errors(talk, output):
@@ -74,7 +76,8 @@ def merge(
 def outcome(result: "MergeResult") -> str:
     (zoom_x, zoom_y), (x, y) = result.zoom, (round(side, 1) + 0.0 for side in result.shift)  # -0.0 is 0.0
     return (
-        f". The edited picture lay {x:+.1f}, {y:+.1f} pixels off, scaled by {zoom_x:.3f} x {zoom_y:.3f}. "
+        f". The edited picture was aligned by a shift of {x:+.1f}, {y:+.1f} pixels and a scale of "
+        f"{zoom_x:.3f} x {zoom_y:.3f}. "
         f"What changed covers {result.coverage:.1%} of the picture; {result.changed_outside} pixels changed "
         "outside it."
     )

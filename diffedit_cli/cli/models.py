@@ -15,9 +15,9 @@ models = typer.Typer(
     help="List, describe, fetch and convert checkpoints, and choose the default.", no_args_is_help=True
 )
 
-MODEL_HELP = "embedded, sd15, ..., a hub id, a folder, a .safetensors or .gguf file."
+MODEL_HELP = "embedded, sd15, ..., a Hugging Face Hub id, a folder, a .safetensors or .gguf file."
 Name = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the weight files, e.g. fp16.")]
 
 
@@ -29,7 +29,7 @@ def group() -> None:
 @models.command("list")
 @with_flags(talk_config=TalkConfig)
 def list_models(*, talk_config: Callable[..., TalkConfig]) -> None:
-    """List the checkpoints that have a name: the embedded one, the presets, and those in the hub's cache."""
+    """List the checkpoints that have a name: the embedded one, the presets, and those in the Hub's cache."""
     talk = talk_config()
     with plain_errors(talk):
         from ..models import EMBEDDED, catalogue, converted_networks, known_words
@@ -56,7 +56,7 @@ def list_models(*, talk_config: Callable[..., TalkConfig]) -> None:
 def info(
     model: Name, revision: Revision = None, variant: Variant = None, *, talk_config: Callable[..., TalkConfig]
 ) -> None:
-    """Say what a checkpoint is: its kind, size, licence and memory. Nothing is fetched."""
+    """Describe a checkpoint: its kind, size, licence and the memory that it needs. Nothing is downloaded."""
     talk = talk_config()
     with plain_errors(talk):
         from ..models import describe
@@ -96,7 +96,7 @@ def told_memory(needs: dict[str, Any]) -> str:
     if needs["run"] > needs["free"]:
         there += ", so --low-memory will be on"
         if needs["kept"] < needs["weights"]:
-            there += f" and the weights take {amount(needs['kept'])}, as quantised"
+            there += f" and the weights stay quantised and take {amount(needs['kept'])}"
         if needs["at_once"] < needs["kept"]:
             there += f", with {amount(needs['at_once'])} of the weights in memory at a time"
         if needs["at_once"] > needs["free"]:
@@ -112,7 +112,7 @@ def told_memory(needs: dict[str, Any]) -> str:
 def pull_model(
     model: Name, revision: Revision = None, variant: Variant = None, *, talk_config: Callable[..., TalkConfig]
 ) -> None:
-    """Fetch a checkpoint from the hub, so that later runs need no network."""
+    """Download a checkpoint from the Hub, so that later runs need no network."""
     talk = talk_config()
     with plain_errors(talk):
         from ..models import pull
@@ -135,9 +135,9 @@ def optimize_model(
 ) -> None:
     """Convert a checkpoint's networks for OpenVINO, which runs them faster on a CPU.
 
-    That takes seconds to a minute, once, and about as much space as the weights; with --dtype int8 it takes
-    minutes. From then on every command uses them, unless --backend torch is given (those of int8 only with
-    --dtype int8); results differ in rounding.
+    This takes seconds to a minute, once (minutes with --dtype int8), and about as much disk space as the
+    weights. From then on every command uses the converted networks unless --backend torch is given; those in
+    8 bits are used only with --dtype int8. Results differ in rounding.
     """
     talk = talk_config()
     with plain_errors(talk):
@@ -176,7 +176,7 @@ def default_model(
     *,
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Show the default checkpoint, or choose it in the user's file of settings."""
+    """Show the default checkpoint, or set it in the user's settings file."""
     talk = talk_config()
     with plain_errors(talk):
         if model is not None:
@@ -189,7 +189,7 @@ def default_model(
         source = found.sources.get("model", "the package")
         lines = [f"{used}  ({source})"]
         if model not in (None, used):
-            lines.append(f"{model} is in {defaults.user_file()}, but {source} goes before it.")
+            lines.append(f"{model} is in {defaults.user_file()}, but {source} takes precedence.")
         Terminal(talk).answer({"model": used, "from": source}, lines)
 
 

@@ -45,7 +45,7 @@ SeedCount = Annotated[
     int,
     typer.Option(
         "--seeds",
-        help="Number of results, each with a seed of its own: --seed, or a random one, and those after it.",
+        help="Number of results, each with its own seed: --seed, or a random one, and those that follow it.",
         rich_help_panel="Sampling",
         show_default=False,
         min=1,
@@ -87,8 +87,8 @@ UseMask = Annotated[
     Path | None,
     typer.Option(
         "--mask",
-        help="Edit the white part of this picture instead of searching, and grey parts less. A folder holds "
-        "one mask for each picture, under the picture's name.",
+        help="Edit the white part of this picture instead of searching, and grey parts less. A folder must "
+        "hold a mask for each picture, with the picture's name.",
         rich_help_panel="Mask",
     ),
 ]
@@ -101,7 +101,7 @@ AddMask = Annotated[
 SubtractMask = Annotated[
     Path | None,
     typer.Option(
-        "--mask-subtract", help="Take the white part of this picture out of the mask.", rich_help_panel="Mask"
+        "--mask-subtract", help="Remove the white part of this picture from the mask.", rich_help_panel="Mask"
     ),
 ]
 
@@ -112,7 +112,7 @@ def each_seed(seeds: Sequence[int], count: int) -> list[int]:
     if count > 1 and len(given) > 1:
         raise SettingError(
             "--seeds cannot be used with several seeds.",
-            "Give one --seed to count on from, or repeat --seed.",
+            "Give one --seed to count up from, or repeat --seed.",
         )
     first = given[0] if given else secrets.randbelow(MAX_SEED + 2 - count)
     return given if len(given) > 1 else [*range(first, first + count)]
@@ -144,7 +144,7 @@ def preset_option(name: str, what: str, without: tuple[str, ...] = ()) -> Any:
 
     return typer.Option(
         f"--{name}/--no-{name}",
-        help=f"{what}: {', '.join(changed)}, unless given.",
+        help=f"{what}: {', '.join(changed)}, unless set otherwise.",
         show_default=False,
         rich_help_panel="Sampling",
         is_eager=True,
@@ -171,7 +171,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run/--no-dry-run",
-        help="Say what would be done, and stop.",
+        help="Say what would be done, without doing it.",
         rich_help_panel="Messages",
         show_default=False,
     ),
@@ -229,7 +229,7 @@ def built(schema: type[T], given: dict[str, Any], *more: Mapping[str, Any]) -> T
 
 
 def flag_of(key: str, kind: Any, metadata: dict[str, Any], default: Any) -> inspect.Parameter:
-    """The parameter from which Typer makes a flag."""
+    """The parameter from which Typer creates a flag."""
     flag = option_name(key)
     if get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], list(default)

@@ -45,10 +45,12 @@ def remove(
     overwrite: Overwrite = False,
     grid: Annotated[
         Path | None,
-        typer.Option(help="Also write input, heat, mask and result in a row.", rich_help_panel="Files"),
+        typer.Option(
+            help="Also write input, heat map, mask and result side by side.", rich_help_panel="Files"
+        ),
     ] = None,
     save_mask: Annotated[
-        Path | None, typer.Option(help="Also write the mask, with its room.", rich_help_panel="Files")
+        Path | None, typer.Option(help="Also write the mask, including its room.", rich_help_panel="Files")
     ] = None,
     no_metadata: NoMetadata = False,
     mask: Annotated[
@@ -68,7 +70,7 @@ def remove(
 ) -> None:
     """Take one object out of a picture by naming it, and draw what may be behind it.
 
-    Every pixel outside the mask stays as it was. Where the model does not see the object, nothing is written.
+    Every pixel outside the mask stays as it was. If the model does not see the object, nothing is written.
     """
     talk = talk_config()
     with plain_errors(talk, output):
@@ -129,6 +131,6 @@ def preview(
         [
             f"Would remove {settings.ref or 'what the mask covers'} from {job.picture} with "
             f"{checkpoint.model}. The result would go to {job.target or 'stdout'}.",
-            f"{sum(units.values())} sample-forwards: {stages}.",
+            f"{sum(units.values())} forward passes: {stages}.",
         ],
     )

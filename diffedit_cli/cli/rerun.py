@@ -41,13 +41,13 @@ def rerun(
         typer.Option("--yes/--no-yes", help="Run it even if it takes far more work than the picture needs."),
     ] = False,
 ) -> None:
-    """Make FILE again with the settings that are stored in it: diffedit rerun FILE [PICTURE] [FLAGS].
+    """Make FILE again with the settings stored in it: diffedit rerun FILE [PICTURE] [FLAGS].
 
-    FLAGS are flags of the command that made FILE; each overrides a stored setting, as in diffedit rerun
-    a.png --query dog. The input is looked for in the folder of FILE and in the current one; give it as
-    PICTURE if it is elsewhere. If the input was a text, give a text in its place. The result goes to the
-    folder of FILE, under its name with -rerun, or where -o says. A model that has never been downloaded is
-    used only if --model names it.
+    FLAGS are flags of the command that made FILE; each overrides a stored setting, as in diffedit rerun a.png
+    --query dog. The input is looked for in the folder of FILE and in the current one; if it is elsewhere,
+    give it as PICTURE. If FILE was made from a text, you can give another text instead. The result goes to
+    the folder of FILE, under its name with -rerun, or where -o says. A model that has never been downloaded
+    is used only if --model names it.
     """
     words = [word for word in context.args if word != "--yes"]
     talk = talk_of(words)
@@ -115,7 +115,7 @@ def positionals(
     if extra or len(places) > most:
         wanted, inputs = ("ORIGINAL EDITED", "two inputs") if name == "edited" else ("PICTURE", "one input")
         raise SettingError(
-            f"{file} is made again from {inputs}, and there are more words that belong to no flag.",
+            f"{file} is rerun from {inputs}, and there are more words that belong to no flag.",
             f"Put the names right after the file: diffedit rerun FILE {wanted} [FLAGS].",
         )
     return places, flags
@@ -139,11 +139,11 @@ def check_what_is_needed(file: Path, stored: Mapping[str, Any], asked: typer.Con
             continue
         if key == "model" and not what:
             raise SettingError(
-                f"{file} was made with the model {stored['model']}, which is not here.",
+                f"{file} was made with the model {stored['model']}, which is not on this machine.",
                 f"If you trust it, name it yourself: {flag} {stored['model']}.",
             )
         raise SettingError(
-            f"{file} was made with {what}, which it does not hold.", f"Give it again with {flag}."
+            f"{file} was made with {what}, which is not stored in it.", f"Give it again with {flag}."
         )
 
 
@@ -202,7 +202,9 @@ def adapted(
     ):
         gone.add("together")  # another result: nothing to repeat to the byte
     if stored.get("compile") and not is_given(asked, "compile"):
-        terminal.warn(f"{file} was made with --compile, which no file turns on: rounding will differ.")
+        terminal.warn(
+            f"{file} was made with --compile, which a stored setting never turns on: rounding will differ."
+        )
     if stored["diffedit"] != __version__:
         terminal.warn(
             f"{file} was made by diffedit {stored['diffedit']}, and this is {__version__}: "

@@ -32,7 +32,7 @@ def serve(
     model_config: Callable[..., ModelConfig],
     talk_config: Callable[..., TalkConfig],
 ) -> None:
-    """Edit pictures on a page in the browser. Only this machine can reach the page; Ctrl-C stops it."""
+    """Edit pictures on a page in the browser. Only this machine can reach it; Ctrl-C stops it."""
     talk = talk_config()
     with plain_errors(talk):
         terminal, checkpoint = Terminal(talk), model_config()

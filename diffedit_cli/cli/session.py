@@ -1,4 +1,4 @@
-"""Loading a checkpoint with a word to the user."""
+"""Loading a checkpoint, and telling the user about it."""
 
 import os
 from collections.abc import Mapping
@@ -46,14 +46,12 @@ def found_by(config: ModelConfig) -> dict[str, Any]:
 
 
 def say_few_steps(config: ModelConfig, terminal: Terminal) -> None:
-    """Say which settings a model of few steps chooses."""
+    """Say which settings a few-step model chooses."""
     from .. import models
 
     if few := models.few_steps(config.model, **found_by(config)):
         told = told_defaults(own_defaults(config))
-        terminal.say(
-            f"{config.model} is run as a model of few steps ({few.family}): {told}, unless set otherwise."
-        )
+        terminal.say(f"{config.model} runs as a few-step model ({few.family}): {told}, unless set otherwise.")
 
 
 def told_defaults(own: Mapping[str, Any]) -> str:
@@ -83,7 +81,7 @@ def unknown_words(config: ModelConfig, *prompts: str) -> str:
 
 
 def spare_own_steps(config: EditConfig, context: typer.Context, own: Mapping[str, Any]) -> EditConfig:
-    """The settings without the steps of --fast, which are more than those of a model of few steps."""
+    """The settings without the steps of --fast, which are more than a few-step model takes."""
     is_spared = context.params["fast"] and keeps_steps(own) and not is_given(context, "steps")
     return replace(config, steps=None) if is_spared else config
 

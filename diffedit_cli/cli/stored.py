@@ -69,7 +69,7 @@ def read_stored(file: Path) -> dict[str, Any]:
     for of in (schema, ModelConfig):  # types and ranges
         validate(build(of, {key: stored[key] for key, *_ in keys(of) if key in stored}))
     if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d{1,3})?", stored.get("device", "auto")):
-        raise ImageError(f"{file} was made on the device {stored['device']}, which there is not.", NO_USE)
+        raise ImageError(f"{file} was made on the device {stored['device']}, which does not exist.", NO_USE)
     return stored
 
 
@@ -80,15 +80,15 @@ def check_facts(file: Path, stored: dict[str, Any]) -> None:
     """ImageError unless what is stored besides the settings has the types that this program writes."""
     command = stored.get("command")
     if not all_text(stored):
-        raise ImageError(f"{file} holds settings that are no text.", NO_USE)
+        raise ImageError(f"{file} holds settings that are not valid text.", NO_USE)
     needed = {"diffedit"} if command == "merge" else {"diffedit", "model"}
     if not isinstance(command, str) or command not in SCHEMAS or not needed <= {*stored}:
         raise ImageError(
-            f"{file} was made by `{command}`, which cannot be run again.",
-            f"A result of {', '.join(SCHEMAS)} can.",
+            f"{file} was made by `{command}`, which cannot be rerun.",
+            f"Only results of {', '.join(SCHEMAS)} can.",
         )
     if "fps" in stored and command != "interpolate":
-        raise ImageError(f"{file} is a film of an edit.", "Run its picture again, with --animate.")
+        raise ImageError(f"{file} is a film of an edit.", "Rerun its picture instead, with --animate.")
     has_input = command in ("edit", "mask", "remove", "merge") or "input" in stored
     if has_input and not is_name(stored.get("input")):
         raise ImageError(f"{file} does not say which picture it was made from.", f"Use diffedit {command}.")
@@ -98,7 +98,7 @@ def check_facts(file: Path, stored: dict[str, Any]) -> None:
         raise ImageError(f"{file} does not say which prompt it was made from.", "Use diffedit generate.")
     row, rows = read_pair(stored.get("together", [0, 1]))
     if not (0 <= row < rows <= MOST_TOGETHER and isinstance(stored["diffedit"], str)):
-        raise ImageError(f"{file} holds settings that this program does not write.", NO_USE)
+        raise ImageError(f"{file} holds settings that this program never writes.", NO_USE)
 
 
 def all_text(value: Any) -> bool:
@@ -143,6 +143,6 @@ def find_input(file: Path, stored: dict[str, Any], place: str | None, key: str =
             f"{stored['command'] if words != 'PICTURE' else 'edit'}.",
         )
     raise ImageError(
-        f"The picture {name}, from which {file} was made, is not here.",
+        f"The picture {name}, from which {file} was made, was not found.",
         f"Name it: diffedit rerun FILE {words}.",
     )

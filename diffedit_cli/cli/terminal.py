@@ -42,8 +42,8 @@ STAGES = {
     "frame": "Drawing frames",
     "compare": "Drawing tiles",
     "convert": "Converting for OpenVINO",
-    "calibrate": "Drawing to measure ranges",
-    "quantise": "Putting the UNet into 8 bits",
+    "calibrate": "Measuring activation ranges",
+    "quantise": "Quantising the UNet to 8 bits",
 }
 SECONDS_A_LINE = 5.0  # between two lines of progress where there is no terminal to draw a bar in
 LONG_LOAD = 15.0  # seconds of loading after which that is worth a line
@@ -97,7 +97,7 @@ class Terminal:
         self.say(f"Note: {text}", "yellow")
 
     def result(self, facts: Mapping[str, Any], lines: list[str]) -> None:
-        """The outcome: JSON on stdout if that was asked for, else sentences for people."""
+        """The outcome: JSON on stdout if that was asked for, otherwise sentences for people."""
         if self.talk.json:
             typer.echo(json.dumps(facts), err=self.is_piped)
         else:
@@ -139,7 +139,7 @@ class Terminal:
         if self.talk.verbose:
             self.say(
                 f"{run.seconds:.2f} s, {run.network_seconds / run.seconds:.1%} of it in the networks; "
-                f"{run.forwards} sample-forwards"
+                f"{run.forwards} forward passes"
                 + (f", for {run.results} results made together." if run.results > 1 else ".")
             )
         where = "the picture to stdout" if target is None else target
@@ -244,10 +244,10 @@ def plain_errors(talk: TalkConfig, output: str | None = None) -> Generator[None,
 
 
 def explain(error: Exception) -> DiffeditError:
-    """What no part of the program foresaw, as one sentence and what to do."""
+    """An error that no part of the program expected, as one sentence and a hint."""
     if isinstance(error, BrokenPipeError):
         silence(sys.stdout)
-        return DiffeditError("What reads the output has gone away.", "Write to a file with -o.")
+        return DiffeditError("The program that reads the output has ended.", "Write to a file with -o.")
     if is_shortage(error) or any(words in str(error) for words in SHORTAGES):
         return MemoryShort(
             "Memory ran out.", "Use --low-memory, a smaller --size or picture, or close other programs."
@@ -266,5 +266,5 @@ def explain(error: Exception) -> DiffeditError:
         )
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return DiffeditError(
-        f"This is a fault of the program ({what}).", "Please report it with what --verbose shows."
+        f"This is a bug in diffedit ({what}).", "Please report it with the output of --verbose."
     )

@@ -1,5 +1,5 @@
-"""Two pictures of one scene laid over each other: where the second lies on the first, in which colours, and
-what differs then.
+"""Aligning two pictures of one scene: how the second maps onto the first, in geometry and colour, and what
+differs then.
 
 The geometry is a zoom and a shift along each axis, fitted by Gauss-Newton steps on a pyramid (Lucas and
 Kanade 1981, as in Baker and Matthews 2004, "Lucas-Kanade 20 years on", IJCV 56(3)), with weights that leave
@@ -31,7 +31,7 @@ TUKEY = 4.685  # residuals beyond this many deviations have no weight
 def place(
     pixels: Float[Tensor, "1 c H W"], placement: Placement, height: int, width: int
 ) -> Float[Tensor, "1 c {height} {width}"]:
-    """A picture as it is seen at height x width pixels under a placement, bicubic; its border repeats."""
+    """A picture resampled to height x width pixels under a placement (bicubic; its border repeats)."""
     a, b, c, d = placement.tolist()
     matrix = torch.tensor([[[1 + a, 0, c], [0, 1 + b, d]]], dtype=pixels.dtype, device=pixels.device)
     grid = F.affine_grid(matrix, [1, pixels.shape[1], height, width], align_corners=False)
@@ -48,7 +48,7 @@ def tukey(residuals: Tensor, least: float = 2 / 255) -> Tensor:
 
 
 def register(fixed: Pixels, moving: Pixels, start: Sequence[float] = (0, 0, 0, 0)) -> Placement:
-    """How `moving` (1 3 h w, any size) has to be placed to lie on `fixed` (1 3 H W).
+    """The placement that maps `moving` (1 3 h w, any size) onto `fixed` (1 3 H W).
 
     Brightness may differ by a gain and an offset. Follows shifts of a few percent of the width from `start`.
     """
@@ -92,7 +92,7 @@ def _refine(fixed: Tensor, moving: Tensor, placement: Placement) -> Placement:
 
 
 def fit_colours(fixed: Pixels, moving: Pixels, rounds: int = 8) -> Colours:
-    """The linear map of `moving`'s colours to those of `fixed`, both (1 3 H W), by least squares over what
+    """The linear map from `moving`'s colours to those of `fixed`, both (1 3 H W), by least squares over what
     matches (Tukey's weights)."""
     wanted = fixed.double()[0].flatten(1).mT
     known = F.pad(moving.double()[0].flatten(1).mT, (0, 1), value=1.0)
@@ -115,11 +115,12 @@ def recolour(pixels: Pixels, colours: Colours) -> Pixels:
 
 
 def difference(fixed: Pixels, moving: Pixels, threshold: float) -> Heat:
-    """How far two pictures (1 3 h w) that lie on each other differ, (1 1 h w): 0.5 at `threshold`, 1 at twice
-    that; the outline follows the edges of `fixed`.
+    """How much two aligned pictures (1 3 h w) differ, (1 1 h w): 0.5 at `threshold`, 1 at twice that; the
+    outline follows the edges of `fixed`.
 
-    The difference is that of the channel that differs most, after a small blur, less what most of the picture
-    differs by anyway: three times its median deviation, and at least 3 levels of 255 each.
+    The difference is that of the channel that differs most, after a small blur, minus what most of the
+    picture differs by anyway: three times its deviation (1.4826 times the median, and at least 3 levels of
+    255).
     """
     gap = (box_mean(fixed, 1) - box_mean(moving, 1)).abs().amax(1, keepdim=True)
     noise = (1.4826 * gap.median()).clamp(min=3 / 255)
@@ -128,9 +129,9 @@ def difference(fixed: Pixels, moving: Pixels, threshold: float) -> Heat:
 
 
 def likeness(fixed: Pixels, moving: Pixels, where: Heat) -> float:
-    """How far the fine structure of two pictures (1 3 h w) agrees, -1 to 1, in the cells where `where` is 1.
+    """How well the fine structure of two pictures (1 3 h w) agrees, -1 to 1, in the cells where `where` is 1.
 
-    The correlation of what a blur takes away, where FINE levels of either are as good as none.
+    The correlation of what a blur removes; structure fainter than FINE counts as agreement.
     """
     one, other = (
         (gray - box_mean(gray, 4))[where > 0] for gray in (x.mean(1, keepdim=True) for x in (fixed, moving))

@@ -1,6 +1,6 @@
-"""What a run costs in sample-forwards, counted before it starts: the most that it can take.
+"""What a run costs in forward passes, counted before it starts: the most that it can take.
 
-A sample-forward is one sample that passes through the network. The looks of a zoom are not in it.
+Each is one run of the network on one sample. The searches of a zoom are not included.
 """
 
 import math
@@ -14,7 +14,7 @@ from .schedules import round_half_up
 
 
 def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -> dict[str, int]:
-    """The forwards of each stage of an edit of one picture; frames: those of its film, if one is made."""
+    """The forward passes of each stage of an edit of one picture; frames: those of its film, if any."""
     steps = max(1, round_half_up(config.ratio * config.step_count))
     if config.encoding == "flowedit":
         decode = forwards_per_run(config.guidance, steps)
@@ -31,7 +31,7 @@ def edit_forwards(config: EditConfig, *, search: bool = True, frames: int = 0) -
 
 
 def shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> int:
-    """The forwards of several edits of one picture by one DiffEdit: what two of them share counts once."""
+    """The forward passes of several edits of one picture by one DiffEdit: what they share counts once."""
     stages: dict[object, int] = {}
     for number, config in enumerate(configs):
         counts = edit_forwards(config, search=search)
@@ -46,11 +46,11 @@ def shared_forwards(configs: Sequence[EditConfig], *, search: bool = True) -> in
 def batch_forwards(
     config: EditConfig, pictures: int, edits: int, *, search: bool = True, frames: int = 0
 ) -> dict[str, int]:
-    """The forwards of each stage of so many edits of every picture, which share its inversion."""
+    """The forward passes of each stage of so many edits of every picture, which share its inversion."""
     counts = edit_forwards(config, search=search, frames=frames)
     return {stage: pictures * (1 if stage == "invert" else edits) * count for stage, count in counts.items()}
 
 
 def generate_forwards(config: GenerateConfig) -> int:
-    """The forwards of one picture from a text."""
+    """The forward passes of one picture from a text."""
     return forwards_per_run(config.guidance, config.step_count)

@@ -33,21 +33,21 @@ from .types import (
 def ddim_step(
     latents: Latents, predicted: Latents, here: Level, after: Level, target: Target = "eps"
 ) -> Latents:
-    """From one noise level to another: x' = alpha' x0 + sigma' eps, with what the prediction says of both.
+    """A step from one noise level to another: x' = alpha' x0 + sigma' eps, both taken from the prediction.
 
-    Equation 12 of arXiv 2010.02502 with its sigma = 0; on a flow it is Euler's step x + (sigma' - sigma) v.
-    The same line goes up (inversion) and down (decoding).
+    Equation 12 of arXiv 2010.02502 with its sigma = 0; on a flow it is the Euler step x + (sigma' - sigma) v.
+    The same formula serves inversion and decoding.
     """
     x0 = to_x0(latents, predicted, here, target)
     return add_noise(x0, to_eps(latents, predicted, here, target), after)
 
 
 def second_order(x0: Latents, before: Latents, levels: list[Level], i: int) -> Latents:
-    """What DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) takes for x0 in step i.
+    """The x0 that DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) uses in step i.
 
     D = x0 + h_i / (2 h_(i-1)) (x0 - before), where `before` is x0 of step i - 1, and h_i the step's length in
-    log(alpha / sigma). The solver's step is DDIM's with D for x0, so it ends at the same noise level. The
-    first and the last step, and one after pure noise, are of first order: D = x0.
+    log(alpha / sigma). The solver's step is that of DDIM with D for x0, so it ends at the same noise level.
+    The first and the last step, and one after pure noise, are of first order: D = x0.
     """
     if i == 0 or i == len(levels) - 2 or levels[i - 1].alpha == 0:
         return x0
@@ -58,10 +58,10 @@ def second_order(x0: Latents, before: Latents, levels: list[Level], i: int) -> L
 def consistency_step(
     latents: Latents, predicted: Latents, steps: Steps, i: int, fresh: Float[Tensor, "n b c h w"] | None
 ) -> Latents:
-    """Step i of solver lcm: x' = alpha' x0 + sigma' n with noise n of its own, and x0 at the end.
+    """Step i of solver lcm: x' = alpha' x0 + sigma' n with fresh noise n, and x0 at the end.
 
     Multistep sampling of a consistency model (Luo et al. 2023, arXiv 2310.04378, algorithm 1). A source that
-    was noised with the same n at that level (see renoise) fits what is drawn.
+    was noised with the same n at that level (see renoise) matches what is drawn.
     """
     if fresh is None:
         raise ValueError("solver lcm needs fresh noise for each level")
@@ -74,9 +74,9 @@ def invert(
 ) -> Iterator[Latents]:
     """DDIM encoding: yields the latents at each level above x0, least noise first, len(steps) of them.
 
-    One forward for each `stride` levels, without guidance: all of them lie on its line. The network is asked
-    at the timestep of the middle one. With stride 1 it is the one that the step leads to, as in diffusers'
-    DDIMInverseScheduler: decoding asks it there too. rounds: see `settle`; only with stride 1.
+    One forward pass for every `stride` levels, without guidance: all of them are computed from it. The
+    network is evaluated at the timestep of the middle one. With stride 1 that is the one that the step leads
+    to, as in diffusers' DDIMInverseScheduler and as in decoding. rounds: see `settle`; only with stride 1.
     """
     latents, texts, levels, here = x0, embeds.expand(len(x0)), steps.levels, len(steps)
     while here > 0:
@@ -104,11 +104,11 @@ def settle(
     i: int,
     rounds: int,
 ) -> Latents:
-    """The prediction of a step up to level i, refined so that the step down from there leads back.
+    """The prediction of an inversion step to level i, refined so that decoding from there leads back.
 
-    Each round, at one more forward, takes the step again under the prediction for where it has led (Pan et
-    al. 2023, arXiv 2309.04907, section 3.2). A round that moves a picture further than the one before
-    diverges: it is not taken, and is that picture's last.
+    Each round costs one more forward pass and repeats the step with the prediction at the point that it led
+    to (Pan et al. 2023, arXiv 2309.04907, section 3.2). A round that moves a picture further than the one
+    before diverges: it is discarded, and is that picture's last.
     """
     pair = steps.level(i + 1), steps.level(i)
     led = ddim_step(latents, predicted, *pair, steps.target)
@@ -134,7 +134,7 @@ def renoise(x0: Latents, noise: Tensor, steps: Steps) -> Trajectory:
 
 
 def begun(mask: Heat, left: int, count: int) -> Heat:
-    """Where redrawing has begun, as 0 and 1, when `left` of `count` steps are left, this one included.
+    """Where redrawing has begun, as 0 or 1, when `left` of `count` steps are left, this one included.
 
     Grey g is redrawn in the last round(g count) steps, as by a run of g times the strength. Differential
     diffusion (Levin and Fried 2023, arXiv 2306.00950).
@@ -156,11 +156,11 @@ def decode(
     *,
     by_strength: bool = False,
 ) -> Iterator[Latents]:
-    """Decoding with guidance: yields the latents after each step, the last ones clean.
+    """Decode with guidance: yields the latents after each step, the last ones without noise.
 
     With a mask and a source, each step ends with m * y + (1 - m) * source at the level that the step has
-    reached (DiffEdit, arXiv 2210.11427, step 3), so at the end the background is exactly x0.
-    `share`: how much of the guidance each picture gets. `fresh`: the noise at each level (see level_noise).
+    reached (DiffEdit, arXiv 2210.11427, step 3), so the background ends as exactly x0. `share`: how much of
+    the guidance each picture gets. `fresh`: the noise at each level (see level_noise).
     """
     state, levels, target, before = GuidanceState(), steps.levels, steps.target, latents
     for i in range(len(steps)):
@@ -199,6 +199,6 @@ def require_finite(values: torch.Tensor, what: str) -> None:
     """NumericError if any value is NaN or infinite, so that no black picture is ever written."""
     if not bool(torch.isfinite(values).all()):
         raise NumericError(
-            f"The model gave values that are not numbers in {what}.",
+            f"The model produced values that are not numbers (NaN or infinity) in {what}.",
             "Try --dtype float32, or another checkpoint; nothing was written.",
         )

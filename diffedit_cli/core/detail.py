@@ -1,8 +1,8 @@
-"""What an edit did not mean to change comes back: fine detail and tone inside the mask.
+"""Restores what an edit did not mean to change: fine detail and tone inside the mask.
 
-Inside the mask a picture is the VAE's own: softer than the source, and a little off in tone, even where
-nothing changed. The source's reconstruction, decoded from its own latents, has the same losses, so the
-difference of the two tells what was lost.
+Inside the mask the pixels come from the VAE: softer than the source, and a little off in tone, even where
+nothing changed. The source's reconstruction, decoded from its own latents, has the same losses, so its
+difference from the source shows what was lost.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SWEEPS = 16  # of a membrane on each level
 
 @dataclass(frozen=True)
 class Detail:
-    """What comes back, on the working canvas: the edit becomes edit + tone + keep * (source - base).
+    """What is restored, on the working canvas: the edit becomes edit + tone + keep * (source - base).
 
     base: the source's reconstruction. keep: in [0, 1], how much of the source's detail. tone: what is added
     to the edit's colours.
@@ -37,7 +37,8 @@ class Detail:
 
 
 def kept_at(found: Heat, area: Heat, factor: int) -> Float[Tensor, "b 1 H W"]:
-    """KEPT_IN_ROOM in the room of a mask, which is the area (b 1 h w) beyond what was found, else KEPT.
+    """KEPT_IN_ROOM in the room of a mask, that is, in the part of the area (b 1 h w) outside what was found;
+    KEPT elsewhere.
 
     The rim of what was found, where the old object's outline is, does not count as room.
     """
@@ -48,8 +49,8 @@ def kept_at(found: Heat, area: Heat, factor: int) -> Float[Tensor, "b 1 H W"]:
 def unchanged(
     edited: Pixels, base: Pixels, factor: int, kept: float | Float[Tensor, "b 1 H W"]
 ) -> Float[Tensor, "b 1 H W"]:
-    """Where an edit still looks like the source's reconstruction `base`: exp(-(gap / kept)^2), gap the mean
-    difference over about one latent cell of `factor` pixels."""
+    """Where an edit still looks like the source's reconstruction `base`: exp(-(gap / kept)^2), where gap is
+    the mean difference over about one latent cell of `factor` pixels."""
     side = factor // 2 * 2 + 1
     gap = (edited - base).abs().mean(1, keepdim=True)
     gap = F.avg_pool2d(gap, side, stride=1, padding=side // 2, count_include_pad=False)
@@ -57,9 +58,9 @@ def unchanged(
 
 
 def membrane(values: Float[Tensor, "b c H W"], known: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b c H W"]:
-    """The values where known is 1, and between them the smooth surface that they span (Laplace's equation).
+    """The values where known is 1, and elsewhere the smooth surface that they span (Laplace's equation).
 
-    Solved from coarse to fine by repeated means over 3x3 pixels. Without a known value it is 0.
+    Solved from coarse to fine by repeated means over 3x3 pixels. Without any known value the result is 0.
     """
     height, width = values.shape[-2:]
     if min(height, width) <= LEAST_SIDE:
@@ -80,7 +81,7 @@ def membrane(values: Float[Tensor, "b c H W"], known: Float[Tensor, "b 1 H W"]) 
 def recover(
     edited: Pixels, source: Pixels, base: Pixels, mask: Heat, kept: Float[Tensor, "b 1 H W"], factor: int
 ) -> Detail:
-    """What an edit lost without meaning to, inside the mask (b 1 h w) that was redrawn.
+    """What an edit lost unintentionally inside the mask (b 1 h w) that was redrawn.
 
     edited, source, base: the edit, the picture and its reconstruction, (b 3 H W) in [0, 1]. kept: see
     kept_at. The detail is

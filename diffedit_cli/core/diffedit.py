@@ -22,7 +22,7 @@ from .types import Denoiser, Heat, Latents, Pixels, PromptEmbeds, Report, Steps,
 
 @dataclass(frozen=True)
 class Texts:
-    """The prompts of an edit, embedded; each a batch of one."""
+    """The embedded prompts of an edit; each is a batch of one."""
 
     ref: PromptEmbeds
     query: PromptEmbeds
@@ -32,8 +32,9 @@ class Texts:
 
     @staticmethod
     def embed(denoiser: Denoiser, config: EditConfig) -> "Texts":
-        """The source prompt, that the inversion runs under, is empty as in the paper, or the reference
-        (negative-prompt inversion, Miyake et al. 2023, arXiv 2305.16807), which then is the negative too."""
+        """The source prompt, which the inversion uses, is empty as in the paper, or the reference
+        (negative-prompt inversion, Miyake et al. 2023, arXiv 2305.16807), which then is the negative prompt
+        too."""
         is_negative = config.encoding == "negative-prompt"
         negative = config.ref if is_negative else config.negative_prompt
         rows = denoiser.embed([config.ref, config.query, negative, config.ref if is_negative else "", ""])
@@ -46,8 +47,9 @@ class Texts:
 
 @dataclass(frozen=True)
 class Areas:
-    """What a user says of the mask, each (b 1 h w) in [0, 1]: a mask to use in place of a search, and areas
-    to add to it and to keep out of it. is_grey: whether they have shades (see MaskConfig.grey)."""
+    """What a user specifies of the mask, each (b 1 h w) in [0, 1]: a mask to use in place of a search, and
+    areas to add to it and to keep out of it. is_grey: whether they have shades of grey (see
+    MaskConfig.grey)."""
 
     mask: Heat | None = None
     add: Heat | None = None
@@ -64,10 +66,10 @@ def texts_compared(config: EditConfig) -> int:
 
 
 def pictures_together(height: int, width: int) -> int:
-    """How many pictures of this many latent rows and columns are worked on at once.
+    """How many pictures with this many latent rows and columns are edited at once.
 
-    Small ones leave most of a processor idle when they come alone; from 64x64 cells on, more at once only
-    take more memory.
+    A single small one leaves most of a processor idle; from 64x64 cells on, several at once only take more
+    memory.
     """
     return max(1, min(MICRO_BATCH // 2, 64 * 64 // (height * width)))
 
@@ -82,7 +84,7 @@ def search(
 ) -> Float[Tensor, "b 3 h w"]:
     """What the noise maps of step 1 show on average: gap, gain and reach (see mask.difference_maps).
 
-    Raises SettingError where ref and query are one text to the model.
+    Raises SettingError if ref and query are the same text to the model.
     """
     # horse and Horse are one text; each token by its own measure, since the first of some models is huge
     size, gap = (x.abs().amax(-1) for x in (texts.ref.tokens, texts.ref.tokens - texts.query.tokens))
@@ -107,8 +109,8 @@ def find_heat(
     seeds: list[int],
     report: Report = silent,
 ) -> Heat:
-    """Step 1: where ref and query differ and ref is the truth, (b 1 h w) in [0, 1]. DiffeditError where they
-    differ nowhere.
+    """Step 1: where ref and query differ and ref describes the picture, (b 1 h w) in [0, 1]. DiffeditError if
+    they differ nowhere.
 
     x0: the pixels, encoded.
     """
@@ -116,7 +118,7 @@ def find_heat(
 
 
 def heat_of(shown: Float[Tensor, "b 3 h w"], pixels: Pixels, config: EditConfig) -> Heat:
-    """The heat of what a search has shown: weighed by the evidence, scaled to [0, 1], drawn to the edges."""
+    """The heat that a search has found: weighted by the evidence, scaled to [0, 1], aligned to the edges."""
     heat = shown[:, :1]
     if config.mask.evidence and config.ref:  # the empty text is true of every place
         heat = weigh(*shown.split(1, dim=1))
@@ -130,17 +132,17 @@ def heat_of(shown: Float[Tensor, "b 3 h w"], pixels: Pixels, config: EditConfig)
 
 
 def recognition(shown: Float[Tensor, "b 3 h w"], mask: Heat) -> Float[Tensor, " b"]:
-    """How far the model sees the reference in a mask: gain / reach there, summed over the mask, at most 1.
+    """How clearly the model sees the reference in a mask: gain / reach, each summed over the mask; at most 1.
 
-    About 1 where the picture shows what the reference names, 0 where no text tells the noise better, and
-    negative where another one does (Li et al. 2023, arXiv 2303.16203). It costs no forward of its own.
+    About 1 where the picture shows what the reference names, 0 where no text predicts the noise better, and
+    negative where another one does (Li et al. 2023, arXiv 2303.16203). It costs no extra forward pass.
     """
     gain, reach = ((shown[:, [i]] * mask).sum((1, 2, 3)) for i in (1, 2))
     return (gain / reach.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1)
 
 
 def with_room(found: Heat, config: EditConfig) -> Heat:
-    """A found mask with the room around it that is redrawn too; an inverted one gets none."""
+    """A found mask with the room around it that is redrawn too; an inverted mask gets none."""
     return found if config.mask.invert else widen(found, config.room)
 
 
@@ -174,12 +176,12 @@ def noise_like(x0: Latents, seeds: list[int], steps: Steps) -> Float[Tensor, "n 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the drawing of an edit needs: the outcome of steps 1 and 2, and one seed a picture.
+    """All that drawing an edit needs: the outcome of steps 1 and 2, and one seed per picture.
 
-    found: the mask as it was found or given; area: found with room around it; mask: the area with a user's
-    areas added and taken away, which is what is redrawn; heat, if the mask was searched for. All (b 1 h w).
-    recognised: how far the model sees the reference in a found mask (see recognition); None without one.
-    by_strength: whether grey in the mask is the strength of its place (see ddim.begun).
+    found: the mask as it was found or given; area: found, with room around it; mask: the area with a user's
+    areas added and subtracted, which is what is redrawn; heat, if the mask was searched for. All are (b 1 h
+    w). recognised: how clearly the model sees the reference in a found mask (see recognition); None without
+    one. by_strength: whether grey in the mask sets the strength at each place (see ddim.begun).
     """
 
     config: EditConfig
@@ -197,7 +199,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Edited:
-    """An edit: the plan that it was drawn by, pixels (b 3 H W), and the detail to bring back."""
+    """An edit: the plan that it was drawn from, pixels (b 3 H W), and the detail to restore."""
 
     plan: Plan
     pixels: Pixels
@@ -205,7 +207,7 @@ class Edited:
 
 
 def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
-    """Step 3: decode from the noisiest level under the query, with the source put back outside the mask."""
+    """Step 3: decode from the noisiest level with the query, restoring the source outside the mask."""
     texts, guidance, x0 = plan.texts, plan.config.guidance, plan.source.latents[-1]
     if plan.config.encoding == "flowedit":
         pair = texts.ref, texts.query, texts.negative
@@ -228,9 +230,9 @@ def redraw(denoiser: Denoiser, plan: Plan, report: Report = silent) -> Pixels:
 
 
 class DiffEdit:
-    """A batch of pictures, edited under any number of settings: what two of them share is computed once.
+    """A batch of pictures, edited with any number of settings; what these share is computed once.
 
-    The pictures are encoded once. A heat map and a trajectory are kept for all settings that ask for them.
+    The pictures are encoded once. A heat map and a trajectory are kept for all settings that need them.
     """
 
     def __init__(self, denoiser: Denoiser, pixels: Pixels) -> None:
@@ -245,7 +247,7 @@ class DiffEdit:
     def look(
         self, config: EditConfig, texts: Texts, seeds: list[int], report: Report = silent
     ) -> tuple[Float[Tensor, "b 3 h w"], Heat]:
-        """What the search of step 1 shows (see search), and its heat."""
+        """What the search of step 1 finds (see search), and its heat."""
         key = heat_key(config), *seeds
         if key not in self.searches:
             shown = search(self.denoiser, self.x0, texts, config, seeds, report)
@@ -306,7 +308,7 @@ OF_STEPS = {
 
 
 def heat_key(config: EditConfig) -> EditConfig:
-    """The settings with all that the heat map does not depend on set to one value."""
+    """The settings, with everything that the heat map does not depend on set to a fixed value."""
     mask = MaskConfig()
     found = replace(
         config.mask,
@@ -321,7 +323,7 @@ def heat_key(config: EditConfig) -> EditConfig:
 
 
 def source_key(config: EditConfig) -> EditConfig:
-    """The settings with all that the source's trajectory does not depend on set to one value."""
+    """The settings, with everything that the source's trajectory does not depend on set to a fixed value."""
     return replace(
         config,
         **LATER,

@@ -13,12 +13,13 @@ LEVELS = (0.5, 0.7)  # noise levels, as shares of the time, at which texts are c
 
 
 def bridge(pixels: Pixels, hole: Hole) -> Pixels:
-    """The pictures with a hole, wherever that is not 0, filled by the membrane of its rim."""
+    """The pictures, with the hole (where it is not 0) filled by a membrane from its edge."""
     return membrane(pixels, (hole == 0).to(pixels))
 
 
 def seamless(drawn: Pixels, around: Pixels, hole: Hole) -> Pixels:
-    """Drawn pictures laid into others: what they are off on the hole's rim is carried into it, smoothly.
+    """Drawn pictures placed into others: their difference at the edge of the hole is continued smoothly into
+    it.
 
     Perez et al. 2003, "Poisson image editing", equation 2 with the drawn picture as the guide.
     """
@@ -28,10 +29,10 @@ def seamless(drawn: Pixels, around: Pixels, hole: Hole) -> Pixels:
 def likeliest(
     denoiser: Denoiser, x0: Latents, texts: PromptEmbeds, where: Heat, seeds: list[int], report: Report
 ) -> int:
-    """Which row of `texts` tells best, in `where` (0 or 1), the noise that was added to one picture x0.
+    """Which row of `texts` best predicts, in `where` (0 or 1), the noise that was added to one picture x0.
 
-    That is the text that is likeliest true there (Li et al. 2023, arXiv 2303.16203). Each of LEVELS costs as
-    many forwards as there are texts.
+    That is the text that most likely describes the picture there (Li et al. 2023, arXiv 2303.16203). Each of
+    LEVELS costs as many forward passes as there are texts.
     """
     count = len(texts.tokens)
     errors = torch.zeros(count)

@@ -17,7 +17,7 @@ from .types import Denoiser, Heat, Latents, Pixels, Report, Trajectory, silent
 
 @dataclass(frozen=True)
 class MorphFrame:
-    """A picture on the way to its edit. keep: where, from 0 to 1, detail of the source is in its place."""
+    """A picture on the way to its edit. keep: how much (0 to 1) of the source's detail to restore."""
 
     pixels: Pixels
     keep: Heat
@@ -26,12 +26,13 @@ class MorphFrame:
 def morph(
     denoiser: Denoiser, pixels: Pixels, edit: Edited, frames: int, report: Report = silent
 ) -> Iterator[tuple[float, MorphFrame]]:
-    """The way from one picture (1 3 H W) to its edit: (weight, frame) as they are drawn, in no order.
+    """The way from one picture (1 3 H W) to its edit: (weight, frame) as they are drawn, in no particular
+    order.
 
-    Weight 0 is the picture itself and 1 the edit. Between them the noisiest latents are decoded under
-    texts on the line from those of the inversion to those of the edit, and under a share w of the guidance:
-    at 0 that leads back to the picture. The weights are chosen by `spread_evenly`, from what is seen inside
-    the mask. What the VAE loses of the picture is put back where nothing has changed yet.
+    Weight 0 is the picture itself and 1 the edit. Between them the noisiest latents are decoded with texts
+    between those of the inversion and those of the edit, and with a share w of the guidance: at 0 that leads
+    back to the picture. The weights are chosen by `spread_evenly`, from what is visible inside the mask. What
+    the VAE loses of the picture is restored where nothing has changed yet.
     """
     plan = edit.plan
     factor = pixels.shape[-1] // plan.mask.shape[-1]
@@ -78,7 +79,7 @@ def finished(edit: Edited, pixels: Pixels) -> MorphFrame:
 
 
 def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iterator[Latents]:
-    """`decode` under texts between those of the inversion and those of the edit, one row a weight."""
+    """`decode` with texts between those of the inversion and those of the edit, one row per weight."""
     texts, count = plan.texts, len(weights)
     noisiest = plan.source.latents[0].expand(count, -1, -1, -1)
     return decode(
@@ -96,7 +97,8 @@ def decode_between(denoiser: Denoiser, plan: Plan, weights: list[float]) -> Iter
 
 
 def in_order(frames: Iterator[tuple[float, MorphFrame]]) -> Iterator[tuple[float, MorphFrame]]:
-    """Frames that are drawn in no order, by weight; after Ctrl-C those that are finished, and then Ctrl-C."""
+    """Sorts frames by weight as they are drawn; after Ctrl-C yields the finished ones, then raises it
+    again."""
     found: list[tuple[float, MorphFrame]] = []
     is_interrupted = False
     try:

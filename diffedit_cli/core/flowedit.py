@@ -15,7 +15,7 @@ SOURCE_SHARE = (
 
 
 def source_guidance(config: GuidanceConfig) -> GuidanceConfig:
-    """The guidance under the reference, for that under the query."""
+    """The guidance to use with the reference, given that for the query."""
     return replace(config, scale=max(1.0, SOURCE_SHARE * config.base_scale))
 
 
@@ -32,7 +32,7 @@ def flow_edit(
     *,
     by_strength: bool = False,
 ) -> Iterator[Latents]:
-    """The pictures x0 on their way from `ref` to `query`: yields them after each step, all of them clean.
+    """The latents x0 on their way from `ref` to `query`: yields them after each step, always without noise.
 
     z' = z + m (sigma' - sigma) (v(x + z - x0, query) - v(x, ref)) with x = (1 - sigma) x0 + sigma n, and
     noise n of its own at each step (algorithm 1). Outside the mask z is x0, bit for bit. by_strength: see

@@ -32,7 +32,7 @@ def norm(x: Latents) -> PerSample:
 
 
 def ratio(top: Heat, bottom: Heat) -> Heat:
-    """top / bottom, and 1 where top is 0 or bottom nearly: nothing to rescale to, or nothing to rescale."""
+    """top / bottom, but 1 where top is 0 or bottom nearly 0: nothing to rescale to, or nothing to rescale."""
     usable = (top > 0) & (bottom > TINY * top)
     return torch.where(usable, top / torch.where(usable, bottom, 1), 1)
 
@@ -138,9 +138,9 @@ def apg_length(latents: Latents) -> float:
 def cfg_plus_plus_scale(strength: float, here: Level, after: Level) -> float:
     """CFG++ (Chung et al. 2024, arXiv 2406.08070) as the scale that makes plain CFG the same DDIM step.
 
-    x0 is taken from u + strength * d and noised again with u. That equals CFG at
-    strength * s / (s - s_next), where s = sigma / alpha, here without that division: alpha can be 0.
-    A step between equal levels leads nowhere at any scale: 1.
+    x0 is taken from u + strength * d and noised again with u. That equals CFG at strength * s / (s - s_next),
+    where s = sigma / alpha, here without that division: alpha can be 0. A step between equal levels changes
+    nothing at any scale: 1.
     """
     span = here.sigma * after.alpha - after.sigma * here.alpha
     return float(strength * here.sigma * after.alpha / span) if span else 1.0
@@ -160,8 +160,8 @@ def cosine(u: Latents, t: Latents) -> PerSample:
 
 @dataclass(frozen=True)
 class GuidanceState:
-    """What a run carries from step to step: the momentum of apg, which pictures adaptive has settled, the
-    difference t - u that was computed last, and how many steps were guided."""
+    """What a run carries from step to step: the momentum of apg, the pictures that adaptive no longer guides,
+    the difference t - u that was computed last, and how many steps were guided."""
 
     momentum: Latents | None = None
     settled: Bool[Tensor, "b 1 1 1"] | None = None
@@ -170,8 +170,8 @@ class GuidanceState:
 
 
 def forwards_per_run(config: GuidanceConfig, count: int, reuse: int = 1) -> int:
-    """Forwards a picture of a guided run of `count` steps, the most that it can take: one a step, and
-    another in each `reuse`-th of those whose scale is neither 1 nor an input of the network."""
+    """The most forward passes per picture that a guided run of `count` steps can take: one per step, and
+    another in every `reuse`-th of those whose scale is neither 1 nor an input of the network."""
     if config.method == "embedded":
         return count
     scales = guidance_scales(config.schedule, config.base_scale, config.end, count)
@@ -186,12 +186,12 @@ def forwards_per_run(config: GuidanceConfig, count: int, reuse: int = 1) -> int:
 class Guidance:
     """The guidance of one run: its scale at each step, and how two predictions become one.
 
-    A step at scale 1 returns the raw conditional prediction and costs one forward a picture, any other
-    step two. With `reuse` n only each n-th of those does: the steps between take the difference t - u of the
-    one before, which changes slowly (Lv et al. 2024, arXiv 2410.19355). `adaptive` (Castillo et al. 2023,
-    arXiv 2312.12487) goes on with one forward once all pictures of the batch have cos(t, u) >= gamma; a
-    picture that has got there earlier uses t alone from then on.
-    `embedded` tells the network the scale of each step, in one forward.
+    A step at scale 1 returns the raw conditional prediction and costs one forward pass per picture, any other
+    step two. With `reuse` n only every n-th of those does: the steps in between use the last difference t -
+    u, which changes slowly (Lv et al. 2024, arXiv 2410.19355). `adaptive` (Castillo et al. 2023, arXiv
+    2312.12487) continues with one forward pass once all pictures of the batch have cos(t, u) >= gamma; a
+    picture that gets there earlier uses t alone from then on. `embedded` passes the scale of each step to the
+    network, in one forward pass.
     """
 
     gamma = 0.99
@@ -252,7 +252,7 @@ class Guidance:
         step: int,
         state: GuidanceState,
     ) -> tuple[Latents, GuidanceState]:
-        """Two predictions (b c h w) as one, by the configured method."""
+        """Combine two predictions (b c h w) by the configured method."""
         g, config = self.scales[step], self.config
         if config.method == "apg":
             where = self.steps.level(step), self.steps.target

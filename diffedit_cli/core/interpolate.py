@@ -31,8 +31,8 @@ def slerp(a: Noise, b: Noise, weights: Sequence[float]) -> Latents:
     """Spherical interpolation of two noises (1 c h w), one row for each weight (Shoemake 1985).
 
     sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle between a and b, so the
-    length hardly changes, as lerp would let it. lerp where a and b are nearly parallel; ValueError where
-    they are opposite: every way round is as good as the other.
+    length hardly changes, unlike with lerp. Nearly parallel a and b are mixed by lerp; opposite ones give a
+    ValueError, since there is no unique shortest way between them.
     """
     w = a.new_tensor(list(weights))[:, None, None, None]
     cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
@@ -45,7 +45,7 @@ def slerp(a: Noise, b: Noise, weights: Sequence[float]) -> Latents:
 
 
 def ease(kind: Easing, weight: float) -> float:
-    """A weight in [0, 1] bent so that the movement starts (in), ends (out) or does both (smooth) at rest."""
+    """A weight in [0, 1], bent so that movement starts slowly (in), ends slowly (out), or both (smooth)."""
     return {
         "linear": weight,
         "smooth": weight * weight * (3 - 2 * weight),
@@ -70,10 +70,10 @@ def spread_evenly(
     at_once: int,
     gap: Callable[[Frame, Frame], float],
 ) -> Iterator[tuple[float, Frame]]:
-    """`frames` rendered weights from 0 to 1, so chosen that neighbours look about equally different.
+    """`frames` rendered weights from 0 to 1, chosen so that neighbours look about equally different.
 
     Yields (weight, frame) as they are drawn: both ends, then up to `at_once` in one call of `render`. These
-    cut the widest gaps into equal parts, so that the widest part would be as small as can be if pictures
+    divide the widest gaps into equal parts, so that the widest part would be as small as possible if pictures
     changed evenly within a gap. Every rendered frame is kept.
     """
     found: list[tuple[float, Frame]] = []
@@ -90,7 +90,7 @@ def spread_evenly(
 
 
 def share_out(gaps: Sequence[float], cuts: int) -> list[int]:
-    """Into how many parts to cut each gap, with this many cuts, for the widest part to be the smallest."""
+    """Into how many parts to divide each gap, with this many cuts, so that the widest part is smallest."""
     parts = [1] * len(gaps)
     for _ in range(cuts):
         widest = max(range(len(gaps)), key=lambda i: gaps[i] / parts[i])

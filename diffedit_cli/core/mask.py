@@ -1,5 +1,5 @@
-"""The mask: where two texts make the model see different noise (DiffEdit, arXiv 2210.11427, step 1), and the
-noise that was added shows that the first of them is true.
+"""The mask: where two texts make the model predict different noise (DiffEdit, arXiv 2210.11427, step 1), and
+the noise that was added shows that the first of them describes the picture.
 
 Heat and masks are (b 1 h w). Every statistic is taken per picture over its own pixels, so pictures in a
 batch do not touch each other.
@@ -26,15 +26,15 @@ def difference_maps(
     config: MaskConfig,
     seeds: list[int],
 ) -> Iterator[Float[Tensor, "n b 3 h w"]]:
-    """What each noise map shows, some maps at a time; texts: the reference, the query, and perhaps others.
+    """What each noise map shows, some maps at a time; texts: the reference, the query, and possibly others.
 
-    Map k noises the source with noise n of its own at strength[k % len(strength)] of the time. Its three
-    channels, float32, are means over those of the latents, with sums over all texts t but the reference:
+    Map k adds its own noise n to the source at strength[k % len(strength)] of the time. Its three channels,
+    float32, are means over those of the latents, with sums over all texts t except the reference:
         gap    |eps(query) - eps(ref)|, the paper's
-        gain   sum of (n - eps(t))^2 - (n - eps(ref))^2: how much better the reference tells the noise
-        reach  sum of (eps(t) - eps(ref))^2: what gain is on average, where the reference is the truth
-    There is no guidance here: with one negative prompt on both sides its terms cancel. Each map costs as
-    many forwards a picture as there are texts.
+        gain   sum of (n - eps(t))^2 - (n - eps(ref))^2: how much better the reference predicts the noise
+        reach  sum of (eps(t) - eps(ref))^2: what gain is on average, where the reference is right
+    There is no guidance here: with the same negative prompt on both sides its terms cancel. Each map costs as
+    many forward passes per picture as there are texts.
     """
     batch, channels, rows, columns = x0.shape
     per_forward = max(1, MICRO_BATCH // (len(texts) * batch))
@@ -58,13 +58,13 @@ def difference_maps(
 
 
 def weigh(gap: Heat, gain: Heat, reach: Heat) -> Heat:
-    """The gap times a weight in [0, 1]: how far the reference is the truth there (see difference_maps).
+    """The gap times a weight in [0, 1]: how well the reference fits there (see difference_maps).
 
-    Two texts differ where the object is, and also at other objects that neither of them means.
-    There gain / reach, whose mean is 1 on what the reference names, is about 0, and below 0 on what another
-    text tells better. The weight is (1 + gain / reach) / 2, over the cell and its neighbours. On a picture
-    that the model knows so poorly that gain is negative as a whole, that is taken off first. Which text tells
-    the noise best as a classifier: Li et al. 2023, arXiv 2303.16203.
+    Two texts differ where the object is, and also at other objects that neither of them names. There gain /
+    reach, whose mean is 1 on what the reference names, is about 0, and below 0 on what another text predicts
+    better. The weight is (1 + gain / reach) / 2, over the cell and its neighbours. If the model knows a
+    picture so poorly that the ratio over the whole picture is negative, that is subtracted first. The text
+    that predicts the noise best as a classifier: Li et al. 2023, arXiv 2303.16203.
     """
     radius = max(1, round_half_up(min(gap.shape[-2:]) / 32))
     tiny = torch.finfo(torch.float32).tiny
@@ -76,7 +76,7 @@ def weigh(gap: Heat, gain: Heat, reach: Heat) -> Heat:
 def normalise(heat: Heat, clip: float) -> Heat:
     """Heat scaled to [0, 1] per picture: its minimum becomes 0, its `clip` quantile and all above it 1.
 
-    The paper removes extreme values and scales to [0, 1], and leaves open how. A map without differences
+    The paper removes extreme values and scales to [0, 1], but does not say how. A map without differences
     becomes all 0.
     """
     values = heat.flatten(1)
@@ -91,10 +91,10 @@ def refine(heat: Heat, pixels: Pixels, radius: int, eps: float = 2e-4) -> Heat:
     """Heat whose outline follows the edges of the picture: the guided filter with the picture as its guide.
 
     In every window of (2 radius + 1)^2 cells heat is fitted as a linear function a . rgb + b of the picture
-    at the heat's size, with `eps` (in units of its variance) against steep fits. Each cell takes the mean of
-    the fits of all windows that hold it. He, Sun and Tang 2013, "Guided image filtering", IEEE TPAMI 35(6),
-    equations 19 to 21. The means take the peak down, so the hottest place is scaled to 1 again, and the rest
-    with it; what falls below 0 is 0. Radius 0 leaves heat as it is.
+    at the heat's size, with `eps` (in units of its variance) to prevent steep fits. Each cell takes the mean
+    of the fits of all windows that contain it. He, Sun and Tang 2013, "Guided image filtering", IEEE TPAMI
+    35(6), equations 19 to 21. The means lower the peak, so heat is scaled until the hottest place is 1 again;
+    what falls below 0 is 0. Radius 0 leaves heat as it is.
     """
     if radius == 0:
         return heat
@@ -114,21 +114,21 @@ def refine(heat: Heat, pixels: Pixels, radius: int, eps: float = 2e-4) -> Heat:
 
 
 def box_mean(x: Float[Tensor, "b c h w"], radius: int) -> Float[Tensor, "b c h w"]:
-    """The mean over the square window of 2 radius + 1 cells round each cell, cut off at the border."""
+    """The mean over the square window of 2 radius + 1 cells around each cell, cut off at the border."""
     size = 2 * radius + 1
     rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
 
 
 def grow(mask: Heat, cells: int) -> Heat:
-    """The mask grown by `cells` on each side, diagonals too; shrunk if negative, not from the border."""
+    """The mask grown by `cells` on each side, diagonals too; shrunk if negative, but not from the border."""
     size = 2 * abs(cells) + 1
     pooled = F.max_pool2d(mask if cells > 0 else -mask, size, stride=1, padding=abs(cells))
     return pooled if cells > 0 else -pooled
 
 
 def widen(mask: Heat, room: float) -> Heat:
-    """Each picture's mask grown by `room` times the root of its area, in cells: room for another shape.
+    """Each picture's mask grown by `room` times the square root of its area: room for another shape.
 
     A rooster does not fit into the outline of a duck: drawn there, it loses its comb, and the duck's edge
     stays. room: 0 or more.
@@ -138,7 +138,7 @@ def widen(mask: Heat, room: float) -> Heat:
 
 
 def flood(values: Heat, within: Heat) -> Heat:
-    """Values passed on to side neighbours in `within` (1, else 0): the largest wins, till nothing changes."""
+    """Values spread across shared sides in `within` (1, else 0), the largest first, until nothing changes."""
     while True:
         spread = torch.maximum(
             F.max_pool2d(values, (3, 1), stride=1, padding=(1, 0)),
@@ -151,7 +151,7 @@ def flood(values: Heat, within: Heat) -> Heat:
 
 
 def fill_holes(mask: Heat) -> Heat:
-    """A binary mask with every hole filled that is not joined, side by side, to the border."""
+    """A binary mask with every hole filled that is not connected, across shared sides, to the border."""
     frame = F.pad(torch.zeros_like(mask), (1, 1, 1, 1), value=1.0)
     outside = flood(frame, 1 - F.pad(mask, (1, 1, 1, 1)))
     return 1 - outside[:, :, 1:-1, 1:-1]
@@ -160,7 +160,8 @@ def fill_holes(mask: Heat) -> Heat:
 def number_pieces(mask: Heat) -> Heat:
     """Each cell of a binary mask with the number of its piece, from 1 on, in float32; 0 where it is black.
 
-    Cells that touch side by side are one piece: each carries a number, and takes the largest of its piece.
+    Cells that share a side are one piece: each starts with a number of its own, and takes the largest of its
+    piece.
     """
     cells = mask[0].numel()
     number = torch.arange(1, cells + 1, device=mask.device, dtype=torch.float32).view(mask[:1].shape) * mask
@@ -188,7 +189,7 @@ def drop_specks(mask: Heat, heat: Heat, share: float = 0.05) -> Heat:
 
 
 def hottest(heat: Heat) -> Heat:
-    """Where a small thing is most likely, as 0 and 1: the hottest places, and not the warm ones round it."""
+    """Where a small object is most likely, as 0 and 1: the hottest places, without warm surroundings."""
     return drop_specks((heat >= 0.8).to(heat), heat, 0.3)
 
 
@@ -204,7 +205,7 @@ def binarise(heat: Heat, config: MaskConfig) -> Heat:
 
 
 def combine(mask: Heat, add: Heat | None = None, subtract: Heat | None = None) -> Heat:
-    """The mask with a user's areas added, then others taken away; all in [0, 1]."""
+    """The mask with a user's areas added, then others subtracted; all in [0, 1]."""
     if add is not None:
         mask = torch.maximum(mask, add)
     return mask if subtract is None else mask * (1 - subtract)
@@ -219,5 +220,5 @@ def feather(mask: Heat, width: float) -> Heat:
 
 
 def enlarge(mask: Heat, factor: int) -> Float[Tensor, "b 1 {factor}*h {factor}*w"]:
-    """A latent mask at pixel size (b 1 factor*h factor*w), in straight lines between cells, not in stairs."""
+    """A latent mask at pixel size (b 1 factor*h factor*w), interpolated linearly, without stair steps."""
     return F.interpolate(mask, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -47,8 +47,8 @@ def vp_steps(
 ) -> Steps:
     """`make_steps` on a schedule of Stable Diffusion.
 
-    spacing: of the timesteps; scheduler: the schedule's own. A run that is given trailing or lcm ends clean,
-    as the schedulers of few-step models do.
+    spacing: of the timesteps; scheduler: the schedule's own. A run that is given trailing or lcm ends without
+    noise, as with the schedulers of few-step models.
 
     The timesteps are those of diffusers' DDIMScheduler for the same spacing. Each level follows the one
     before it in the list, where diffusers subtracts T // count: the same for `leading`, and for
@@ -77,7 +77,7 @@ def vp_steps(
 
 
 def taken(strength: float, count: int) -> int:
-    """How many of `count` steps are taken at a strength."""
+    """How many of `count` steps a run with this strength takes."""
     return max(1, round_half_up(strength * count))
 
 
@@ -91,9 +91,9 @@ def check_count(count: int, most: int) -> None:
 def levels_at(
     schedule: Schedule | FlowSchedule, shares: Sequence[float], like: Latents
 ) -> tuple[Timesteps, Level]:
-    """The timestep and the level (b 1 1 1) at a share of the time for each row of latents (b c h w).
+    """For each row of latents (b c h w), the timestep and the level (b 1 1 1) at a share of the time.
 
-    Of a flow it is the time before its shift, and sigma is at most MOST_SIGMA.
+    For a flow it is the time before its shift, and sigma is at most MOST_SIGMA.
     """
     if isinstance(schedule, FlowSchedule):
         found = [schedule.sigma_at(share, (like.shape[2], like.shape[3])) for share in shares]
@@ -118,8 +118,8 @@ def lcm_timesteps(total: int, distilled: int, count: int) -> Int[Tensor, " s"]:
 def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int) -> list[float]:
     """The guidance scale of each of `count` steps; both ends of a schedule are reached.
 
-    linear-down and cosine-down fall from `scale` to `end` (fast.ai lesson 11), linear-up rises from `end`
-    to `scale` (Wang et al. 2024, arXiv 2404.13040). A single step has the full scale.
+    linear-down and cosine-down fall from `scale` to `end` (fast.ai lesson 11), linear-up rises from `end` to
+    `scale` (Wang et al. 2024, arXiv 2404.13040). A single step uses the full scale.
     """
     scales: list[float] = []
     for step in range(count):
@@ -137,7 +137,7 @@ def guidance_scales(kind: GuidanceSchedule, scale: float, end: float, count: int
 def inside_interval(interval: tuple[float, float], count: int) -> list[bool]:
     """Which of `count` steps are guided (Kynkaanniemi et al. 2024, arXiv 2404.07724).
 
-    The fractions a:b mean the steps from round(a * count) up to, but not with, round(b * count), halves
+    The fractions a:b mean the steps from round(a * count) up to but not including round(b * count), halves
     rounded up.
     """
     first, last = (round_half_up(fraction * count) for fraction in interval)
@@ -162,13 +162,13 @@ def to_x0(latents: Latents, predicted: Latents, level: Level, target: Target = "
 
 
 def to_eps(latents: Latents, predicted: Latents, level: Level, target: Target = "eps") -> Latents:
-    """The noise that a prediction tells: eps itself; on a flow x + alpha v, finite where alpha is 0."""
+    """The noise that a prediction implies: eps itself; on a flow x + alpha v, finite where alpha is 0."""
     return latents + level.alpha * predicted if target == "flow" else predicted
 
 
 def from_x0(latents: Latents, x0: Latents, level: Level, target: Target = "eps") -> Latents:
-    """The prediction that tells this x0, the inverse of `to_x0`: (x - alpha x0) / sigma; on a flow
-    (x - x0) / sigma."""
+    """The prediction that implies this x0, the inverse of `to_x0`: (x - alpha x0) / sigma; on a flow (x - x0)
+    / sigma."""
     return (latents - (x0 if target == "flow" else level.alpha * x0)) / level.sigma
 
 
@@ -178,7 +178,7 @@ def v_to_eps(latents: Latents, v: Latents, level: Level) -> Latents:
 
 
 def append_dims(values: Num[Tensor, " b"], like: Latents) -> PerSample:
-    """One value a picture, shaped (b 1 1 1) and typed so that it broadcasts against latents (b c h w)."""
+    """One value per picture, with a shape (b 1 1 1) and dtype that broadcast against latents (b c h w)."""
     return values.to(like)[:, None, None, None]
 
 

@@ -76,9 +76,8 @@ def interpolate(
 ) -> Iterator[tuple[int, Pixels]]:
     """The frames between prompts in order: (index, pixels (1 3 H W)).
 
-    seeds: one a prompt. init: a picture that every frame is drawn from. To go on with an interrupted run:
-    first, the index of the first frame that is missing; have, which gives the earlier ones (a chain needs
-    them).
+    seeds: one per prompt. init: a picture that every frame is drawn from. To resume an interrupted run:
+    first, the index of the first missing frame; have, which returns the earlier ones (a chain needs them).
     """
     prompts = [*config.prompts, *config.prompts[:1]] if config.loop else list(config.prompts)
     seeds = [*seeds, *seeds[:1]] if config.loop else seeds
@@ -124,7 +123,8 @@ def make_leg(
 ) -> Leg:
     """The way between two prompts, with their embeddings as a batch of two, and a seed for each.
 
-    last: of a chain, the picture that the leg before ended with; else it starts from `init`, if there is one.
+    last: in a chain, the picture that the previous leg ended with; otherwise the leg starts from `init`, if
+    there is one.
     """
     strength = 1.0 if init is None else config.strength
     share = strength if last is None else config.chain or 1
@@ -145,7 +145,7 @@ def make_leg(
 
 
 def count_frames(config: InterpolateConfig) -> int:
-    """How many frames a run has: a joint of two legs, and the start of a loop, count once."""
+    """How many frames a run has: a frame shared by two legs, and the start of a loop, count once."""
     legs = len(config.prompts) - 1 + config.loop
     return legs * (config.frames - 1) + (not config.loop)
 

@@ -33,11 +33,11 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """Texts as the network takes them; one row a prompt.
+    """Texts as the network takes them; one row per prompt.
 
     pooled: the whole text as one vector, for a network that takes that too. guidance: the guidance scale, for
-    one that takes it as an input; 1, which is none, unless a Guidance says otherwise. counts: which tokens
-    are the text's, where the others, all zeros, only fill it up; None: all are.
+    a network that takes it as an input; 1, which means none, unless a Guidance says otherwise. counts: which
+    tokens belong to the text, if the others, all zeros, are only padding; None: all of them.
     """
 
     tokens: Float[Tensor, "b l d"]
@@ -78,7 +78,7 @@ class Schedule:
 
     alphas_cumprod: (T,) float64, falling, in (0, 1]; `abar` in formulas.
     final_alpha: abar of a finished picture, 1 or alphas_cumprod[0].
-    spacing: how few timesteps are picked from many, as in diffusers: leading, trailing, linspace, or lcm.
+    spacing: how a run picks its few timesteps, as in diffusers: leading, trailing, linspace, or lcm.
     distilled_steps: with spacing lcm, the steps that the model was distilled on; a run takes some of them.
     """
 
@@ -101,8 +101,8 @@ class Schedule:
 class FlowSchedule(ABC):
     """The noise levels of a flow, x = (1 - sigma) x0 + sigma eps, from pure noise to a picture.
 
-    Where the time t in [0, 1] is spent depends on the model, and in some on the number of latent cells: their
-    schedulers shift it. The network is asked at the timestep 1000 sigma.
+    How the time t in [0, 1] is distributed depends on the model, and in some on the number of latent cells:
+    their schedulers shift it. The network is evaluated at the timestep 1000 sigma.
     """
 
     most_steps = 1000
@@ -168,7 +168,8 @@ class Trajectory:
 class Denoiser(Protocol):
     """A diffusion model as the core sees it.
 
-    predict: what the target of a run's steps says. A checkpoint that was trained on v gives eps.
+    predict: a prediction of the target of a run's steps (see Steps). A checkpoint that was trained on v is
+    converted to eps.
     """
 
     @property

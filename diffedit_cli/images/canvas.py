@@ -1,7 +1,7 @@
 """The working canvas: a picture becomes what the network sees, and the edit comes back into the picture.
 
-A `Fit` says how the picture lies in the canvas. `to_pixels` goes in, `paste` comes back, and outside the mask
-the original pixels stay as they are, bit for bit.
+A `Fit` says how the picture lies in the canvas. `to_pixels` takes it there, `paste` brings the edit back, and
+outside the mask the original pixels stay as they are, bit for bit.
 """
 
 import itertools
@@ -58,9 +58,9 @@ class Fit:
 def fit(size: tuple[int, int], side: int, multiple: int, region: Box | None = None) -> Fit:
     """Lay a picture of any size, or a region of it, in a canvas of about side * side pixels.
 
-    Scaled up or down by one factor, never squashed, then padded on all sides to multiples of `multiple`.
-    The long side is at most MAX_STRETCH * side: beyond 16:1 the picture gets less area. A side that would be
-    less than a pixel is one.
+    It is scaled up or down by one factor, never distorted, then padded on all sides to multiples of
+    `multiple`. The long side is at most MAX_STRETCH * side: beyond 16:1 the picture gets less area. No side
+    is less than one pixel.
     """
     left, top, right, bottom = region = region or (0, 0, *size)
     width, height = right - left, bottom - top
@@ -89,10 +89,10 @@ def to_pixels(picture: Picture, fit: Fit) -> Tensor:
 
 
 def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
-    """A mode L mask at the picture's size as one value a cell: float32 (1 1 H/factor W/factor) in [0, 1].
+    """A mode L mask at the picture's size as one value per cell: float32 (1 1 H/factor W/factor) in [0, 1].
 
     Each cell is the maximum over all pixels of the fit's region that it touches, so that no part of the mask
-    is left unedited. Cells of padding only are 0.
+    is left unedited. Cells that contain only padding are 0.
     """
     columns, rows = (_spans(fit, axis, factor) for axis in (0, 1))
     cells = np.zeros((len(rows), len(columns)), np.uint8)
@@ -104,7 +104,7 @@ def mask_to_cells(mask: Image.Image, fit: Fit, factor: int) -> Tensor:
 
 
 def _spans(fit: Fit, axis: int, factor: int) -> list[tuple[int, int]]:
-    """First and past-the-last pixel of the picture under each cell of one axis; integers, so exact."""
+    """The first pixel, and the one after the last, under each cell of one axis; integers, so exact."""
     start, end, content, offset = fit.region[axis], fit.region[axis + 2], fit.content[axis], fit.offset[axis]
     edges = [cell - offset for cell in range(0, fit.canvas[axis] + 1, factor)]
     size = end - start
@@ -132,7 +132,7 @@ def mask_to_full(mask: Tensor, fit: Fit) -> Image.Image:
 
 
 def image_to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture as float32 (1 3 H W) in [0, 1], scaled to fill `size` (w, h); what juts out is cut."""
+    """A picture as float32 (1 3 H W) in [0, 1], scaled to fill `size` (w, h) and cropped."""
     values = np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
     return torch.from_numpy(values).permute(2, 0, 1)[None].float() / 255
 

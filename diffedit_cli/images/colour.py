@@ -59,7 +59,7 @@ def convert(
 
 
 def to_srgb(rgb: Image.Image, icc: bytes | None, *, back: bool = False) -> Image.Image:
-    """From the profile's space to sRGB, or back. A profile that cannot do both ways is taken for sRGB."""
+    """From the profile's space to sRGB, or back. A profile that cannot do both is treated as sRGB."""
     profile, _ = read_profile(icc)
     if profile is None:
         return rgb

@@ -1,4 +1,5 @@
-"""A film as a GIF: one palette of the film's own, and error diffusion that leaves still areas still."""
+"""A film as a GIF: one palette for the whole film, and error diffusion that does not make still areas
+flicker."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def write_gif(
 
 
 def _few_colours(frames: list[Image.Image]) -> list[Colour] | None:
-    """All colours of the film in order, if there are COLOURS or fewer."""
+    """All colours of the film in order, if there are at most COLOURS."""
     found: set[Colour] = set()
     for frame in frames:
         colours = frame.getcolors(COLOURS)
@@ -77,7 +78,7 @@ def _sheet(frames: list[Image.Image]) -> Image.Image:
 
 
 def _indexed(frames: list[Image.Image], palette: Image.Image) -> Iterator[Image.Image]:
-    """The frames in the palette's colours. What is still keeps its index from frame to frame."""
+    """The frames in the palette's colours. Still areas keep their indices from frame to frame."""
     seen = indices = None  # the colour that each pixel had when its index was chosen, and the index
     for frame in frames:
         pixels = np.asarray(frame)

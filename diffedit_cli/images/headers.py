@@ -25,7 +25,7 @@ class Header:
     """What is known of a file beforehand.
 
     chunks: small chunks of a PNG. icc: a profile that Pillow would not read. codes: primaries and transfer
-    (ITU-T H.273). dropped: what was left out since it is too long.
+    (ITU-T H.273). dropped: what was left out because it is too long.
     """
 
     chunks: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
@@ -142,9 +142,9 @@ def _without(stream: BinaryIO, parts: list[tuple[int, int]]) -> BinaryIO:
 
 
 def _without_long_exif(stream: BinaryIO, header: Header) -> BinaryIO:
-    """A TIFF without its EXIF and GPS where they have a long entry.
+    """A TIFF without its EXIF and GPS if they have a long entry.
 
-    Pillow decodes them with the pixels, and takes seconds to make Python's numbers of one.
+    Pillow decodes them with the pixels, and takes seconds to turn a long entry into Python numbers.
     """
     stream.seek(0)
     start = stream.read(16)

@@ -1,4 +1,4 @@
-"""A user's masks: read, understood, checked against their picture, and laid over a found one."""
+"""A user's masks: read, interpreted, checked against their picture, and combined with a found one."""
 
 import hashlib
 from dataclasses import dataclass, fields, replace
@@ -26,10 +26,10 @@ GREY = "is_grey"  # in a mask's info: whether it has shades of its own, and not 
 
 @dataclass(frozen=True)
 class Masks:
-    """What a user says about where to edit. Each has mode L and the picture's size; white counts.
+    """What a user specifies about where to edit. Each mask has mode L and the picture's size; white counts.
 
     use: edit here, without a search. add: areas to add to the mask. subtract: areas to keep as they are.
-    notices: how they were understood. `read` and `of` make them of files, images and arrays of any kind.
+    notices: how they were interpreted. `read` and `of` make them from files, images and arrays of any kind.
     """
 
     use: Image.Image | None = None
@@ -41,7 +41,7 @@ class Masks:
     def read(
         picture: Picture, use: Source | None = None, add: Source | None = None, subtract: Source | None = None
     ) -> "Masks":
-        """Masks as `load_mask` understands them, with what is to be noted. ImageError as there."""
+        """Masks as `load_mask` reads them, with its notices. ImageError as there."""
         notices: list[str] = []
         size = picture.rgb.size
         areas = [
@@ -52,7 +52,7 @@ class Masks:
 
     @staticmethod
     def of(given: "Given", picture: Picture | None = None) -> "Masks":
-        """A mask alone stands for `Masks(use=mask)`. With a picture all are checked and understood."""
+        """A single mask means `Masks(use=mask)`. With a picture, all are checked and interpreted."""
         masks = given if isinstance(given, Masks) else Masks(given)  # type: ignore[arg-type]
         if picture is None:
             return masks
@@ -65,16 +65,16 @@ class Masks:
         return self.use is None and self.add is None and self.subtract is None
 
     def inverted(self) -> "Masks":
-        """The same with everything that `use` does not touch to be edited."""
+        """The same, but editing everything that `use` does not touch."""
         return self if self.use is None else replace(self, use=complement(self.use))
 
     @property
     def is_grey(self) -> bool:
-        """Whether there are shades in what is given: they say how strongly each place is redrawn."""
+        """Whether the given masks have shades of grey, which say how strongly each place is redrawn."""
         return any(area is not None and area.info.get(GREY) for area in (self.use, self.add, self.subtract))
 
     def mend(self, found: Image.Image) -> Image.Image:
-        """A mask with the areas added, then taken away (`core.mask.combine` at the picture's size)."""
+        """A mask with the areas added, then subtracted (`core.mask.combine` at the picture's size)."""
         if self.add is not None:
             found = ImageChops.lighter(found, self.add)
         if self.subtract is not None:
@@ -99,12 +99,12 @@ class Masks:
 
 
 def opaque(mask: Image.Image) -> Image.Image:
-    """How much of the edit is pasted where a mask's shades are strengths: what was redrawn is not mixed."""
+    """How much of the edit is pasted if a mask's shades are strengths: what was redrawn is not mixed."""
     return levels(mask, lambda level: min(255, level * 255 // FULL))
 
 
 def complement(mask: Image.Image) -> Image.Image:
-    """White where a mode L mask is 0, black wherever it covers anything, however little."""
+    """White where a mode L mask is 0, black wherever it covers anything at all."""
     return levels(mask, lambda value: 255 * (value == 0))
 
 
@@ -119,14 +119,14 @@ def load_mask(
 ) -> Image.Image:
     """Read a mask, white = edit, as mode L at `size`.
 
-    source: what `load_image` takes; also arrays of bool, of whole numbers from 0 to 255, and of floats from
-    0 to 1, which are taken as they are. Any resolution of the same shape will do. If there is transparency
-    then that is the mask (opaque = edit), unless the colours are those of `picture` throughout: then it is
-    the picture with a hole, and the hole is edited. Else brightness is the mask. Of two levels the brighter
-    one is edited; of numbered or coloured labels, all but 0 and black. Levels below FAINT far from anything
-    brighter are dropped. How a mask was understood, where there is more than one way, is added to `notices`,
-    and whether it has shades of grey to its `info`: scaling adds some to any mask.
-    ImageError: another shape than the picture's, values out of range, or a photo.
+    source: what `load_image` takes; also arrays of bool, of whole numbers from 0 to 255, and of floats from 0
+    to 1, which are taken as they are. Any resolution with the same proportions will do. If there is
+    transparency, that is the mask (opaque = edit), unless the colours are those of `picture` throughout: then
+    it is the picture with a hole, and the hole is edited. Otherwise brightness is the mask. Of two levels the
+    brighter one is edited; of numbered or coloured labels, all but 0 and black. Levels below FAINT far from
+    anything brighter are dropped. If a mask can be read in more than one way, how it was read is added to
+    `notices`; whether it has shades of grey is stored in its `info`, since scaling adds some to any mask.
+    ImageError: proportions other than the picture's, values out of range, or a photo.
     """
     told = [] if notices is None else notices
     if isinstance(source, np.ndarray) and source.dtype.kind in "biuf":
@@ -146,7 +146,7 @@ def load_mask(
 
 
 def noted(mask: Image.Image, is_grey: bool | None = None) -> Image.Image:
-    """A mask with the note whether it has shades of its own; is_grey: what is known of that."""
+    """A mask that records whether it has shades of its own; is_grey: what is known about that."""
     found = any(mask.histogram()[1:255]) if is_grey is None else is_grey
     mask.info = {GREY: found}
     return mask
@@ -192,7 +192,7 @@ def _transparency(given: Picture, picture: Picture | None, name: str, notices: l
         return ImageChops.invert(given.alpha)
     if picture is not None and _differs(given.rgb, picture.rgb, given.alpha) < 4:
         notices.append(
-            f"{name} is a part of the picture, and what it shows is edited. To edit the rest, invert it."
+            f"{name} shows a part of the picture, and that part is edited. To edit the rest, invert it."
         )
     return given.alpha
 
@@ -209,7 +209,7 @@ def _differs(one: Image.Image, other: Image.Image, where: Image.Image | None) ->
 
 
 def _brightness(rgb: Image.Image, name: str, notices: list[str]) -> Image.Image:
-    """The brightness of a mask; of a coloured one on black, how much of its colour there is."""
+    """The brightness of a mask; for one colour on black, how much of that colour there is."""
     bands = rgb.split()
     most = ImageChops.lighter(ImageChops.lighter(*bands[:2]), bands[2])
     least = ImageChops.darker(ImageChops.darker(*bands[:2]), bands[2])
@@ -240,7 +240,7 @@ def _is_of_many_colours(rgb: Image.Image) -> bool:
 
 
 def _understood(grey: Image.Image, name: str, notices: list[str]) -> Image.Image:
-    """A mask whose levels say what their maker meant by them."""
+    """A mask whose levels mean what its maker intended."""
     found = [level for level, count in enumerate(grey.histogram()) if count]
     top = found[-1]
     if found in ([0], [255], [0, 255]):
@@ -250,15 +250,15 @@ def _understood(grey: Image.Image, name: str, notices: list[str]) -> Image.Image
             notices.append(f"{name} has the levels {found[0]} and {top} only; {top} is edited.")
         return levels(grey, lambda level: 255 * (level == top))
     if top < LABELS:
-        notices.append(f"{name} has the levels 0 to {top}, which are taken for labels; all but 0 are edited.")
+        notices.append(f"{name} has the levels 0 to {top}, which are read as labels; all but 0 are edited.")
         return levels(grey, lambda level: 255 * (level > 0))
     if top < DIM:
-        notices.append(f"{name} is dim: its brightest level is {top} of 255, and the edit is as weak.")
+        notices.append(f"{name} is dim: its brightest level is {top} of 255, so the edit is weak too.")
     return _without_dust(grey)
 
 
 def _without_dust(grey: Image.Image) -> Image.Image:
-    """Faint levels become 0 where nothing brighter is near: they would count as parts of the mask."""
+    """Set faint levels to 0 where nothing brighter is near, since they would count as parts of the mask."""
     faint = levels(grey, lambda level: 255 * (0 < level < FAINT))
     near = levels(grey, lambda level: 255 * (level >= FAINT)).filter(ImageFilter.BoxBlur(RIM))
     near = levels(near, lambda level: 255 * (level > 0))

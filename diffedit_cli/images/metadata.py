@@ -1,4 +1,4 @@
-"""What is stored besides the pixels: settings as text, and what a picture's own file says of it."""
+"""What is stored besides the pixels: settings as text, and what a picture's own file says about it."""
 
 import json
 import math
@@ -35,7 +35,7 @@ _XMP_TAG, _IPTC_TAG, _IPTC_BLOCK = 700, 33723, 0x0404
 
 @dataclass(frozen=True)
 class Extras:
-    """What a file says of its picture besides colours and EXIF, and what a result keeps where it can.
+    """What a file says about its picture besides colours and EXIF; a result keeps it where it can.
 
     dpi: across and down. texts: (name, text) of a PNG, and a JPEG's comment as "Comment". chunks: PNG's sRGB,
     and cICP where no profile says the same.
@@ -127,13 +127,13 @@ def _is_long(value: Any) -> bool:
 def read_extras(
     image: Image.Image, header: Header, name: str, notices: list[str], *, is_turned: bool
 ) -> Extras:
-    """What a result keeps of a file, and a notice of what it does not."""
+    """What a result keeps from a file, and notices about what it does not."""
     info = image.info
     xmp, has_gain_map = _xmp(info)
     if has_gain_map or any(b"urn:iso:std:iso:ts:21496" in body[:40] for _, body in _segments(image)):
-        notices.append(f"{name} has an HDR gain map, which does not fit an edit; the result has none.")
+        notices.append(f"{name} has an HDR gain map, which would not match the edit; the result has none.")
     if b"caBX" in header.chunks or any(app == "APP11" for app, _ in _segments(image)):
-        notices.append(f"{name} has content credentials (C2PA), which would not hold for an edit.")
+        notices.append(f"{name} has content credentials (C2PA), which would not be valid for an edit.")
     texts = {str(key): text for key, text in info.items() if isinstance(text, str)}
     gone = sorted(key for key in texts.keys() - {*TEXTS, *OWN, "Software", IPTC} if ":" not in key)
     if image.format == "PNG" and gone:  # a colon: what ImageMagick notes of every file, and XMP
@@ -171,7 +171,7 @@ def _comment(info: Mapping[Any, Any]) -> str:
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Dots an inch across and down; 1 and 72 are what Pillow gives where the file does not say."""
+    """Dots per inch across and down; 1 and 72 are what Pillow gives if the file does not say."""
     try:
         value = image.info.get("dpi") or _dpi_in(image.getexif()) or (1, 1)
         across, down = (float(part) for part in value)
@@ -293,7 +293,7 @@ def _tiff_tags(exif: bytes | None, extras: Extras) -> Image.Exif:
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
-    """IPTC in the segment of a JPEG that other programs read it from."""
+    """IPTC, as the JPEG segment from which other programs read it."""
     block = b"8BIM" + struct.pack(">HHI", _IPTC_BLOCK, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
     body = b"Photoshop 3.0\0" + block
     return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body

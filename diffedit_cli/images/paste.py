@@ -1,4 +1,4 @@
-"""The edit goes back into the picture: outside the mask the original pixels stay, bit for bit."""
+"""Pastes the edit back into the picture: outside the mask the original pixels stay, bit for bit."""
 
 import math
 
@@ -21,9 +21,9 @@ def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Imag
     """The picture with the edit in it, RGB in its own colour space and at its own size.
 
     `edited` is sRGB (1 3 H W) in [0, 1] on the canvas; `mask` is mode L at the picture's size. Where the mask
-    is 0 the pixels are the picture's, bit for bit; where it is 255 they are the edit's; between, a mix. So
-    they are outside the fit's region, which holds no edit. The edit is scaled (Lanczos) only within the
-    mask's bounding box, strip by strip. NumericError at NaN.
+    is 0, and outside the fit's region, the pixels are the picture's, bit for bit; where it is 255 they are
+    the edit's; in between, a mix. The edit is scaled (Lanczos) only within the mask's bounding box, strip by
+    strip. NumericError at NaN.
     """
     content = to_srgb(pixels_to_image(edited).crop(fit.box), picture.icc, back=True)
     result = picture.rgb.copy()
@@ -45,7 +45,7 @@ def paste(picture: Picture, edited: Tensor, mask: Image.Image, fit: Fit) -> Imag
 
 
 def paste_edit(picture: Picture, edit: Edited, row: int, mask: Image.Image, fit: Fit) -> Image.Image:
-    """One row of an edit in its picture, as `paste`, with the detail and tone of what has not changed."""
+    """One row of an edit pasted into its picture, with detail and tone restored where nothing changed."""
     one, detail = slice(row, row + 1), edit.detail
     if detail is None:
         return paste(picture, edit.pixels[one].cpu(), mask, fit)

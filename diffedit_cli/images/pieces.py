@@ -14,9 +14,8 @@ SIDE = 256  # a mask is looked at in about this many cells squared: pieces that 
 def pieces(found: Image.Image, area: Image.Image | None = None) -> list[Image.Image]:
     """A mask for each separate piece of a mask, the largest piece first; mode L at the picture's size.
 
-    area: the same mask with room around it, which is cut up too. Where the rooms of two pieces
-    meet they are parted; what of the area is joined to no piece is in no mask. DiffeditError: no piece, or
-    too many.
+    area: the same mask with room around it, which is divided too. Where the rooms of two pieces meet, they
+    are separated; parts of the area that touch no piece are in no mask. DiffeditError: no piece, or too many.
     """
     area = area or found
     view = canvas.fit(area.size, SIDE, 1)

@@ -1,4 +1,5 @@
-"""Pixels of every mode become RGB of 8 bits a channel, upright; big pictures go by strips."""
+"""Converts pixels of every mode to upright RGB with 8 bits per channel; large pictures are processed in
+strips."""
 
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -59,8 +60,9 @@ def upright(
 ) -> tuple[Image.Image, Image.Image | None]:
     """An RGB or RGBA image, which is closed, as RGB and alpha, turned.
 
-    A big picture is held twice at most: it is turned before its bands are taken apart. The new images have no
-    info: Pillow would take a transparent colour, a comment or a compression from it for a new file.
+    At most two copies of a large picture are in memory: it is turned before its bands are split. The new
+    images have no `info`, from which Pillow would copy a transparent colour, a comment or a compression into
+    a new file.
     """
     if turn is not None:
         turned = image.transpose(turn)
@@ -76,7 +78,7 @@ def upright(
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
-    """The transparency, but of RGBA, which has it as a band."""
+    """The transparency, except that of RGBA, which has it as a band."""
     if image.mode in ("LA", "PA"):  # LAB has a band A too
         return image.getchannel("A")
     key = image.info.get("transparency")

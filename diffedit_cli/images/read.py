@@ -1,7 +1,7 @@
 """Reading picture files: the one way in.
 
-A `Picture` keeps what the network does not need and the user does: its own size, colour space, alpha, EXIF,
-and what else its file says of it.
+A `Picture` keeps what the user needs and the network does not: its own size, colour space, alpha, EXIF, and
+what else its file says about it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Picture:
     """A picture as its file shows it.
 
     `rgb` has mode RGB, is turned upright, and holds values of the picture's own colour space, which `icc`
-    describes (None: sRGB). `alpha` has mode L and the same size. `exif` says nothing of a turn and has no
+    describes (None: sRGB). `alpha` has mode L and the same size. `exif` contains no rotation and no
     thumbnail. `name` is the file's base name ('stdin' for bytes and streams, 'image' for pixels), `sha256`
     that of the file's bytes, or of the pixels. `notices` are sentences for the user. `extras`: what else the
     file says.
@@ -58,10 +58,10 @@ def load_image(source: Source) -> Picture:
 
     An array has the shape (h w), (h w 3) or (h w 4). Formats of files: READ_FORMATS, and HEIC where
     pillow-heif is installed; at most MAX_PIXELS, and MAX_COSTLY of those in COSTLY (checked in the header,
-    before decoding). Of several frames the first is used. Grey, CMYK and LAB become RGB, by their ICC profile
-    if they have one; values of more than 8 bits are scaled, not clipped. Raises ImageError with one sentence
-    whatever is wrong with the file. Warning filters are left alone: what Pillow warns of, an odd file for
-    example, reaches the caller's.
+    before decoding). If there are several frames, the first is used. Grey, CMYK and LAB become RGB, using
+    their ICC profile if they have one; values of more than 8 bits are scaled, not clipped. Whatever is wrong
+    with the file, raises ImageError with one sentence. Warning filters are left alone: Pillow's warnings,
+    about an odd file for example, reach the caller.
     """
     if isinstance(source, np.ndarray):
         source = _of_array(source)
@@ -143,7 +143,7 @@ def _opened(source: Any) -> Generator[tuple[Image.Image, BinaryIO, Header, str],
 
 @contextlib.contextmanager
 def _told(name: str) -> Generator[None, None, None]:
-    """Whatever Pillow raises in the block becomes an ImageError of one sentence."""
+    """Turns whatever Pillow raises in the block into an ImageError of one sentence."""
     try:
         yield
     except (DiffeditError, MemoryError):
@@ -273,7 +273,7 @@ def _profile(image: Image.Image, header: Header, name: str, notices: list[str]) 
     if image.format == "PNG" and made is None and "srgb" not in info:
         made = profile_of_png(info.get("gamma"), info.get("chromaticity"))
     if made:
-        notices.append(f"{name} describes its colours by numbers; the result has a profile that says so.")
+        notices.append(f"{name} describes its colours without a profile; the result has a profile that does.")
     return made
 
 

@@ -25,7 +25,7 @@ def heat_to_image(heat: Image.Image) -> Image.Image:
 
 
 def shown(picture: Picture, rgb: Image.Image | None = None) -> Image.Image:
-    """A picture, or other pixels in its colour space, as it is seen: sRGB, light grey where transparent."""
+    """A picture, or other pixels in its colour space, as displayed: sRGB, light grey where transparent."""
     return flat(to_srgb(picture.rgb if rgb is None else rgb, picture.icc), picture.alpha)
 
 
@@ -46,7 +46,7 @@ def overlay(picture: Picture, mask: Image.Image) -> Image.Image:
 
 
 def cutout(picture: Picture, mask: Image.Image) -> Image.Image:
-    """RGBA at the picture's size: only what the mask covers; the rest is gone, not hidden.
+    """RGBA at the picture's size: only what the mask covers; the rest is removed, not just hidden.
 
     The pixels are those of the picture's colour space: save it with `save_image(..., picture=picture)`. Its
     `info` holds the profile for Pillow's own save.
@@ -100,7 +100,7 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def flat(rgb: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    """RGB with its see-through parts over light grey."""
+    """RGB with transparent parts over light grey."""
     if alpha is None:
         return rgb
     ground = Image.new("RGB", rgb.size, (225, 225, 225))

@@ -48,11 +48,11 @@ def write_frames(
     no suffix, or a folder: frame_0000.png, frame_0001.png, ...
 
     A file appears only when it is complete: after Ctrl-C or any other error none is left, and an old one is
-    as it was. A folder keeps its finished frames. To go on with it, pass the frames that are missing and
-    their first number as `first` (see next_missing). Frames of an older film go when the first new one is
-    there, so a folder never holds frames of two; of several films into one new folder one succeeds.
-    Settings are stored in the file, in a folder in every frame (read_film_settings finds them).
-    Raises what check_film raises, and ImageError if there are no frames or writing fails.
+    as it was. A folder keeps its finished frames. To resume it, pass the missing frames, and the number of
+    the first one as `first` (see next_missing). Frames of an older film are removed when the first new one
+    has been written, so a folder never holds frames of two films; if several runs write films into one new
+    folder, one succeeds. Settings are stored in the file, in a folder in every frame (read_film_settings
+    finds them). Raises what check_film raises, and ImageError if there are no frames or writing fails.
     """
     target = Path(target)
     replaces = overwrite or first is not None
@@ -90,13 +90,13 @@ def check_film(target: Path, *, fps: int, overwrite: bool, size: tuple[int, int]
     elif not target.is_dir():
         check_target(target, overwrite=overwrite, known=[target.suffix.lower()])
     elif _numbers(target) and not overwrite:
-        raise ImageError(f"{target} holds frames already.", "Choose another name, or add --overwrite.")
+        raise ImageError(f"{target} already holds frames.", "Choose another name, or add --overwrite.")
 
 
 def next_missing(folder: Path) -> int:
-    """The number of the first frame that a folder does not hold undamaged; 0 if there is no folder.
+    """The number of the first frame that is missing or damaged in a folder; 0 if there is no folder.
 
-    A frame with other settings than the first one is of another film, and missing.
+    A frame whose settings differ from those of the first belongs to another film and counts as missing.
     """
     film: dict[str, Any] | None = None
     for number in itertools.count():

@@ -62,7 +62,7 @@ def check_target(
     """
     target = Path(path)
     if target.suffix.lower() not in known:
-        raise SettingError(f"{target} does not end in a known format.", f"Known are: {', '.join(known)}.")
+        raise SettingError(f"{target} does not end in a known format.", f"Use one of {', '.join(known)}.")
     if picture is not None:
         _check_format(target, picture.rgb.size, picture.alpha)
     if len(os.fsencode(target.name)) > MAX_NAME:
@@ -71,7 +71,7 @@ def check_target(
         target = Path(os.path.realpath(target))
     folder = target.parent
     if not folder.is_dir():
-        raise ImageError(f"The folder of {target} does not exist.", "Make it first.")
+        raise ImageError(f"The folder of {target} does not exist.", "Create it first.")
     if not os.access(folder, os.W_OK):
         raise ImageError(f"The folder of {target} is read-only.", "Choose another one with -o.")
     if target.is_dir():
@@ -96,7 +96,7 @@ def _check_format(target: Path, size: tuple[int, int], alpha: Image.Image | None
 
 
 def _exists(target: Path) -> ImageError:
-    return ImageError(f"{target} exists already.", "Choose another name, or add --overwrite.")
+    return ImageError(f"{target} already exists.", "Choose another name, or add --overwrite.")
 
 
 def save_image(
@@ -134,10 +134,10 @@ def save_image(
 def atomic_path(target: Path, *, overwrite: bool) -> Generator[Path, None, None]:
     """A name in the target's folder to write to; at the end of the block the file takes the target's name.
 
-    After any exception, KeyboardInterrupt too, the new file is removed and an old target is as it was.
-    Without `overwrite` the name is taken exclusively: of two runs at once, one gets an ImageError. With it
-    the file that a link points to is replaced, and the old file's mode is kept. What runs that were killed
-    have left in the folder is removed.
+    After any exception, including KeyboardInterrupt, the new file is removed and an old target is as it was.
+    Without `overwrite` the name is claimed exclusively: of two simultaneous runs, one gets an ImageError.
+    With it, the file that a link points to is replaced, and the old file's mode is kept. Files that killed
+    runs left in the folder are removed.
     """
     if overwrite and target.is_symlink():
         target = Path(os.path.realpath(target))
@@ -167,7 +167,7 @@ def atomic_path(target: Path, *, overwrite: bool) -> Generator[Path, None, None]
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Generator[None, None, None]:
-    """Make the file and hold its lock, which the system takes away only when the process ends."""
+    """Create the file and hold its lock, which the system releases only when the process ends."""
     with open(part, "xb") as file:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -177,7 +177,7 @@ def _locked(part: Path) -> Generator[None, None, None]:
 
 @functools.cache  # once a run
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files of runs that were killed; those of living ones are locked."""
+    """Remove the unfinished files of runs that were killed; those of running ones are locked."""
     if fcntl is None:
         return
     for part in folder.glob(".diffedit-*.part"):
@@ -231,12 +231,12 @@ def _encode(
 
 
 def is_lossless(path: str | os.PathLike[str]) -> bool:
-    """Whether a picture file of this name holds every pixel as it is: all that are written but JPEG."""
+    """Whether a picture file of this name keeps every pixel as it is: every format except JPEG."""
     return WRITE_FORMATS.get(Path(path).suffix.lower()) != "JPEG"
 
 
 def losses(path: str | os.PathLike[str], picture: Picture) -> tuple[str, ...]:
-    """Sentences about what a file of this name does not hold of the picture besides its pixels."""
+    """Sentences about what a file of this name cannot keep of the picture besides its pixels."""
     name, kind = Path(path).name, WRITE_FORMATS.get(Path(path).suffix.lower(), "")
     notices: list[str] = []
     if picture.icc and kind in NO_PROFILE:

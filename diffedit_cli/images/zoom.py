@@ -15,10 +15,10 @@ LOOKS = 4  # at parts, at most
 
 
 def around(mask: Image.Image, least: int) -> Box:
-    """The square round what a mode L mask covers, ROOM times its longer side, at least `least` pixels.
+    """The square around what a mode L mask covers, ROOM times its longer side, at least `least` pixels.
 
-    Where the picture is too small for the square it is cut, and made longer if it has fewer than least^2
-    pixels; near the border it is shifted. An empty mask gives the whole picture.
+    If the picture is too small for the square, the square is cropped, and lengthened if it has fewer than
+    least^2 pixels; near the border it is shifted. An empty mask gives the whole picture.
     """
     if (bounds := mask.getbbox()) is None:
         return 0, 0, *mask.size
@@ -33,10 +33,10 @@ def around(mask: Image.Image, least: int) -> Box:
 
 
 def part_round(mask: Image.Image, side: int, multiple: int) -> Fit:
-    """How the part round a mask, mode L at the picture's size, lies in its canvas.
+    """How the part around a mask (mode L at the picture's size) lies in its canvas.
 
     side, multiple: those of the canvas, as in `canvas.fit`. No part of a larger picture has fewer pixels than
-    the canvas, so none is blown up.
+    the canvas, so none is upscaled.
     """
     return canvas.fit(mask.size, side, multiple, around(mask, side))
 
@@ -48,12 +48,12 @@ def close_in(
     hottest: Callable[[Fit], Image.Image],
     look: Callable[[Fit], Image.Image],
 ) -> Fit:
-    """Where to work on a thing that may be small: the part round it, or `whole`.
+    """Where to edit an object that may be small: the part around it, or `whole`.
 
-    First at the whole picture, large: what is hottest there is it, since round a small thing the whole
-    neighbourhood is warm. Then at the part around that: there the mask shows how large the object is, and
-    the part is drawn round it anew, smaller or larger. hottest, look: the hottest places and the mask of a
-    view, mode L at the picture's size.
+    The first search covers the whole picture at a large size and takes only the hottest places, since around
+    a small object the whole neighbourhood is warm. The next ones cover the part around these: there the mask
+    shows how large the object is, and a new part is chosen around it, smaller or larger. hottest, look: the
+    hottest places and the mask of a view, mode L at the picture's size.
     """
     view = canvas.fit(whole.size, round(side * min(FIRST, max(1.0, 1 / whole.scale))), multiple)
     here, mask = whole, hottest(view)

@@ -1,8 +1,8 @@
 """Checkpoints: the only package that imports diffusers and transformers.
 
-From the package, a folder, a file or the hub (sources, presets), checked before a weight is read (layout,
-weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoiser). Only safetensors are read,
-and no code of a checkpoint is ever run.
+They come from the package, a folder, a file or the Hub (sources, presets), are checked before a weight is
+read (layout, weights), loaded (parts, single_file), and run as a `DiffusersDenoiser` (denoiser). Only
+safetensors and GGUF files are read, and no code in a checkpoint is ever run.
 """
 
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words

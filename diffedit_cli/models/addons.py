@@ -1,4 +1,5 @@
-"""What is laid over a checkpoint: LoRAs, which change its weights, and textual inversions: new words."""
+"""What is added to a checkpoint: LoRAs, which change its weights, and textual inversions, which are new
+words."""
 
 import math
 import os
@@ -34,7 +35,7 @@ OTHER_KIND = "It is made for another kind of checkpoint."
 
 
 def add_all(parts: Parts, loras: Sequence[str], embeddings: Sequence[str]) -> Parts:
-    """The checkpoint with every `file[:scale]` and every `file[:word]` laid over it, in order."""
+    """The checkpoint with every `file[:scale]` and every `file[:word]` added to it, in order."""
     for given in loras:
         add_lora(parts, path_of(given), lora_scale(given, split(given)[1]))
     for given in embeddings:
@@ -74,7 +75,7 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     """Add scale * (alpha / rank) * up @ down to the weights in place (Hu et al. 2021, arXiv 2106.09685).
 
     Files of diffusers, peft, kohya and A1111 are read. The weights are changed once, so a run costs no more.
-    ModelError if a layer of the file has no place in the checkpoint: it is made for another kind.
+    ModelError if a layer of the file has no place in the checkpoint: the file is for another kind.
     """
     mixin, from_peft = lora_tools(parts)
     state = read_lora(path)
@@ -122,14 +123,14 @@ def read_lora(path: Path) -> dict[str, Tensor]:
             )
     for name, values in state.items():
         if values.numel() == 0 or (values.dim() == 0 and not name.endswith(".alpha")):
-            raise ModelError(f"{path} is spoilt: {name} is no matrix.", "Fetch it again.")
+            raise ModelError(f"{path} is invalid: {name} is not a matrix.", "Fetch it again.")
         check_finite(path, name, values)
     return state
 
 
 def check_finite(path: Path, name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values.float()).all()):
-        raise ModelError(f"{path} is spoilt: {name} holds NaN or infinity.", "Fetch it again.")
+        raise ModelError(f"{path} is invalid: {name} holds NaN or infinity.", "Fetch it again.")
 
 
 def with_alphas(
@@ -210,13 +211,13 @@ def vectors_of(path: Path, state: dict[str, Tensor], encoders: int) -> list[Tens
         found = [state.get("emb_params", next(iter(state.values())))]
     else:
         raise ModelError(
-            f"{path} is no textual inversion for this checkpoint.",
+            f"{path} is not a textual inversion for this checkpoint.",
             "Give one that was made for its kind (1.x, 2.x or XL).",
         )
     found = [values[None] if values.dim() == 1 else values for values in found]
     shapes = {len(values) if values.dim() == 2 else 0 for values in found}
     if len(shapes) > 1 or 0 in shapes:
-        raise ModelError(f"{path} is no textual inversion.", "Give a file of one vector or several.")
+        raise ModelError(f"{path} is not a textual inversion.", "Give a file with one or several vectors.")
     for values in found:
         check_finite(path, "a vector", values)
     return found

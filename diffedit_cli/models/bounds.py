@@ -1,4 +1,4 @@
-"""What the numbers in a stranger's config may be: one of them can keep a machine busy for hours."""
+"""The allowed values of numbers in an untrusted config: a single one can keep a machine busy for hours."""
 
 import math
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ NUMBERS = (  # these are one number, where they stand
 
 
 def check_values(what: str, config: Mapping[str, Any]) -> None:
-    """Refuse numbers without bound and long lists: one of them can keep a machine busy for hours."""
+    """Refuse unbounded numbers and long lists: a single one can keep a machine busy for hours."""
     for key, value in config.items():
         parts = value if isinstance(value, list) else [value]
         usual = MOST_TOKENS if key.endswith("_token_id") else MOST_OF_OTHERS
@@ -81,11 +81,11 @@ def check_values(what: str, config: Mapping[str, Any]) -> None:
         numbers = [part for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
         is_long = len(parts) > MOST_ENTRIES and bool(numbers)
         if is_long or not all(math.isfinite(n) and abs(n) <= most for n in numbers):
-            raise ModelError(f"{what} is spoilt: {key} is out of bounds.", "Fetch it again.")
+            raise ModelError(f"{what} is invalid: {key} is out of bounds.", "Fetch it again.")
         if key in NUMBERS and len(numbers) != 1:
-            raise ModelError(f"{what} is spoilt: {key} is no number.", "Fetch it again.")
+            raise ModelError(f"{what} is invalid: {key} is not a number.", "Fetch it again.")
         if key in MOST and not all(is_whole(part) for part in flat(parts) if part is not None):
-            raise ModelError(f"{what} is spoilt: {key} is not a whole number.", "Fetch it again.")
+            raise ModelError(f"{what} is invalid: {key} is not a whole number.", "Fetch it again.")
 
 
 def flat(values: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and what one of them is. Nothing here loads a network or asks the hub."""
+"""Which checkpoints there are, and what one of them is. Nothing here loads a network or contacts the Hub."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -111,8 +111,8 @@ def own_defaults(
     lora: Sequence[str] = (),
     text_encoder: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The defaults of a checkpoint's own: those of its family (families.py) or of a model of few steps
-    (few_steps.py), and over them those that it declares for itself (parts.read_defaults), if it is here."""
+    """A checkpoint's own defaults: those of its family (families.py) or as a few-step model (few_steps.py),
+    overridden by those that it declares itself (parts.read_defaults), if it is here."""
     path = place_of(name, revision, variant)
     return {**defaults_of(name, path, lora, text_encoder), **(read_defaults(path) if path else {})}
 
@@ -125,7 +125,7 @@ def few_steps(
     lora: Sequence[str] = (),
     text_encoder: Sequence[str] = (),
 ) -> FewSteps | None:
-    """What a model of few steps is, by its names and, if it is here, its small files."""
+    """Recognise a few-step model by its names and, if it is here, its small files."""
     return of_checkpoint(name, place_of(name, revision, variant), lora, text_encoder)
 
 

@@ -1,4 +1,5 @@
-"""What a network's config may ask for: anything else is refused with the reason, before it is made."""
+"""What a network's config may contain: anything else is refused with the reason, before the network is
+created."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ def check_unet(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled in another way than by one factor."""
+    """Refuse a VAE whose latents are not scaled by a single factor."""
     check_class(name, "vae", config)
     for key in ("latents_mean", "latents_std", "shift_factor"):
         if config.get(key):
@@ -57,39 +58,43 @@ def check_vae(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_flow_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by one shift and one factor."""
+    """Refuse a VAE whose latents are not scaled by one shift and one factor."""
     check_class(name, "flow_vae", config)
     for key in ("latents_mean", "latents_std"):
         if config.get(key):
             raise ModelError(f"{name} has a VAE with {key}, which is not supported.", HELP_PLAIN)
     shift = config.get("shift_factor") or 0.0
     if isinstance(shift, bool) or not isinstance(shift, (int, float)):
-        raise ModelError(f"{name}/vae/config.json is spoilt: shift_factor is no number.", "Fetch it again.")
+        raise ModelError(
+            f"{name}/vae/config.json is invalid: shift_factor is not a number.", "Fetch it again."
+        )
     check_factor(name, config)
 
 
 def check_factor(name: str, config: Mapping[str, Any]) -> None:
     factor = config.get("scaling_factor", 0.18215)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
-        raise ModelError(f"{name}/vae/config.json is spoilt: scaling_factor is no number.", "Fetch it again.")
+        raise ModelError(
+            f"{name}/vae/config.json is invalid: scaling_factor is not a number.", "Fetch it again."
+        )
 
 
 def check_text(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than CLIP's."""
+    """Refuse a text encoder that is not CLIP's."""
     kind = config.get("model_type")
     if kind not in TEXT_MODELS:
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not CLIP's.", HELP_PLAIN)
 
 
 def check_t5(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a text encoder of another kind than T5's."""
+    """Refuse a text encoder that is not T5's."""
     kind = config.get("model_type")
     if kind != "t5":
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not T5.", HELP_PLAIN)
 
 
 def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a language model of another kind than plain Qwen3."""
+    """Refuse a language model that is not plain Qwen3."""
     kind, rope = config.get("model_type"), config.get("rope_parameters") or {}
     if kind != "qwen3":
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen3.", HELP_PLAIN)
@@ -100,7 +105,7 @@ def check_qwen3(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_qwen2_5_vl(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a language model of another kind than that of Qwen2.5-VL."""
+    """Refuse a language model that is not that of Qwen2.5-VL."""
     kind = config.get("model_type")
     if kind not in ("qwen2_5_vl", "qwen2_5_vl_text"):
         raise ModelError(f"{name} has a text encoder of another kind ({kind}), not Qwen2.5-VL.", HELP_PLAIN)
@@ -119,7 +124,7 @@ def mrope_section(config: Mapping[str, Any]) -> list[int]:
 
 
 def check_zimage(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of Z-Image that takes more than latents and a text, or whose widths do not fit."""
+    """Refuse a Z-Image transformer that takes more than latents and a text, or whose widths do not match."""
     check_class(name, "zimage", config)
     check_channels(name, config, 16)
     axes, lens = config.get("axes_dims", [32, 48, 48]), config.get("axes_lens", [1024, 512, 512])
@@ -129,38 +134,38 @@ def check_zimage(name: str, config: Mapping[str, Any]) -> None:
     patches = config.get("all_patch_size", [2]), config.get("all_f_patch_size", [1])
     if not fits or width != heads * sum(axes) or [list(flat([x])) for x in patches] != [[2], [1]]:
         raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+            f"{name}/transformer/config.json is invalid: its widths do not match.", "Fetch it again."
         )
     if config.get("siglip_feat_dim") is not None:
         raise ModelError(f"{name} takes pictures besides a text.", HELP_PLAIN)
 
 
 def check_sd3(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of SD3 that takes more than latents, or whose widths do not fit."""
+    """Refuse a transformer of SD3 that takes more than latents, or whose widths do not match."""
     check_class(name, "sd3", config)
     check_channels(name, config, 16)
     heads, head = config.get("num_attention_heads", 18), config.get("attention_head_dim", 64)
     fits = is_whole(heads) and is_whole(head) and config.get("caption_projection_dim", 1152) == heads * head
     if not fits or config.get("patch_size", 2) != 2 or not is_whole(config.get("sample_size", 128)):
         raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+            f"{name}/transformer/config.json is invalid: its widths do not match.", "Fetch it again."
         )
 
 
 def check_flux(name: str, config: Mapping[str, Any], kind: str = "flux") -> None:
-    """Refuse a transformer of FLUX or Chroma that takes more than latents, or whose widths do not fit."""
+    """Refuse a transformer of FLUX or Chroma that takes more than latents, or whose widths do not match."""
     check_class(name, kind, config)
     check_channels(name, config, 64)
     axes = config.get("axes_dims_rope", (16, 56, 56))
     is_even = isinstance(axes, (list, tuple)) and len(axes) == 3 and not any(axis % 2 for axis in axes)
     if not is_even or sum(axes) != config.get("attention_head_dim", 128) or config.get("patch_size", 1) != 1:
         raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+            f"{name}/transformer/config.json is invalid: its widths do not match.", "Fetch it again."
         )
 
 
 def check_flux2(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a transformer of FLUX.2 other than klein's, or whose widths do not fit."""
+    """Refuse a transformer of FLUX.2 other than klein's, or whose widths do not match."""
     check_class(name, "flux2", config)
     if config.get("guidance_embeds", True):
         raise ModelError(f"{name} is FLUX.2 dev, which is not supported.", "Use FLUX.2 klein.")
@@ -169,22 +174,22 @@ def check_flux2(name: str, config: Mapping[str, Any]) -> None:
     is_even = isinstance(axes, (list, tuple)) and len(axes) == 4 and not any(axis % 2 for axis in axes)
     if not is_even or sum(axes) != config.get("attention_head_dim", 128) or config.get("patch_size", 1) != 1:
         raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+            f"{name}/transformer/config.json is invalid: its widths do not match.", "Fetch it again."
         )
     for key in ("eps", "rope_theta"):
         if not is_above(config.get(key, 1), 0):
             raise ModelError(
-                f"{name}/transformer/config.json is spoilt: {key} is not above 0.", "Fetch it again."
+                f"{name}/transformer/config.json is invalid: {key} is not above 0.", "Fetch it again."
             )
 
 
 def check_flux2_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation in 2x2 cells."""
+    """Refuse a VAE whose latents are not scaled by a mean and a deviation for each value of 2x2 cells."""
     check_class(name, "flux2_vae", config)
     eps = config.get("batch_norm_eps", 1e-4)
     if not is_above(eps, 0) or [*flat([config.get("patch_size", [2, 2])])] != [2, 2]:
         raise ModelError(
-            f"{name}/vae/config.json is spoilt: its batch_norm_eps or patch_size does not fit.",
+            f"{name}/vae/config.json is invalid: its batch_norm_eps or patch_size does not fit.",
             "Fetch it again.",
         )
 
@@ -201,25 +206,25 @@ def check_qwenimage(name: str, config: Mapping[str, Any]) -> None:
     sizes = config.get("in_channels", 64), config.get("out_channels", 16), config.get("patch_size", 2)
     if not is_even or sum(axes) != config.get("attention_head_dim", 128) or sizes != (64, 16, 2):
         raise ModelError(
-            f"{name}/transformer/config.json is spoilt: its widths do not fit.", "Fetch it again."
+            f"{name}/transformer/config.json is invalid: its widths do not match.", "Fetch it again."
         )
 
 
 def check_qwen_vae(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a VAE whose latents are scaled otherwise than by a mean and a deviation for each of 16 channels,
-    or that takes more than a picture."""
+    """Refuse a VAE whose latents are not scaled by a mean and a deviation for each of 16 channels, or that
+    takes more than a picture."""
     check_class(name, "qwen_vae", config)
     for key, low in (("latents_mean", -math.inf), ("latents_std", 0)):
         values = config.get(key, [1.0] * 16)
         if not isinstance(values, list) or len(values) != 16 or not all(is_above(x, low) for x in values):
             raise ModelError(
-                f"{name}/vae/config.json is spoilt: {key} is no list of 16 numbers.", "Fetch it again."
+                f"{name}/vae/config.json is invalid: {key} is not a list of 16 numbers.", "Fetch it again."
             )
     levels, halved = config.get("dim_mult", [1, 2, 4, 4]), config.get("temperal_downsample", [True] * 3)
     are_lists = isinstance(levels, list) and isinstance(halved, list)
     sizes = config.get("z_dim", 16), config.get("input_channels", 3)
     if not are_lists or len(levels) != len(halved) + 1 or sizes != (16, 3):
-        raise ModelError(f"{name}/vae/config.json is spoilt: its widths do not fit.", "Fetch it again.")
+        raise ModelError(f"{name}/vae/config.json is invalid: its widths do not match.", "Fetch it again.")
 
 
 def is_above(value: Any, low: float) -> bool:
@@ -227,7 +232,7 @@ def is_above(value: Any, low: float) -> bool:
 
 
 def check_channels(name: str, config: Mapping[str, Any], wanted: int) -> None:
-    """Refuse a transformer that takes other channels than those of plain latents, such as a mask's too."""
+    """Refuse a transformer that takes more channels than those of plain latents, such as a mask."""
     if [config.get("in_channels", wanted), config.get("out_channels") or wanted] != [wanted, wanted]:
         raise ModelError(
             f"{name} takes {config.get('in_channels')} channels: it is made for another task.", HELP_PLAIN

@@ -11,7 +11,7 @@ from .flux import by_length, places, read_packed, sides
 
 
 class ChromaDenoiser(DiffusersDenoiser):
-    """A checkpoint of Chroma: its transformer reads what FLUX's does, and only the tokens of a text that
+    """A checkpoint of Chroma: its transformer takes what FLUX's does, but only those tokens of a text that
     count.
 
     diffusers' pipeline adds 1 to the attention for the tokens that count where the network was trained
@@ -24,7 +24,7 @@ class ChromaDenoiser(DiffusersDenoiser):
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """T5's last states of the text, and of the first token that fills it up."""
+        """T5's last states of the text, and of the first padding token after it."""
         with self._network():
             own = self._tokens(0, prompts).attention_mask.to(self.device)
             states = self._encoded(0, prompts, attention_mask=own).last_hidden_state

@@ -11,8 +11,8 @@ WINDOW = 77  # tokens
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> Any:
     """CLIP's byte pair encoding (Radford et al. 2021) from the merges in the package.
 
-    pad_token: what fills the window; OpenCLIP's encoders, those of 2.x and the second of XL, were trained
-    with token 0, which is `!`.
+    pad_token: what pads the window; OpenCLIP's encoders (that of 2.x and the second of XL) were trained with
+    token 0, which is `!`.
     """
     from transformers import CLIPTokenizer
 

@@ -1,4 +1,4 @@
-"""Networks that OpenVINO runs on the CPU, called as those of torch are."""
+"""Networks that OpenVINO runs on the CPU, called like those of torch."""
 
 import hashlib
 import json
@@ -33,9 +33,9 @@ def is_installed() -> bool:
 
 
 def import_openvino() -> Any:
-    """The package openvino, without the telemetry that it would start when it is imported.
+    """Import openvino without the telemetry that it would otherwise start.
 
-    Where its telemetry cannot be imported, openvino takes a stub that does nothing.
+    If its telemetry cannot be imported, openvino falls back to a stub that does nothing.
     """
     with LOCK:
         had, before = TELEMETRY in sys.modules, sys.modules.get(TELEMETRY)
@@ -50,13 +50,13 @@ def import_openvino() -> Any:
 
 
 def has_bfloat16() -> bool:
-    """Whether OpenVINO has bfloat16 products on this CPU."""
+    """Whether OpenVINO multiplies in bfloat16 on this CPU."""
     core: Any = import_openvino().Core()
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def products(dtype: torch.dtype) -> torch.dtype:
-    """What converted networks of this dtype multiply in, apart from the UNet's 8 bits."""
+    """The dtype in which converted networks of this kind multiply, apart from an 8-bit UNet."""
     if dtype != torch.int8:
         return dtype
     return torch.bfloat16 if has_bfloat16() else torch.float32
@@ -64,7 +64,7 @@ def products(dtype: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def told(file: Path) -> Generator[None, None, None]:
-    """Turn what openvino raises over the files of a network into one sentence, unless memory ran out."""
+    """Turn what openvino raises about the files of a network into one sentence, unless memory ran out."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -77,9 +77,9 @@ class OpenvinoNetwork(nn.Module):
     """A converted network: tensors in, a float32 tensor out; on as many threads as torch has.
 
     file: its .xml. dtype: of its products and activations, float32 or bfloat16. A small network is compiled
-    for each shape of its inputs, which then run faster; a large one once, since each compilation packs the
-    weights anew. So no result depends on what ran before. It can be shared by threads, which wait in
-    turn, copied and pickled. Raises ModelError for files that cannot be used.
+    for each shape of its inputs, and then runs faster; a large one only once, since each compilation packs
+    the weights again. So no result depends on what ran before. It can be copied and pickled, and shared by
+    threads, which take turns. Raises ModelError for files that cannot be used.
     """
 
     def __init__(self, file: Path, dtype: torch.dtype) -> None:
@@ -149,7 +149,7 @@ class OpenvinoNetwork(nn.Module):
         return compiled
 
     def _kept(self, shapes: Shapes, options: Mapping[str, Any]) -> Path:
-        """Where a compiled network is kept for the next process, which reads it in a third of the time."""
+        """Where a compiled network is cached for later processes, which load it in a third of the time."""
         machine = [
             self._core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
@@ -176,7 +176,7 @@ class Config(dict[str, Any]):
 
 
 class OpenvinoUNet(OpenvinoNetwork):
-    """A converted UNet, called as diffusers' is. config: that of the original."""
+    """A converted UNet, called like that of diffusers. config: that of the original."""
 
     def __init__(self, file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> None:
         super().__init__(file, dtype)
@@ -196,7 +196,7 @@ class OpenvinoUNet(OpenvinoNetwork):
 
 
 class OpenvinoTextEncoder(OpenvinoNetwork):
-    """A converted text encoder, called as transformers' is. config: that of the original."""
+    """A converted text encoder, called like that of transformers. config: that of the original."""
 
     def __init__(self, file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> None:
         super().__init__(file, dtype)
@@ -212,7 +212,7 @@ class OpenvinoTextEncoder(OpenvinoNetwork):
 
 
 class OpenvinoVAE(nn.Module):
-    """The converted halves of a VAE, called as diffusers' is. config: that of the original."""
+    """The converted halves of a VAE, called like that of diffusers. config: that of the original."""
 
     use_tiling, dtype = False, torch.float32
 

@@ -1,7 +1,7 @@
-"""Networks converted for OpenVINO, in the user's cache: made once, found again, listed and removed.
+"""Networks converted for OpenVINO in the user's cache: created once, found again, listed and removed.
 
 A folder of the cache holds the networks and tokenizers of one checkpoint with its LoRAs, and, in about.json,
-what else a run needs, so that neither diffusers nor transformers are imported. Its name is a hash of the
+what else a run needs, so that neither diffusers nor transformers is imported. Its name is a hash of the
 weights and of what else the conversion depends on.
 """
 
@@ -60,7 +60,7 @@ class Converted:
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept: the system's folder for what can be made again."""
+    """Where converted networks are kept: the system's cache folder."""
     import platformdirs
 
     return platformdirs.user_cache_path("diffedit", appauthor=False) / "openvino"
@@ -71,7 +71,7 @@ def folders_for(
 ) -> dict[torch.dtype, Path]:
     """The folder of a checkpoint's converted networks for each dtype, whether it exists or not.
 
-    apart: parts that do not come from the checkpoint.
+    apart: parts that do not come from the checkpoint itself.
     """
     weights = source.revision or hash_of(source.path)
     loras = [[hash_of(path_of(given)), split(given)[1]] for given in lora]
@@ -85,7 +85,7 @@ def folders_for(
 
 
 def sort_of(source: Source) -> str:
-    """What tells most checkpoints apart without a hash, which takes seconds: the commit, or the size."""
+    """What distinguishes most checkpoints without a hash, which takes seconds: the commit, or the size."""
     return source.revision or str(bytes_of(source.path))
 
 
@@ -99,7 +99,7 @@ def is_there(folder: Path) -> bool:
 
 
 def read_parts(folder: Path, dtype: torch.dtype) -> Parts:
-    """The checkpoint in a folder, all but what its own folder says of it. ModelError: it is spoilt."""
+    """The converted checkpoint in a folder, but for what its own folder says. ModelError: it is invalid."""
     _, facts = read_about(folder)
     configs, own = facts["configs"], facts["schedule"]
     alphas = torch.tensor(own.pop("alphas_cumprod"), dtype=torch.float64)
@@ -124,7 +124,7 @@ def convert(
     load: Callable[[], Parts],
     report: Report,
 ) -> None:
-    """Convert the networks that `load` gives in float32 into a folder, which appears once it is whole.
+    """Convert the networks that `load` returns in float32 into a folder, which appears when it is complete.
 
     Only one process converts; others wait for it. ModelError: the cache cannot be written.
     """
@@ -170,7 +170,7 @@ def convert(
 
 
 def facts_of(parts: Parts) -> dict[str, Any]:
-    """What of a checkpoint is not in its networks, in plain values."""
+    """The facts about a checkpoint that are not in its networks, in plain values."""
     assert isinstance(parts.schedule, Schedule)
     names = [TEXTS[number] for number in range(len(parts.text_encoders))]
     encoders = zip(names, parts.text_encoders, strict=True)
@@ -191,7 +191,7 @@ def facts_of(parts: Parts) -> dict[str, Any]:
 
 
 class PlainUNet(nn.Module):
-    """A UNet that takes and gives nothing but tensors. more: the names of those that only some UNets take."""
+    """A UNet that takes and returns only tensors. more: the names of those that only some UNets take."""
 
     def __init__(self, unet: Any, more: Sequence[str]) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class PlainUNet(nn.Module):
 
 
 class PlainTextEncoder(nn.Module):
-    """A text encoder that gives its last layer's states, those of the layer before, and the pooled text."""
+    """A text encoder that returns its last layer's states, those of the layer before, and the pooled text."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -221,7 +221,8 @@ class PlainTextEncoder(nn.Module):
 def write_networks(folder: Path, parts: Parts, dtype: torch.dtype, report: Report) -> None:
     """Trace each network with torch and write it as OpenVINO's IR, with batch and sides left open.
 
-    For bfloat16 and int8 the weights are stored as float16, which has more digits, in half the space.
+    For bfloat16 and int8 the weights are stored as float16, which takes half the space of float32 and is more
+    precise than bfloat16.
     """
     unet, vae = parts.unet, parts.vae
     levels, factor = len(unet.config.block_out_channels), 2 ** (len(vae.config.block_out_channels) - 1)
@@ -252,7 +253,7 @@ def write_networks(folder: Path, parts: Parts, dtype: torch.dtype, report: Repor
 
 
 def example_tokens(parts: Parts) -> Tensor:
-    """Two texts as the UNet takes them."""
+    """Two texts, as the UNet takes them."""
     texts = [encoder.config for encoder in parts.text_encoders]
     return torch.zeros(2, texts[0].max_position_embeddings, sum(text.hidden_size for text in texts))
 
@@ -271,7 +272,7 @@ def example_inputs(parts: Parts) -> dict[str, Tensor]:
 def to_openvino(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """A network of torch as a model of OpenVINO that takes any batch, height and width.
 
-    By the frontend itself: openvino.convert_model reports to its makers, in a program that has let it.
+    Uses the frontend directly: openvino.convert_model sends telemetry in programs that allow it.
     """
     openvino = import_openvino()
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -292,7 +293,7 @@ def to_openvino(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 
 def read_about(folder: Path) -> tuple[Converted, dict[str, Any]]:
-    """What a folder holds, and the facts that its networks do not hold. ModelError: it is spoilt."""
+    """What a folder holds, and the facts that are not in its networks. ModelError: it is invalid."""
     about = read_json(folder / ABOUT)
     try:
         facts = about.pop("facts")
@@ -300,7 +301,7 @@ def read_about(folder: Path) -> tuple[Converted, dict[str, Any]]:
         about["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         return Converted(**about), facts
     except (TypeError, KeyError) as error:
-        raise ModelError(f"{folder / ABOUT} is spoilt.", REMOVE) from error
+        raise ModelError(f"{folder / ABOUT} is invalid.", REMOVE) from error
 
 
 def converted_networks() -> list[Converted]:
@@ -313,7 +314,7 @@ def converted_networks() -> list[Converted]:
 
 
 def remove_converted(name: str | None) -> list[Converted]:
-    """Remove the converted networks of a checkpoint, or the whole cache of them; what there was."""
+    """Remove the converted networks of a checkpoint, or all of them; returns what was removed."""
     gone = [one for one in converted_networks() if name is None or one.model == full_name(name)]
     for folder in [Path(one.path) for one in gone] if name is not None else [cache_folder()]:
         shutil.rmtree(folder, ignore_errors=not folder.exists())

@@ -25,7 +25,7 @@ Embed = TypeVar("Embed", bound=Callable[..., PromptEmbeds])
 
 
 class Counts(threading.local):
-    """What the networks have done in one thread. A copy counts from nothing."""
+    """What the networks have done in one thread. A copy starts from zero."""
 
     forwards = 0
     network_seconds = 0.0
@@ -37,12 +37,12 @@ class Counts(threading.local):
 class DiffusersDenoiser(ABC):
     """A checkpoint as the core's Denoiser (see types.py): what all families have in common.
 
-    unet: the network that predicts, a UNet or a transformer. name: what the user called it. size: its native
-    side in pixels. factor: pixels to a latent cell. multiple: what the sides of a picture must be multiples
-    of. forwards, network_seconds: how many samples `unet` has seen in this thread, and how long all networks
-    have run in it. low_memory: only the network that runs is on the device, or in memory where they are on
-    demand; `unet` takes one sample at a time, and the VAE works in tiles. micro_batch: samples that `unet`
-    takes at once at most; halved where memory runs out. notices: what the user should know about that.
+    unet: the network that predicts, a UNet or a transformer. name: the name that the user gave. size: its
+    native side in pixels. factor: pixels to a latent cell. multiple: what the sides of a picture must be
+    multiples of. forwards, network_seconds: how many samples `unet` has seen in this thread, and how long all
+    networks have run in it. low_memory: only the network that runs is on the device, or in memory where they
+    are on demand; `unet` takes one sample at a time, and the VAE works in tiles. micro_batch: samples that
+    `unet` takes at once at most; halved where memory runs out. notices: what the user should know about that.
     watch: called after each forward with the latents, the timesteps and the prediction.
     """
 
@@ -155,7 +155,7 @@ class DiffusersDenoiser(ABC):
             return (pixels / 2 + 0.5).clamp(0, 1)
 
     def check_size(self, cells: int) -> None:
-        """SettingError: there are more places along a side than the network knows."""
+        """SettingError: a side has more latent cells than the network supports."""
         require_cells(self.name, cells, self.most_cells, self.factor)
 
     def _to_latents(self, pixels: Tensor) -> Tensor:
@@ -206,9 +206,9 @@ class DiffusersDenoiser(ABC):
         set_tiles(self.vae, cells, self.factor)
 
     def _tokens(self, which: int, prompts: Sequence[str], padding: str = "max_length") -> Any:
-        """The tokens of each prompt, cut to the tokenizer's window or filled up, and which of them count.
+        """The tokens of each prompt, truncated to the tokenizer's window or padded, and which of them count.
 
-        padding: how far they are filled up, to the window (max_length) or to the longest.
+        padding: to the window (max_length) or to the longest.
         """
         tokenizer = self.tokenizers[which]
         return tokenizer(
@@ -255,12 +255,12 @@ class DiffusersDenoiser(ABC):
                 raise shortage(f"one sample of the {self.network_name}", self.device, self.low_memory)
             else:
                 self.micro_batch = (end - start) // 2
-                told = f"the {self.network_name} takes {self.micro_batch} at a time: slower."
+                told = f"the {self.network_name} takes {self.micro_batch} at a time, which is slower."
                 self._note(f"Memory ran out, so {told}")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _claim(self, network: Any) -> None:
-        """Make room on the device for the network that runs next, if memory is short."""
+        """Free memory on the device for the network that runs next, if memory is short."""
         if self.offload is not None:
             self.offload.claim(network)
         if network is not self.vae:  # which is small
@@ -271,7 +271,7 @@ class DiffusersDenoiser(ABC):
             self.notices.append(notice)
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
-        """The words of these prompts that the model was never shown, if it says what it was shown."""
+        """The words of these prompts that the model does not know, if it lists the words that it knows."""
         return [] if self.words is None else words_not_in(self.words, prompts, self.phrases)
 
     def is_too_long(self, prompt: str) -> bool:
@@ -307,13 +307,13 @@ def forget_hooks(encoder: Any) -> None:
 
 
 def require_cells(name: str, cells: int, most: int | None, factor: int) -> None:
-    """SettingError for more latent cells along a side than a network knows; most: None if it knows any."""
+    """SettingError for more latent cells along a side than a network supports; most: None for any number."""
     if most is not None and cells > most:
         raise SettingError(f"{name} draws at most {most * factor} pixels a side.", "Give a smaller --size.")
 
 
 def once(embed: Embed) -> Embed:
-    """An `embed` that keeps what it made last: the parts of a run ask for the same texts, and large text
+    """An `embed` that remembers its last result: the parts of a run embed the same texts, and large text
     encoders take seconds, or have to be read again."""
 
     @functools.wraps(embed)
@@ -337,9 +337,9 @@ def words_not_in(
 
 
 def sibling_of(words: Mapping[str, Sequence[str]], prompt: str) -> str:
-    """Something like the object that a prompt names; empty if it names none.
+    """An object similar to the one that a prompt names; empty if it names none.
 
-    words: a vocabulary {group: words} that lists objects that are alike next to each other.
+    words: a vocabulary {group: words} that lists similar objects next to each other.
     """
     objects = words.get("objects", [])
     named = [one for one in objects if re.search(rf"\b{re.escape(one)}\b", prompt.lower())]

@@ -2,8 +2,8 @@
 
 SD3 and SD3.5 (Esser et al. 2024, arXiv 2403.03206), FLUX.1 dev and schnell (Black Forest Labs 2024), Z-Image
 (arXiv 2511.22699), Chroma (Lodestone Rock 2025), FLUX.2 klein (Black Forest Labs 2026), Qwen-Image (arXiv
-2508.02324). Steps and scales are those of their pages; that of Z-Image is one higher, since its pipeline
-multiplies what is added to the conditional prediction.
+2508.02324). Steps and scales are those of their model pages; the scale of Z-Image is one higher, since its
+pipeline defines it as a factor of what is added to the conditional prediction.
 """
 
 import re
@@ -98,7 +98,7 @@ BY_KIND = {family.key: family for family in FAMILIES.values()}
 
 
 def family_of(name: str, folder: Path) -> Family | None:
-    """The family of a folder's transformer; None: it has none. ModelError: it is of another kind, or made for
+    """The family of a folder's transformer; None: it has none. ModelError: it is not supported, or is for
     another task."""
     config, index = folder / "transformer/config.json", read_if_there(folder / "model_index.json")
     if config.is_file():
@@ -116,7 +116,7 @@ def family_of(name: str, folder: Path) -> Family | None:
 
 
 def refuse_other_tasks(name: str, family: Family, pipeline: str = "") -> None:
-    """ModelError for a model of the family that is made for another task, by its name or its pipeline's."""
+    """ModelError for a model of the family that is for another task, by its name or its pipeline's."""
     for pattern, task in family.others.items():
         if re.search(pattern, f"{public_name(name)} {pipeline}", re.IGNORECASE):
             raise ModelError(f"{name} is made {task}.", HELP)

@@ -46,7 +46,7 @@ EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 @dataclass(frozen=True)
 class FewSteps:
-    """A model of few steps: its family, and the settings that suit it, by key (see settings.filled_in)."""
+    """A few-step model: its family, and the settings that suit it, by key (see settings.filled_in)."""
 
     family: str
     defaults: Mapping[str, Any]
@@ -74,14 +74,14 @@ def of_checkpoint(
 def defaults_of(
     name: str, path: Path | None, loras: Sequence[str], texts: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The settings that suit a checkpoint by its family and as a model of few steps. See `of_checkpoint`."""
+    """The settings that suit a checkpoint by its family and as a few-step model. See `of_checkpoint`."""
     family = suited_to(name, path, first_folder(texts))
     few = of_checkpoint(name, path, loras, texts)
     return {**(family.defaults if family else {}), **(few.defaults if few else {})}
 
 
 def of_flow(kind: Suited, loras: Sequence[str]) -> FewSteps | None:
-    """A flow-matching model of few steps, or one with a LoRA that makes it one.
+    """A few-step flow-matching model, or one with a LoRA that makes it one.
 
     It keeps its own levels, and a scale that is an input of its network.
     """
@@ -95,11 +95,11 @@ def of_flow(kind: Suited, loras: Sequence[str]) -> FewSteps | None:
 def recognise(
     name: str, loras: Sequence[str] = (), scheduler: Mapping[str, Any] | None = None, *, is_lcm: bool = False
 ) -> FewSteps | None:
-    """What a model of few steps is; None: it is of another kind.
+    """Recognise a few-step model; None: it is not one.
 
-    name: of the file, folder or repository. loras: names of LoRA files; the last that is one of few steps
-    goes before the model's own name. scheduler: the config of a checkpoint's scheduler, which decides where
-    no name does. is_lcm: its UNet takes the guidance scale as an input. ModelError: it predicts x0.
+    name: of the file, folder or repository. loras: names of LoRA files; the last few-step one takes
+    precedence over the model's own name. scheduler: the config of a checkpoint's scheduler, which decides
+    where no name does. is_lcm: its UNet takes the guidance scale as an input. ModelError: it predicts x0.
     """
     for lora in reversed(loras):
         if found := of_lora(lora):
@@ -111,7 +111,7 @@ def recognise(
 
 
 def of_lora(file: str) -> FewSteps | None:
-    """What a LoRA makes of any checkpoint. One word is not enough: a lightning may be what it draws."""
+    """What a LoRA makes of any checkpoint. One word is not enough: it may draw lightning."""
     path = PurePath(file)
     name = last_part(str(path.parent if path.stem == FOLDERS_NAME else path))
     words = words_of(name)
@@ -125,7 +125,8 @@ def few_steps(kind: str, name: str) -> FewSteps:
     family, count, words = FAMILIES[kind], count_in(name), words_of(name)
     if kind == "lightning" and count == 1:
         raise ModelError(
-            f"{name} predicts the picture itself, not the noise.", "Use the Lightning of 2, 4 or 8 steps."
+            f"{name} predicts the picture itself, not the noise.",
+            "Use the Lightning model for 2, 4 or 8 steps.",
         )
     if kind == "hyper" and count == 1:  # one for 1 to 8 steps, on the levels and with the fresh noise of TCD
         family, count = Family(family.name, "lcm", "lcm"), STEPS
@@ -141,10 +142,10 @@ def few_steps(kind: str, name: str) -> FewSteps:
 
 
 def of_scheduler(config: Mapping[str, Any]) -> str:
-    """The family that a scheduler's config speaks of, or nothing.
+    """The family that a scheduler's config indicates, or an empty text.
 
     Euler's with trailing timesteps is that of Turbo and Lightning, unless it starts from pure noise or
-    predicts v: then it is that of a model for many steps (Lin et al. 2023, arXiv 2305.08891).
+    predicts v: then it belongs to a many-step model (Lin et al. 2023, arXiv 2305.08891).
     """
     kind = config.get("_class_name")
     is_plain = config.get("prediction_type", "epsilon") == "epsilon" and not config.get(

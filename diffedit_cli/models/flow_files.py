@@ -1,4 +1,4 @@
-"""A flow-matching model in files: its transformer with text encoders and a VAE beside it, or all in one file.
+"""A flow-matching model in files: its transformer with separate text encoders and a VAE, or all in one file.
 
 A file holds no config. That of a transformer and of T5 follows from the shapes of the tensors; those of CLIP
 and of the VAEs are in the package, as CLIP's vocabulary is. T5's is looked for elsewhere (t5_words.py). For a
@@ -86,8 +86,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class FlowFiles:
-    """Where the networks of a model in files are. encoders: by the keys of ENCODERS. rest: of a checkpoint
-    whose configs and tokenizer go with them, for a family whose files do not tell them."""
+    """Where the networks of a model in files are. encoders: by the keys of ENCODERS. rest: a checkpoint that
+    provides the configs and the tokenizer, for a family whose files do not contain them."""
 
     name: str
     kind: str
@@ -115,7 +115,7 @@ class FlowFiles:
 
     @property
     def lacking(self) -> list[str]:
-        """The text encoders that are not here and have to be."""
+        """The text encoders that are missing but required."""
         wanted, optional = ENCODERS[self.kind], self.family.optional
         return [one for one, part in wanted.items() if one not in self.encoders and part != optional]
 
@@ -126,7 +126,7 @@ def own_name(key: str, prefix: str) -> str:
 
 
 def pieces_in(name: str, path: Path) -> list[Piece]:
-    """The networks in a file. ModelError: there are tensors beside them."""
+    """The networks in a file. ModelError: there are other tensors."""
     shapes = shapes_in(path)
     prefixes = sorted({match[0] for key in shapes if (match := PREFIXES.match(key))})
     if prefixes:
@@ -140,8 +140,8 @@ def pieces_in(name: str, path: Path) -> list[Piece]:
 def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) -> FlowFiles | None:
     """What a transformer's file holds, and each text encoder of other files; None: it holds no transformer.
 
-    texts: the names and the places of these files. Their text encoders go before those of the first file.
-    ModelError: its name tells another task.
+    texts: the names and the places of these files. Their text encoders take precedence over those of the
+    first file. ModelError: its name says that it is for another task.
     """
     kind = kind_of_transformer(shapes_in(path))
     if not kind:
@@ -183,7 +183,7 @@ def kind_of_encoder(piece: Piece) -> str:
 
 
 def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
-    """ModelError for files that do not make up a model. has_own_vae: none is given apart."""
+    """ModelError for files that do not make up a model. has_own_vae: no separate VAE is given."""
     if not files.encoders:
         what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
         wanted = ENCODERS[files.kind]
@@ -191,7 +191,7 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
         raise ModelError(what, f"{WITH_FOLDER} Or give {listed(wanted)} {as_files}.")
     if files.lacking:
         raise ModelError(
-            f"{files.name} needs {listed(files.lacking)} too.", "Give each with --text-encoder, repeated."
+            f"{files.name} also needs {listed(files.lacking)}.", "Give each with --text-encoder, repeated."
         )
     if has_own_vae and files.vae is None:
         raise ModelError(f"There is no VAE in {files.name}.", "Give one with --vae.")
@@ -204,7 +204,7 @@ def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
 def with_rest(files: FlowFiles, folders: Sequence[tuple[str, Path]]) -> FlowFiles:
     """Files with a language model, and a checkpoint's configs. folders: names of what is given, and where it
     is."""
-    needs = f"{files.name} needs the small files of its checkpoint besides, configs and tokenizer."
+    needs = f"{files.name} also needs the small files of its checkpoint: configs and tokenizer."
     if len(folders) != 1 or family_of(*folders[0]) is not files.family:
         raise ModelError(needs, f"Name {WITH_LANGUAGE[files.kind]} or a folder with another --text-encoder.")
     return replace(files, rest=check_layout(*folders[0], without=files.family.kinds))

@@ -88,36 +88,37 @@ def read_flow(name: str, config: Mapping[str, Any], family: Family) -> EulerFlow
     kind = config.get("_class_name")
     if kind != CLASS:
         raise ModelError(
-            f"{name} has a scheduler that is not supported ({kind}).", f"That of its own page is {CLASS}."
+            f"{name} has a scheduler that is not supported ({kind}).",
+            f"The one that such models are published with is {CLASS}.",
         )
     if other := next((key for key in OTHERS if config.get(key)), ""):
         raise ModelError(
             f"{name} has a scheduler with {other}, which is not supported.",
-            "Use a checkpoint whose scheduler does without it.",
+            "Use a checkpoint whose scheduler does not need it.",
         )
     if config.get("num_train_timesteps", 1000) != 1000:
-        raise ModelError(f"{what} is spoilt: num_train_timesteps is not 1000.", hint)
+        raise ModelError(f"{what} is invalid: num_train_timesteps is not 1000.", hint)
     if config.get("time_shift_type", "exponential") not in ("exponential", "linear"):
-        raise ModelError(f"{what} is spoilt: time_shift_type is neither exponential nor linear.", hint)
+        raise ModelError(f"{what} is invalid: time_shift_type is neither exponential nor linear.", hint)
     own: dict[str, Any] = {"time_shift_type": config.get("time_shift_type", "exponential")}
     for key, (low, high) in LIMITS.items():
         value = config.get(key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ModelError(f"{what} is spoilt: {key} is not a number from {low:g} to {high:g}.", hint)
+            raise ModelError(f"{what} is invalid: {key} is not a number from {low:g} to {high:g}.", hint)
         own[key] = value
     for key in FLAGS:
         if not isinstance(config.get(key, False), bool):
-            raise ModelError(f"{what} is spoilt: {key} is neither true nor false.", hint)
+            raise ModelError(f"{what} is invalid: {key} is neither true nor false.", hint)
     own["use_dynamic_shifting"] = config.get("use_dynamic_shifting", False)
     if own.get("base_image_seq_len", 256) >= own.get("max_image_seq_len", 4096):
-        raise ModelError(f"{what} is spoilt: base_image_seq_len is not below max_image_seq_len.", hint)
+        raise ModelError(f"{what} is invalid: base_image_seq_len is not below max_image_seq_len.", hint)
     return EulerFlowSchedule(own, family.has_even_times, family.has_fitted_shift)
 
 
 def describe_flow(schedule: EulerFlowSchedule) -> str:
-    """The verdict on a scheduler, for people."""
+    """How a scheduler is read, in words."""
     grows = f"shifted by {schedule.config.get('shift', 1.0):g}"
     if schedule.config["use_dynamic_shifting"]:
         steps = " and the steps" if schedule.has_fitted_shift else ""

@@ -14,7 +14,7 @@ Packed = Float[Tensor, "b tokens d"]  # d is 4 c
 
 
 class FluxDenoiser(DiffusersDenoiser):
-    """A checkpoint of FLUX.1: the transformer reads 2x2 cells of latents as one token with a place.
+    """A checkpoint of FLUX.1: the transformer reads 2x2 latent cells as one token with a position.
 
     That of dev takes the guidance scale as an input (see PromptEmbeds.guidance).
     """
@@ -69,8 +69,8 @@ def by_length(
     timesteps: Timesteps,
     embeds: PromptEmbeds,
 ) -> Latents:
-    """What a network says that reads only the tokens that count: the rows whose texts have one length at a
-    time."""
+    """The predictions of a network that reads only the tokens that count: rows whose texts have the same
+    length run together."""
     assert embeds.counts is not None
     lengths = embeds.counts.sum(1)
     out = torch.empty_like(latents, dtype=torch.float32)
@@ -91,6 +91,6 @@ def unpack(tokens: Packed, rows: int, columns: int) -> Latents:
 
 
 def places(rows: int, columns: int) -> Float[Tensor, "hw 3"]:
-    """The place of each token: 0, its row and its column."""
+    """The position of each token: 0, its row and its column."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], -1).flatten(0, 1).float()

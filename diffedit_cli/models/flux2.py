@@ -17,7 +17,7 @@ WITHOUT_THINKING = "<think>\n\n</think>\n\n"
 
 
 class Flux2Denoiser(DiffusersDenoiser):
-    """A checkpoint of FLUX.2 klein: the transformer reads 2x2 cells of latents as one token with a place, and
+    """A checkpoint of FLUX.2 klein: the transformer reads 2x2 latent cells as one token with a position, and
     states of several layers of Qwen3. Its VAE's latents have a mean and a deviation for each value of 2x2
     cells.
     """
@@ -35,7 +35,7 @@ class Flux2Denoiser(DiffusersDenoiser):
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """States of three layers of Qwen3 side by side, which reads the prompt as a question to it."""
+        """States of three layers of Qwen3, concatenated; it gets the prompt as a chat message."""
         asked = [as_question(prompt) + WITHOUT_THINKING for prompt in prompts]
         with self._network():
             counts = self._tokens(0, asked).attention_mask.bool().to(self.device)
@@ -64,6 +64,6 @@ class Flux2Denoiser(DiffusersDenoiser):
 
 
 def places(rows: int, columns: int, words: int) -> Float[Tensor, "tokens 4"]:
-    """The place of each token: 0, its row, its column, and its number in the text."""
+    """The position of each token: 0, its row, its column, and its number in the text."""
     sides = (torch.arange(side) for side in (1, rows, columns, words))
     return torch.cartesian_prod(*sides).float()

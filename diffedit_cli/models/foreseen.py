@@ -1,4 +1,4 @@
-"""What a run would refuse of a checkpoint, from its small files and before a weight is read."""
+"""What a run would refuse about a checkpoint, from its small files and before a weight is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Foreseen:
 
 
 def foresee(config: ModelConfig) -> Foreseen | None:
-    """A checkpoint as far as it is known without a weight of it. None: it is not here, or it is a UNet alone.
+    """What is known of a checkpoint without reading a weight. None: it is not here, or it is a UNet alone.
 
     Raises as load_model does, where its reason can be known.
     """

@@ -34,7 +34,7 @@ MARKS = (  # of a UNet, a VAE, SD3, FLUX and Chroma, of diffusers, of Z-Image an
     "input_blocks.0.0.weight", "conv_in.weight", "joint_blocks.0.", "double_blocks.0.",
     "transformer_blocks.0.", "noise_refiner.0.", "enc.blk.0.",
 )  # fmt: skip
-INSTALL = "pip install 'diffedit-cli[gguf]'."
+INSTALL = "Run: pip install 'diffedit-cli[gguf]'."
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Head:
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """The tensors of a file, by name; no weight is read. ModelError: it is spoilt, or nothing that runs here.
+    """The tensors of a file, by name; no weight is read. ModelError: it is invalid, or not supported.
 
     Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """
@@ -89,7 +89,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
     with spoilt(path):
         about, found = read_head(head)
         if len({name for name, *_ in found}) < len(found):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name appears twice")
         step, size = about.get("general.alignment", 32), path.stat().st_size
         start = math.ceil(head.at / step) * step
     if not any(mark in name for name, *_ in found for mark in MARKS):
@@ -113,7 +113,7 @@ def spoilt(path: Path) -> Generator[None, None, None]:
         yield
     except (struct.error, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path} cannot be loaded: it is cut short, or no GGUF file.", "Fetch it again."
+            f"{path} cannot be loaded: it is truncated, or not a GGUF file.", "Fetch it again."
         ) from error
 
 

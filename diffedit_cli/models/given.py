@@ -1,4 +1,4 @@
-"""Where the parts of a model are, and whether what is asked for goes together, before a weight is read."""
+"""Where the parts of a model are, and whether what is requested can be combined, before a weight is read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def sources_of_texts(config: ModelConfig) -> list[Source]:
 
 
 def has_own_texts(config: ModelConfig) -> bool:
-    """Whether text encoders are in files: a checkpoint named besides then gives its small files alone."""
+    """Whether text encoders are in files: a checkpoint named too then provides only its small files."""
     if not config.text_encoder:
         return False
     model, *texts = map(local_path, (config.model, *config.text_encoder))
@@ -49,14 +49,14 @@ def is_of_texts(key: str) -> bool:
 
 
 def given_apart(config: ModelConfig) -> list[Source]:
-    """Where the parts are that do not come from the checkpoint."""
+    """Where the parts are that do not come from the checkpoint itself."""
     vae = own_vae(config)
     return [*([] if vae is None else [Source(vae)]), *sources_of_texts(config)]
 
 
 def check_flow(config: ModelConfig, source: Source) -> bool:
     """Whether this is a flow-matching model. SettingError for a setting that such models do not have,
-    ModelError for files of one that do not make it up."""
+    ModelError for files that do not make up such a model."""
     family, files, of_texts = (
         family_of(config.model, source.path),
         files_of_flow(config, source),
@@ -78,7 +78,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
         made_for = {"--text-encoder": "a transformer in a file"}.get(flag, "1.x, 2.x and XL")
         raise SettingError(
             f"{flag} cannot be used with the flow-matching model {config.model}.",
-            f"It is made for {made_for}; leave it out.",
+            f"It works only with {made_for}; leave it out.",
         )
     if files is not None:
         check_whole(files, has_own_vae=config.vae is None)
@@ -93,7 +93,7 @@ def refuse_own_parts(config: ModelConfig, source: Source) -> None:
     files = find_files(config.model, source.path) if source.path.is_file() else None
     if files is not None and (files.encoders or files.vae is not None):
         raise ModelError(
-            f"{config.model} has text encoders or a VAE of its own, which would not be used beside a folder.",
+            f"{config.model} has text encoders or a VAE of its own, which those of the folder would replace.",
             "Leave --text-encoder out, or give the text encoders as files.",
         )
 
@@ -132,7 +132,8 @@ def words_for(config: ModelConfig, files: FlowFiles) -> Path | None:
         return None
     if len(folders) > (t5 is not None):
         raise ModelError(
-            f"{folders[-1][0]} does nothing: beside files a folder gives the tokenizer of T5 alone.",
+            f"{folders[-1][0]} does nothing: next to text encoder files, a folder gives only the tokenizer "
+            "of T5.",
             "Give t5xxl too, or leave it out." if t5 is None else "Leave it out.",
         )
     return t5 and find_t5_words(t5.name, t5.path, folders)

@@ -11,7 +11,7 @@ from .compiled import has_bfloat16, is_installed
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; auto is the fastest kind there is. ModelError: there is none such."""
+    """The device of this name; auto is the fastest kind available. ModelError: there is no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_of(config: ModelConfig) -> torch.device:
-    """The device of these settings; where OpenVINO is asked for, auto is the CPU."""
+    """The device of these settings; if OpenVINO is requested, auto is the CPU."""
     return pick_device("cpu" if (config.device, config.engine) == ("auto", "openvino") else config.device)
 
 
@@ -36,13 +36,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def gains_by_bfloat16(path: Path, device: torch.device) -> bool:
-    """Whether a checkpoint is to run in bfloat16 here, if nobody says otherwise."""
+    """Whether a checkpoint should run in bfloat16 here by default."""
     files = [path] if path.is_file() else path.rglob("*.safetensors")
     return has_fast_bfloat16(device, sum(file.stat().st_size for file in files))
 
 
 def has_fast_bfloat16(device: torch.device, size: int) -> bool:
-    """Whether this is a CPU with bfloat16 products, and a checkpoint of `size` bytes so large that they pay.
+    """Whether this CPU has bfloat16 instructions and a checkpoint of `size` bytes is large enough to benefit.
 
     A large one takes half the time (docs/speed.md), and its weights half the memory. On other
     CPUs it takes longer.

@@ -1,4 +1,4 @@
-"""The hub and its cache on this machine."""
+"""The Hugging Face Hub and its cache on this machine."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def cached_file(hub_id: HubId) -> Path | None:
 
 
 def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
-    """What a folder lacks of a whole checkpoint, as a sentence; empty: nothing."""
+    """What a folder lacks to be a whole checkpoint, as a sentence; empty: nothing."""
     try:
         parts = needed_parts(hub_id, folder)
         networks = {part: folder / part for part in parts if part in STEMS}
@@ -80,7 +80,7 @@ def lacking(hub_id: HubId, folder: Path, variant: str | None) -> str:
 
 
 def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
-    """A repository with a model_index.json means to be whole."""
+    """A repository with a model_index.json is meant to be complete."""
     if hub_id.needs == "unet" and not (folder / "model_index.json").is_file():
         return ("unet",)
     parts = parts_in(hub_id.name, folder)
@@ -92,7 +92,8 @@ def needed_parts(hub_id: HubId, folder: Path) -> tuple[str, ...]:
 def fetch(hub_id: HubId) -> None:
     """Fetch the configs, tokenizers and the safetensors of one variant into the hub's cache.
 
-    Parts that have no files of the variant are fetched in plain form. Of a checkpoint in one file, that.
+    Parts without files of the variant are fetched in plain form. Of a single-file checkpoint, only that file
+    is fetched.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
@@ -135,12 +136,12 @@ def weights_to_fetch(hub_id: HubId, files: list[str]) -> list[str]:
         if own := of(variant):
             return [name for names in {**plain, **own}.values() for name in names]
     wanted = f"{hub_id.name} has no {weight_file('unet/' + STEMS['unet'], hub_id.variants[0])}."
-    raise ModelError(wanted, "Use no --variant." if plain else ONLY_SAFE)
+    raise ModelError(wanted, "Leave --variant out." if plain else ONLY_SAFE)
 
 
 @contextmanager
 def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
-    """What the hub or its client answers, as one sentence and what to do."""
+    """Turns the errors of the Hub or its client into one sentence and a hint."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -149,7 +150,7 @@ def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
         raise
     except GatedRepoError as error:
         raise ModelError(
-            f"{name} asks you to accept its licence first.",
+            f"{name} requires you to accept its licence first.",
             "Do so on its page, then log in with `hf auth login`.",
         ) from error
     except RevisionNotFoundError as error:
@@ -158,7 +159,8 @@ def hub_errors(name: str, revision: str | None) -> Generator[None, None, None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"The hub has no {name}, or not for you.", "Check its spelling; some have been withdrawn."
+            f"The Hub has no {name}, or you have no access to it.",
+            "Check the spelling; some models have been withdrawn.",
         ) from error
     except Exception as error:  # the client's own, its HTTP library's, and the system's
         raise ModelError(

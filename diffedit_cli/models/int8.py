@@ -33,7 +33,7 @@ SENSITIVE = ("conv_in", "conv_out", "proj_in", "proj_out", "conv_shortcut", "tim
 
 
 class Recorder(OpenvinoUNet):
-    """A converted UNet that keeps what it is given, in `seen`."""
+    """A converted UNet that records its inputs in `seen`."""
 
     def __init__(self, file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> None:
         super().__init__(file, dtype, config)
@@ -54,7 +54,7 @@ def check_nncf() -> None:
 
 
 def quantise(file: Path, seen: list[list[Any]], report: Report) -> None:
-    """Put the UNet of an .xml file into 8 bits, in its place. seen: what it is given (see `drawings`).
+    """Quantise the UNet in an .xml file to 8 bits, in place. seen: the inputs that it gets (see `drawings`).
 
     One sample at a time, which takes the least memory.
     """
@@ -69,12 +69,12 @@ def quantise(file: Path, seen: list[list[Any]], report: Report) -> None:
     samples.unlink()
     if done.returncode < 0 or "MemoryError" in done.stderr:
         raise MemoryShort(
-            "There is too little memory to put the UNet into 8 bits.",
+            "There is too little memory to quantise the UNet to 8 bits.",
             "Close other programs, or leave --dtype int8 out.",
         )
     if done.returncode:
         why = first_sentence(RuntimeError((done.stderr.strip() or "?").splitlines()[-1]))
-        raise ModelError(f"The UNet cannot be put into 8 bits: {why}", "Leave --dtype int8 out.")
+        raise ModelError(f"The UNet cannot be quantised to 8 bits: {why}", "Leave --dtype int8 out.")
     for suffix in (".xml", ".bin"):
         small.with_suffix(suffix).replace(file.with_suffix(suffix))
     report("quantise", 1, 1)

@@ -78,7 +78,7 @@ def tokenizer_of(text_encoder: str) -> str:
 
 
 def parts_in(name: str, folder: Path) -> tuple[str, ...]:
-    """The parts of a folder's family, be they there or not."""
+    """The parts of a folder's family, whether they are there or not."""
     family = family_of(name, folder)
     if family is None:
         return XL_PARTS if has_two_encoders(folder) else PARTS
@@ -90,7 +90,7 @@ def parts_in(name: str, folder: Path) -> tuple[str, ...]:
 def check_layout(
     name: str, folder: Path, variant: str | None = None, *, without: Collection[str] = ()
 ) -> Layout:
-    """Refuse a folder of another family or without safetensors, or one that wants code to be run.
+    """Refuse a folder of an unsupported family or without safetensors, or one that wants code to be run.
 
     variant: of the weight files; a part without it may have plain ones. without: networks whose weights
     are not needed.
@@ -133,12 +133,12 @@ def has_two_encoders(folder: Path) -> bool:
 
 
 def check_index(name: str, index: dict[str, Any]) -> None:
-    """Refuse a model_index.json that names classes of no known library: they would be code of its own."""
+    """Refuse a model_index.json that names classes of no known library: they would be its own code."""
     for part, kind in index.items():
         library = kind[0] if isinstance(kind, list) and kind else None
         if (isinstance(library, str) and library not in LIBRARIES) or (part == "_class_name" and library):
             raise ModelError(
-                f"{name} asks for code of its own to be run (model_index.json, {part}).",
+                f"{name} wants code of its own to be run (model_index.json, {part}).",
                 "That is never done; use a checkpoint without it.",
             )
 
@@ -151,13 +151,13 @@ def check_tokenizer(name: str, folder: Path) -> None:
     config = read_if_there(file)
     if "auto_map" in config:
         raise ModelError(
-            f"{name} asks for code of its own to be run ({folder.name}/tokenizer_config.json, auto_map).",
+            f"{name} wants code of its own to be run ({folder.name}/tokenizer_config.json, auto_map).",
             "That is never done; use a checkpoint without it.",
         )
     extra = config.get("extra_ids", 0)  # words that T5's makes of a number
     if not isinstance(extra, int) or not 0 <= extra <= MOST_EXTRA:
         raise ModelError(
-            f"{name}/{folder.name}/tokenizer_config.json is spoilt: extra_ids is out of bounds.",
+            f"{name}/{folder.name}/tokenizer_config.json is invalid: extra_ids is out of bounds.",
             "Fetch it again.",
         )
     for key, value in config.items():
@@ -219,7 +219,7 @@ def weight_files(name: str, folder: Path, part: str, variant: str | None) -> lis
     index = index_file(stem, variant)
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{name}/{folder.name}/{index} is spoilt: it has no weight_map.", "Fetch it again.")
+        raise ModelError(f"{name}/{folder.name}/{index} is invalid: it has no weight_map.", "Fetch it again.")
     listed = cast(dict[str, Any], weight_map).values()
     files = [plain_name(name, f"{folder.name}/{index}", file) for file in listed]
     for file in sorted({*files}):

@@ -65,18 +65,18 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
 
     model: `embedded`, a preset (presets.py: sd15, sdxl, ...), a folder in diffusers' layout, a .safetensors
     or .gguf file with all parts, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5. With
-    `text_encoder` a UNet or a transformer alone will do. Or a loaded pipeline of diffusers: its networks are
-    used as they are, and shared with it (pipelines.py).
-    settings: the other fields of ModelConfig, where each is described: revision, variant, lora, ... For
-    `lora`, `embedding` and `text_encoder` one may be given as a plain string.
+    `text_encoder`, a UNet or a transformer alone will do. Or a loaded diffusers pipeline: its networks are
+    used as they are, and shared with it (pipelines.py). settings: the other fields of ModelConfig, where each
+    is described: revision, variant, lora, ... For `lora`, `embedding` and `text_encoder`, a single one may be
+    given as a plain string.
 
-    The caller's process stays as it is: levels of logging, progress bars, warning filters, random numbers
-    and the environment. A model can be shared by threads and copied by copy.deepcopy. Processes that are
-    to use it have to be spawned and load it themselves: after a fork torch's threads are gone, and a run
-    waits for them for ever.
+    Nothing changes in the caller's process: logging levels, progress bars, warning filters, the random state
+    and the environment stay as they were. A model can be shared by threads and copied by copy.deepcopy.
+    Processes that use it must be spawned and load it themselves: after a fork torch's threads are gone, and a
+    run waits for them forever.
 
-    Raises SettingError for a setting that is unknown or out of range, ModelError for a checkpoint that
-    cannot be used, MemoryShort where it does not fit.
+    Raises SettingError for a setting that is unknown or out of range, ModelError for a checkpoint that cannot
+    be used, and MemoryShort if it does not fit into memory.
     """
     if not isinstance(model, (str, os.PathLike)):
         return model_of_pipeline(model, build(ModelConfig, settings))
@@ -112,9 +112,10 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
 
 
 def room_for(config: ModelConfig, device: torch.device) -> int | None:
-    """The bytes for plain weights, beyond which a UNet keeps its quantised ones; None: it never does.
+    """The bytes available for plain weights; a UNet that needs more keeps its quantised ones. None: it never
+    does.
 
-    A LoRA is added to plain weights, and compiled blocks are for speed.
+    A LoRA needs plain weights, and compilation is meant for speed.
     """
     if config.lora or config.compile:
         return None
@@ -124,10 +125,10 @@ def room_for(config: ModelConfig, device: torch.device) -> int | None:
 def find_converted(
     config: ModelConfig, source: Source, device: torch.device, report: Report = silent
 ) -> tuple[torch.dtype, Path] | None:
-    """The networks that OpenVINO is to run, their dtype and folder; None: torch runs its own.
+    """The networks for OpenVINO to run, their dtype and folder; None: torch runs its own.
 
-    Where OpenVINO is asked for, those of the best dtype, which are converted if they are not there. Raises
-    SettingError or ModelError where they cannot run here.
+    If OpenVINO is requested, those of the best dtype, which are converted if they do not exist yet. Raises
+    SettingError or ModelError if they cannot run here.
     """
     if config.engine == "torch" or (config.engine == "auto" and not may_be_converted(source)):
         return None
@@ -152,12 +153,12 @@ def find_converted(
 
 
 def with_defaults(parts: Parts, own: Mapping[str, Any]) -> Parts:
-    """own: what suits the checkpoint by its name and files; what it declares itself counts more."""
+    """own: what suits the checkpoint by its name and files; what it declares itself takes precedence."""
     return replace(parts, own_defaults={**own, **parts.own_defaults})
 
 
 def backend_of(config: ModelConfig) -> str:
-    """What load_model would run the networks with, torch or openvino; nothing is converted or loaded."""
+    """Whether load_model would run the networks with torch or openvino; nothing is converted or loaded."""
     if config.engine != "auto":
         return config.engine
     source = source_of(config)
@@ -180,8 +181,8 @@ def load_all(
     room: int | None = None,
     by_turns: bool = False,
 ) -> Parts:
-    """The checkpoint as torch runs it, with the parts that are given apart and all that is added to it. room,
-    by_turns: see parts.load_folder."""
+    """The checkpoint as torch runs it, with the parts that are given separately and everything that is added
+    to it. room, by_turns: see parts.load_folder."""
     vae, texts = own_vae(config), sources_of_texts(config)
     tight: dict[str, Any] = {"room": room, "by_turns": by_turns}
     if (of_flow := flow_of_texts(config)) is not None:
@@ -217,7 +218,7 @@ def optimize(config: ModelConfig, report: Report = silent) -> Converted:
 
 
 def compile_network(model: DiffusersDenoiser) -> None:
-    """Compile the blocks that the network repeats, one for all of their kind, and run it once.
+    """Compile the blocks that the network repeats, each kind once, and run the network once.
 
     Raises SettingError for a network without such blocks, ModelError where nothing can be compiled.
     """
@@ -239,7 +240,7 @@ def compile_network(model: DiffusersDenoiser) -> None:
 def place(
     name: str, parts: Parts, device: torch.device, dtype: torch.dtype, low_memory: bool
 ) -> DiffusersDenoiser:
-    """The model on its device; with low memory if that is asked for, or if it does not fit otherwise."""
+    """The model on its device; with low memory if that is requested, or if it does not fit otherwise."""
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     notices: list[str] = []
     is_by_turns = isinstance(parts.unet, OnDemand)
@@ -247,7 +248,7 @@ def place(
         low_memory = True
         notices.append(
             f"Little memory is free on {device.type} ({free_bytes(device) / 1e9:.1f} GB; the model's weights "
-            f"take {weight_bytes(networks) / 1e9:.1f} GB), so --low-memory is on: slower."
+            f"take {weight_bytes(networks) / 1e9:.1f} GB), so --low-memory is on, which is slower."
         )
     kind = UNetDenoiser if parts.family is None else DENOISERS[parts.family.key]
     model = kind(name, parts, device, dtype, low_memory)
@@ -256,7 +257,7 @@ def place(
 
 
 def unused_settings(config: ModelConfig, source: Source) -> list[str]:
-    """A notice for each setting that says nothing about this checkpoint."""
+    """A notice for each setting that has no effect with this checkpoint."""
     where = f"with {config.model}, which has none"
     if config.model == "embedded":
         where = "with the embedded model"
@@ -270,7 +271,7 @@ def unused_settings(config: ModelConfig, source: Source) -> list[str]:
 
 
 def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:
-    """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one.
+    """What is needed to load this model again: keys of ModelConfig, and whether it is a local one.
 
     The revision of a hub id is the commit. Of local files only the last part of the path is kept.
     """
@@ -300,9 +301,9 @@ def without_folder(given: str) -> str:
 
 
 def pull(name: str, *, revision: str | None = None, variant: str | None = None) -> Source:
-    """Fetch a preset or a hub id, unless it is in the cache as a whole, and check that it can be run.
+    """Fetch a preset or a Hub id, unless all of it is in the cache, and check that it can be run.
 
-    The hub's own progress bars go to stderr. Raises ModelError with what to do.
+    The Hub client's own progress bars go to stderr. Raises ModelError with what to do.
     """
     source = find_checkpoint(name, revision=revision, variant=variant, offline=False)
     if source.path.is_dir():
@@ -331,7 +332,8 @@ def load_parts(
 
 @contextmanager
 def without_garbage_collection() -> Generator[None, None, None]:
-    """Imports and loading make a million objects that stay; each search for garbage walks all of them."""
+    """Imports and loading create a million objects that stay alive; every garbage collection would walk all
+    of them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What to do about little memory: keep one network at a time on the device, and work in smaller pieces."""
+"""What to do when memory is short: keep one network at a time on the device, and work in smaller pieces."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def shortage(what: str, device: torch.device, low_memory: bool) -> MemoryShort:
 
 
 def weight_bytes(networks: Sequence[Any]) -> int:
-    """What networks take, be they in memory or on demand."""
+    """The bytes that networks take, whether they are in memory or on demand."""
     held = [
         *(x for one in networks for x in one.parameters()),
         *(x for one in networks for x in one.buffers()),
@@ -48,7 +48,7 @@ def weight_bytes(networks: Sequence[Any]) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on a device now."""
+    """Memory that is available on a device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -64,7 +64,7 @@ def needed_bytes(weights: int) -> int:
 
 
 def exceeds(numbers: int, dtype: torch.dtype, room: int | None) -> bool:
-    """Whether a run with this many weights takes more than `room` bytes; of None there is no end."""
+    """Whether a run with this many weights takes more than `room` bytes; None means no limit."""
     return room is not None and needed_bytes(numbers * dtype.itemsize) > room
 
 
@@ -78,9 +78,9 @@ def is_short(networks: Sequence[Any], device: torch.device) -> bool:
 
 
 class Offload:
-    """Keeps on the device only the network that runs; the others wait in the CPU's memory.
+    """Keeps only the network that is running on the device; the others stay in the CPU's memory.
 
-    accelerate's hooks bring a network over at its forward; `claim` sends the others back before.
+    accelerate's hooks move a network to the device for its forward pass; `claim` first moves the others back.
     """
 
     def __init__(self, networks: Sequence[Any], device: torch.device) -> None:
@@ -95,9 +95,10 @@ class Offload:
 
 
 class OnDemand(nn.Module):
-    """A network that is read when it is to run, and let go when another one is.
+    """A network that is read when it is needed, and released when another one is needed.
 
-    load: reads it; with is_empty on the meta device, where its weights are checked. bytes: what it takes.
+    load: reads it; with is_empty on the meta device, where its weights are checked. bytes: the memory that it
+    takes.
     """
 
     def __init__(self, load: Callable[..., Any]) -> None:
@@ -126,7 +127,7 @@ def loaded(load: Callable[..., Any], *, is_on_demand: bool) -> Any:
 
 
 def take_turns(networks: Sequence[Any], running: Any) -> None:
-    """Let go of the networks on demand other than the one that is to run."""
+    """Release all networks on demand except the one that runs next."""
     for network in networks:
         if isinstance(network, OnDemand) and network is not running:
             network.release()

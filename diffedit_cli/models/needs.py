@@ -46,7 +46,7 @@ def heads_of(path: Path) -> list[Head]:
 
 
 def count_tensors(heads: Sequence[Head]) -> tuple[int, str]:
-    """How many numbers these are, and the dtype of most of them."""
+    """How many values these tensors have, and the dtype of most of them."""
     counts: dict[str, int] = {}
     for head in heads:
         counts[head.dtype] = counts.get(head.dtype, 0) + head.numbers
@@ -59,8 +59,8 @@ def memory_for(
     """The bytes of the weights in the dtype of a run on this machine, of a run with them, and those free.
 
     heads: by network; `all` are those of a whole checkpoint in one file. on_disk: bytes of its files. kept:
-    bytes of the weights if quantised ones stay as they are. by_turns: with little memory on a CPU the
-    networks are on demand. at_once: bytes of the weights that are then in memory together.
+    bytes of the weights if quantised ones stay as they are. by_turns: if memory is short on a CPU, the
+    networks are loaded on demand. at_once: bytes of the weights that are then in memory at the same time.
     """
     device = pick_device("auto")
     dtype = torch.bfloat16 if has_fast_bfloat16(device, on_disk) else pick_dtype("auto", device)

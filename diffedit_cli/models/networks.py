@@ -1,6 +1,6 @@
 """Networks without weights, made from configs that are checked first.
 
-A config is a stranger's file. Only the keys that a network's constructor takes reach it, and nothing that
+A config is an untrusted file. Only the keys that a network's constructor takes reach it, and nothing that
 names code, a kernel or another file does.
 """
 
@@ -17,7 +17,7 @@ from ..errors import MemoryShort, ModelError, is_shortage
 from .bounds import check_values
 from .checks import CHECKS, CLASSES, check_text, mrope_section
 
-FETCH_AGAIN = "A file may be missing, cut short or of another kind; fetch it again."
+FETCH_AGAIN = "A file may be missing, truncated or of another kind; fetch it again."
 TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout",
@@ -45,9 +45,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"There is no file {path}.", "Fetch it again.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is spoilt: {first_sentence(error)}", "Fetch it again.") from error
+        raise ModelError(f"{path} is invalid: {first_sentence(error)}", "Fetch it again.") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is spoilt: it holds no settings.", "Fetch it again.")
+        raise ModelError(f"{path} is invalid: it holds no settings.", "Fetch it again.")
     return cast(dict[str, Any], content)
 
 
@@ -76,7 +76,7 @@ def read_config(name: str, folder: Path, kind: str = "") -> dict[str, Any]:
     if part.startswith("text_encoder") and config.get("model_type") in WITH_PICTURES:
         whole, config = config, config.get("text_config", config)
         if not isinstance(config, dict) or (config is whole and whole["model_type"] == "clip"):
-            raise ModelError(f"{what}/config.json is spoilt: it has no text_config.", "Fetch it again.")
+            raise ModelError(f"{what}/config.json is invalid: it has no text_config.", "Fetch it again.")
     check_values(f"{what}/config.json", config)
     CHECKS.get(kind or part, check_text)(name, config)
     return config

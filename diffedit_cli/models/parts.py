@@ -1,4 +1,4 @@
-"""The parts of a checkpoint, read from a folder in diffusers' layout. Nothing of the folder is run."""
+"""The parts of a checkpoint, read from a folder in diffusers layout. No code in the folder is run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Rest:
-    """What goes with a UNet alone. name: of where it comes from. vae, schedule: None where that has none."""
+    """The parts to combine with a UNet alone. name: of their source. vae, schedule: None if it has none."""
 
     name: str
     text_encoders: list[Any]
@@ -98,7 +98,7 @@ def load_folder(
 ) -> Parts:
     """Load every part of a checked folder, the weights as `dtype`. ModelError names the part that fails.
 
-    room: see weights.fill. by_turns: networks that need more than that together are left on demand.
+    room: see weights.fill. by_turns: networks that together need more than that are loaded on demand.
     """
     name, family, longest = layout.name, layout.family, 0
     if family is None:
@@ -233,13 +233,13 @@ def load_tokenizer(name: str, folder: Path, encoder: Any, longest: int = 0) -> A
 
 
 def fitted(what: str, tokenizer: Any, encoder: Any, window: int) -> Any:
-    """A tokenizer with this window at most. ModelError where it is spoilt, or does not fit its encoder."""
+    """A tokenizer with this window at most. ModelError where it is invalid, or does not fit its encoder."""
     with reading(what):
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), window)
         tokenizer.padding_side = "right"  # as embed takes it; the tokens that fill up do not count
         least = LEAST if encoder.config.model_type in QWENS else 2
         if tokenizer.model_max_length < least:
-            raise ModelError(f"{what} is spoilt: model_max_length is too small.", FETCH_AGAIN)
+            raise ModelError(f"{what} is invalid: model_max_length is too small.", FETCH_AGAIN)
         highest = max(tokenizer.get_vocab().values())
         tokenizer(["a", ""], padding="max_length", max_length=window)  # raises what a run would
     if highest >= encoder.config.vocab_size:
@@ -316,7 +316,7 @@ def known_words(folder: Path) -> WORDS_OF_CARD | None:
     if not isinstance(words, dict) or not all(
         isinstance(group, list) and all(isinstance(word, str) for word in group) for group in words.values()
     ):
-        raise ModelError(f"{folder / CARD} is spoilt: its words are not lists of words.", "Mend it.")
+        raise ModelError(f"{folder / CARD} is invalid: its words are not lists of words.", "Mend it.")
     return cast(WORDS_OF_CARD, words)
 
 
@@ -331,7 +331,7 @@ def read_defaults(folder: Path) -> dict[str, Any]:
         build(EditConfig, declared)
     except SettingError as error:
         why = error.message.rstrip(".")
-        raise ModelError(f"{folder / CARD} is spoilt: {why}.", error.hint or "Mend it.") from error
+        raise ModelError(f"{folder / CARD} is invalid: {why}.", error.hint or "Mend it.") from error
     return declared
 
 

@@ -22,8 +22,8 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 def model_of_pipeline(pipeline: Any, config: ModelConfig) -> DiffusersDenoiser:
     """The model of a StableDiffusionPipeline or StableDiffusionXLPipeline.
 
-    config: only device and dtype count. auto leaves the networks where and as they are; another value moves
-    those of the pipeline, too. Raises SettingError for other settings, ModelError for other pipelines.
+    config: only device and dtype are used. auto leaves the networks as they are; another value also moves
+    those of the pipeline. Raises SettingError for other settings, ModelError for other pipelines.
     """
     name = f"the {type(pipeline).__name__}"
     check_settings(config)

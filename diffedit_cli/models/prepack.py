@@ -1,4 +1,4 @@
-"""Convolutions that keep their weights in the order in which oneDNN wants them.
+"""Convolutions that keep their weights in the order that oneDNN uses.
 
 torch keeps the plain order, and oneDNN reorders all weights at every call: on a CPU that is a good part of a
 forward of few samples (docs/speed.md).
@@ -79,7 +79,7 @@ class PackedConv2d(nn.Conv2d):
 
 
 def prepack(network: Any) -> None:
-    """Let every convolution of a network on the CPU pack its weights when it first runs.
+    """Make every convolution of a network on the CPU pack its weights when it first runs.
 
     The operators are torch's own, for its compiler; a torch without them runs the network as it is.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints with a short name. The revisions are pinned, so that a name means the same weights for ever."""
+"""Checkpoints with a short name. The revisions are pinned, so that a name always means the same weights."""
 
 from dataclasses import dataclass
 

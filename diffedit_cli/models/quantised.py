@@ -1,7 +1,7 @@
 """Quantised weights, in fp8 or a type of GGUF: as plain ones, or kept where plain ones would not fit.
 
-Of kept weights the memory holds the codes alone; each forward makes one layer's weight at a time from them,
-which takes time.
+Kept weights are in memory only as codes; each forward pass unpacks one layer's weight at a time, which takes
+time.
 """
 
 from collections.abc import Mapping, Sequence

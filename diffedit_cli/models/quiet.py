@@ -1,4 +1,4 @@
-"""Silence for other libraries while they load, and nothing left of it afterwards."""
+"""Silences other libraries while they load, and restores everything afterwards."""
 
 import threading
 import warnings

@@ -34,8 +34,8 @@ class QwenImageDenoiser(DiffusersDenoiser):
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """The last states of Qwen2.5-VL, which is asked to describe the prompt; those of the request are left
-        out."""
+        """The last states of Qwen2.5-VL, which is asked to describe the prompt; those of the instruction are
+        left out."""
         asked = [TEMPLATE.format(prompt) for prompt in prompts]
         window = self.tokenizers[0].model_max_length - SYSTEM
         with self._network():

@@ -1,7 +1,7 @@
 """The noise schedule that a checkpoint was trained with, read from the config of its scheduler.
 
-The scheduler's own way to take a step is not used; what counts are its betas, the spacing of its timesteps,
-and the noise level at which its runs end.
+The scheduler's own step rule is not used; only its betas, the spacing of its timesteps, and the noise level
+at which its runs end.
 """
 
 from collections.abc import Mapping
@@ -95,8 +95,8 @@ REFUSED = {
 def read_schedule(name: str, config: Mapping[str, Any]) -> tuple[Schedule, bool]:
     """The schedule in a scheduler's config, and whether the network predicts v; otherwise it predicts eps.
 
-    Raises ModelError where the config asks for another kind of schedule, or lacks what defines one: the
-    defaults of the classes are those of no Stable Diffusion.
+    Raises ModelError if the config asks for another kind of schedule, or lacks what defines one: the defaults
+    of the classes are not those of any Stable Diffusion.
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -127,7 +127,7 @@ def reading_of(name: str, config: Mapping[str, Any]) -> Reading:
     """How this config is read. ModelError for a class, or a mode of one, that is not supported."""
     kind = config.get("_class_name")
     if config.get("use_flow_sigmas"):
-        raise ModelError(f"{name} asks for a schedule of flow matching (use_flow_sigmas).", HELP)
+        raise ModelError(f"{name} asks for a flow-matching schedule (use_flow_sigmas).", HELP)
     if not isinstance(kind, str) or kind not in SUPPORTED:
         why = REFUSED.get(str(kind), "it is not known" if kind else "it has no _class_name")
         raise ModelError(f"{name} has a scheduler that is not supported ({kind}): {why}.", HELP)
@@ -186,7 +186,7 @@ def spoilt(name: str, key: str, wanted: str) -> ModelError:
 
 
 def describe_schedule(config: Mapping[str, Any], schedule: Schedule) -> str:
-    """The verdict on a scheduler, for people."""
+    """How a scheduler is read, in words."""
     end = "ends clean" if schedule.final_alpha == 1 else "ends at the level of the first timestep"
     return f"{config.get('_class_name')}, read as DDIM with {schedule.spacing} timesteps; {end}"
 

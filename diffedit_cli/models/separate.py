@@ -42,16 +42,16 @@ HELP = "Name a checkpoint of the UNet's kind, or its CLIP text encoders as files
 
 
 def load_rest(names: Sequence[str], sources: Sequence[Source], dtype: torch.dtype) -> Rest:
-    """What --text-encoder names: a checkpoint, whose UNet is not read, or its text encoders as files.
+    """What --text-encoder names: a checkpoint, whose UNet is not read, or text encoders as files.
 
-    sources: where each of the names is. ModelError where they are none, or do not belong together.
+    sources: where each of the names is. ModelError if they are not text encoders, or do not belong together.
     """
     name = " and ".join(names)
     if len(sources) == 1 and sources[0].path.is_dir():
         return rest_of_folder(name, sources[0].path, dtype)
     if folder := next((given for given, one in zip(names, sources, strict=True) if one.path.is_dir()), None):
         raise ModelError(
-            f"{folder} is a folder, beside which no other text encoder can be given.", "Give it alone."
+            f"{folder} is a folder, so no other text encoder can be given with it.", "Give it alone."
         )
     states = [read_network(given, one.path) for given, one in zip(names, sources, strict=True)]
     if len(states) == 1 and kind_by_texts(states[0]):
@@ -110,7 +110,7 @@ def rest_of_file(name: str, state: State, dtype: torch.dtype) -> Rest:
 
 
 def rest_of_encoders(name: str, names: Sequence[str], states: Sequence[State], dtype: torch.dtype) -> Rest:
-    """Text encoders in files of their own, in any order; their kind is that of their widths."""
+    """Text encoders in separate files, in any order; their kind is recognised by their widths."""
     tables = [{x.shape[-1] for key, x in state.items() if key.endswith(TABLE)} for state in states]
     for given, widths in zip(names, tables, strict=True):
         if len(widths) != 1:
@@ -145,7 +145,7 @@ def load_unet_folder(
 ) -> Parts:
     """A folder's UNet, its VAE, schedule and defaults where it has them, and the text encoders of `rest`.
 
-    Without any VAE that of the result has no weights.
+    If there is no VAE, that of the result has no weights.
     """
     folder = source.path
     if all((folder / part).is_dir() for part in PARTS):
@@ -201,10 +201,10 @@ def load_transformer(
 
 
 def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
-    """The folder with the file of a transformer in place of its own. ModelError: they do not go together."""
+    """The folder's layout, with a transformer's file in place of its own. ModelError: they do not match."""
     if not path.is_file():
         raise ModelError(
-            f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
+            f"{of_rest} is a flow-matching model, and {name} is not a transformer file.",
             "Give a .safetensors or .gguf file with --model.",
         )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])

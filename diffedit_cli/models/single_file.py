@@ -1,4 +1,4 @@
-"""A checkpoint in one file, whole or its UNet alone, in the layout that A1111, ComfyUI and Civitai use.
+"""A single-file checkpoint, whole or only its UNet, in the layout that A1111, ComfyUI and Civitai use.
 
 Such a file does not hold its configuration. Its kind is recognised by its tensors, and the configs and CLIP's
 vocabulary come from the package: no network is needed.
@@ -48,10 +48,10 @@ OTHERS = {  # a piece of a tensor's name, and what a file with it is
     "edm_vpred": ("CosXL, with a noise schedule of its own", "Use another checkpoint of XL."),
     "edm_mean": ("a Playground v2.5 checkpoint, with a noise schedule of its own", "Use another one."),
     "conditioner.embedders.0.model.": ("the SDXL refiner, which only polishes pictures", "Use SDXL base."),
-    "lora": ("a LoRA", "It changes a checkpoint and is none itself."),
-    "hada_w1": ("a LoHa adapter", "It changes a checkpoint and is none itself."),
-    "emb_params": ("a textual inversion", "It adds a word to a checkpoint and is none itself."),
-    "clip_l": ("a textual inversion", "It adds a word to a checkpoint and is none itself."),
+    "lora": ("a LoRA", "It changes a checkpoint but is not one itself."),
+    "hada_w1": ("a LoHa adapter", "It changes a checkpoint but is not one itself."),
+    "emb_params": ("a textual inversion", "It adds a word to a checkpoint but is not one itself."),
+    "clip_l": ("a textual inversion", "It adds a word to a checkpoint but is not one itself."),
 }
 
 
@@ -64,7 +64,7 @@ def load_single_file(
     rest: Rest | None = None,
     room: int | None = None,
 ) -> Parts:
-    """Load every part of a checkpoint in one file. ModelError where it is none, or lacks a part.
+    """Load every part of a single-file checkpoint. ModelError if it is not one, or lacks a part.
 
     has_own_vae: its VAE is used; otherwise it may be missing, and then it has no weights. rest: has the text
     encoders in place of its own, and what else it lacks. room: for the UNet; see weights.fill.
@@ -119,7 +119,8 @@ def recognise(
     ]
     if lacks or first is None:
         raise ModelError(
-            f"{name} lacks {' and '.join(lacks)}: it is not all of a Stable Diffusion 1.x, 2.x or XL.",
+            f"{name} lacks {' and '.join(lacks)}: it is not a whole Stable Diffusion 1.x, 2.x or XL "
+            "checkpoint.",
             hint_for(lacks),
         )
     channels = first.shape[1] if len(first.shape) == 4 else 0
@@ -131,14 +132,14 @@ def recognise(
         )
     if not kind:
         raise ModelError(
-            f"{name} holds a UNet of another kind than Stable Diffusion 1.x, 2.x and XL.",
+            f"{name} holds a UNet that is not of Stable Diffusion 1.x, 2.x or XL.",
             "Use one of these.",
         )
     return kind
 
 
 def hint_for(lacks: list[str]) -> str:
-    """What to do about the parts that a file lacks."""
+    """A hint on what to do about the parts that a file lacks."""
     if "a UNet" in lacks:
         return "Get the full file, with text encoder and VAE baked in."
     if lacks == ["a VAE"]:

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: in the package, in a folder or a file, in the hub's cache, or on the hub.
+"""Where a checkpoint is: in the package, in a folder or a file, in the Hub's cache, or on the Hub.
 
 A name of the package (embedded, sd15, ...) always means that checkpoint; a folder of the same name is given
 as ./sd15. Any other name is first looked for as a folder or file, and is a hub id otherwise.
@@ -53,10 +53,10 @@ def find_checkpoint(
     if offline or is_offline():
         folder = cached_folder(hub_id)
         if folder is None:
-            why = f"{name} is not in the hub's cache."
+            why = f"{name} is not in the Hub's cache."
         else:
             why = (
-                f"Only a part of {name} is in the hub's cache: {lacking(hub_id, folder, hub_id.variants[-1])}"
+                f"Only a part of {name} is in the Hub's cache: {lacking(hub_id, folder, hub_id.variants[-1])}"
             )
         online = "without --offline and HF_HUB_OFFLINE"
         if needs == "words":
@@ -139,12 +139,12 @@ def find_hub_id(name: str, revision: str | None, variant: str | None) -> HubId:
     if name.endswith(SUFFIXES):
         raise ModelError(f"There is no file {name}.", "Check its name.")
     if os.path.isfile(os.path.expanduser(name)):
-        raise ModelError(f"{name} is no .safetensors or .gguf file.", "Give one, a folder, or a hub id.")
+        raise ModelError(f"{name} is not a .safetensors or .gguf file.", "Give one, a folder, or a Hub id.")
     if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no model {name}." if name else "The model has no name.",
             f"Give embedded, {', '.join(PRESETS)}, a folder, a .safetensors or .gguf file that exists, or a "
-            f"hub id such as {PRESETS['sd15'].repository}.",
+            f"Hub id such as {PRESETS['sd15'].repository}.",
         )
     return HubId(name, revision, (variant,))
 

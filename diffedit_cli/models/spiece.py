@@ -1,8 +1,8 @@
 """T5's tokenizer from spiece.model, a file of SentencePiece, where a folder has no tokenizer.json.
 
-transformers needs the package sentencepiece for that. The file is one message of Protocol Buffers; what
-counts of it are the pieces (field 1: text 1, score 2) and in the normaliser (field 3) its table of
-characters (2).
+transformers would need the package sentencepiece for that. The file is one message of Protocol Buffers; what
+counts of it are the pieces (field 1: text 1, score 2) and in the normaliser (field 3) its table of characters
+(2).
 """
 
 import struct
@@ -18,7 +18,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field is written
 
 
 def t5_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder with spiece.model. ValueError: it is spoilt."""
+    """The tokenizer of a folder with spiece.model. ValueError: it is invalid."""
     from transformers import T5Tokenizer
 
     pieces: list[tuple[str, float]] = []
@@ -50,7 +50,7 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         elif kind in (FIXED64, FIXED32):
             end = place + (8 if kind == FIXED64 else 4)
         else:
-            raise ValueError("it is no file of SentencePiece")
+            raise ValueError("it is not a SentencePiece file")
         if end > len(message):
             raise ValueError("it is cut short")
         yield key >> 3, message[place:end]

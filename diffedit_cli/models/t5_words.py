@@ -1,6 +1,7 @@
-"""T5 in a file: GGUF's names of its tensors, its config by their shapes, and a tokenizer, which is elsewhere.
+"""T5 in a file: GGUF's names for its tensors, its config from their shapes, and its tokenizer, which is
+elsewhere.
 
-Only a GGUF holds one. Otherwise it comes from what --text-encoder names besides, or from the hub's cache.
+Only a GGUF file holds one. Otherwise it comes from another --text-encoder, or from the Hub's cache.
 """
 
 from collections.abc import Mapping, Sequence

@@ -54,7 +54,7 @@ class UNetDenoiser(DiffusersDenoiser):
     def _forward(self, latents: Latents, timesteps: Timesteps, embeds: PromptEmbeds) -> Latents:
         """The UNet's prediction of the noise, whatever it was trained to predict.
 
-        v becomes eps at the level of the timestep that the UNet gets.
+        v is converted to eps at the level of the timestep that the UNet gets.
         """
         added = self._added(latents, embeds)
         out = self.unet(

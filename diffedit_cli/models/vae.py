@@ -24,12 +24,12 @@ NESTED = re.compile(r"^(encoder\.(?=quant_conv\.)|decoder\.(?=post_quant_conv\.)
 
 
 def find_vae(name: str, *, offline: bool) -> Path:
-    """The folder or the file of a VAE, fetched from the hub if it is not here. ModelError: there is none."""
+    """The folder or the file of a VAE, fetched from the Hub if it is not here. ModelError: there is none."""
     return local_vae(name) or fetched(name, offline=offline)
 
 
 def local_vae(name: str) -> Path | None:
-    """The folder or the file of a VAE; None: it is one of the hub's. ModelError: it can be neither."""
+    """The folder or the file of a VAE; None: it is on the Hub. ModelError: it can be neither."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
@@ -41,7 +41,7 @@ def local_vae(name: str) -> Path | None:
     if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", name, re.ASCII) or len(name) > 96:
         raise ModelError(
             f"There is no VAE {name}.",
-            "Give a folder or .safetensors file that exists, or a hub id such as stabilityai/sd-vae-ft-mse.",
+            "Give a folder or .safetensors file that exists, or a Hub id such as stabilityai/sd-vae-ft-mse.",
         )
     return None
 
@@ -55,7 +55,7 @@ def fetched(name: str, *, offline: bool) -> Path:
     if all(isinstance(file, str) for file in found):
         return Path(str(found[0])).parent
     if offline or constants.is_offline_mode():
-        raise ModelError(f"{name} is not in the hub's cache.", "Fetch it once, without --offline.")
+        raise ModelError(f"{name} is not in the Hub's cache.", "Fetch it once, without --offline.")
     with hub_errors(name, None):
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     weights_in(name, folder)
@@ -84,7 +84,7 @@ def load_vae(name: str, path: Path, own: Mapping[str, Any], kind: str = "vae") -
     """The network, in float32. own: the config of the checkpoint's VAE, which a file takes over. kind: of the
     network (see networks.read_config).
 
-    ModelError where it is spoilt, or scales its latents otherwise than the checkpoint's.
+    ModelError where it is invalid, or scales its latents differently from the checkpoint's.
     """
     config, weights = dict(own), path
     if path.is_dir():

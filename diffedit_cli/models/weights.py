@@ -58,7 +58,7 @@ def check_weights(path: Path) -> None:
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ModelError(
-                f"{path} cannot be loaded: it is cut short, or no safetensors file.", "Fetch it again."
+                f"{path} cannot be loaded: it is truncated, or not a safetensors file.", "Fetch it again."
             ) from error
 
 
@@ -182,13 +182,14 @@ def fill(
 def refuse_gaps(what: str, missing: Iterable[str]) -> None:
     if found := [*missing]:
         raise ModelError(
-            f"{what} cannot be loaded: {len(found)} tensors are missing or misshapen, as {min(found)}.",
+            f"{what} cannot be loaded: {len(found)} tensors are missing or have the wrong shape, such as "
+            f"{min(found)}.",
             "The file is incomplete or of another architecture; fetch it again, or use another checkpoint.",
         )
 
 
 def refuse_unknown(what: str, keys: Iterable[str]) -> None:
-    """ModelError for tensors that no network takes, unless they are known to be of no effect."""
+    """ModelError for tensors that no network takes, unless they are known to have no effect."""
     if unknown := [key for key in keys if not HARMLESS.fullmatch(key)]:
         raise unknown_tensors(what, unknown)
 
@@ -196,6 +197,6 @@ def refuse_unknown(what: str, keys: Iterable[str]) -> None:
 def unknown_tensors(what: str, keys: list[str]) -> ModelError:
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
     return ModelError(
-        f"{what} holds tensors that are not understood: {min(keys)}{more}.",
+        f"{what} holds unknown tensors: {min(keys)}{more}.",
         "Ignoring them could ruin every picture; use another file of this checkpoint.",
     )

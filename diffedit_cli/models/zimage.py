@@ -22,7 +22,7 @@ class ZImageDenoiser(DiffusersDenoiser):
 
     @once
     def embed(self, prompts: Sequence[str]) -> PromptEmbeds:
-        """The last states but one of Qwen3, which reads the prompt as a question to it."""
+        """The last but one states of Qwen3, which gets the prompt as a chat message."""
         asked = [as_question(prompt) for prompt in prompts]
         with self._network():
             counts = self._tokens(0, asked).attention_mask.bool().to(self.device)

@@ -85,7 +85,7 @@ def build(schema: type[T], *layers: Mapping[str, Any]) -> T:
 def unknown_setting(key: str, known: Iterable[str], where: str = "") -> SettingError:
     """The error for a key that no config class has; the hint names the nearest one that exists."""
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"These exist: {', '.join(known)}."
+    hint = f"Did you mean {near[0]}?" if near else f"The settings are: {', '.join(known)}."
     return SettingError(f"There is no setting {key}{where}.", hint)
 
 
@@ -131,7 +131,7 @@ def _read(name: str, text: str, kind: Any) -> Any:
     except (ValueError, KeyError):
         wanted = "a whole number" if int in types else "a number" if float in types else "on or off"
         raise SettingError(
-            f"{name} cannot be {shown(text)}.", f"Each value of its list is {wanted}."
+            f"{name} cannot be {shown(text)}.", f"Each value in the list must be {wanted}."
         ) from None
     return text
 
@@ -145,7 +145,7 @@ def validate(config: Any, prefix: str = "") -> None:
 
 
 def check_setting(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
-    """SettingError, which calls the setting `name`, if a value is not of its type, choices or range."""
+    """SettingError, which calls the setting `name`, if a value has the wrong type or is out of range."""
     if (get_origin(kind) is tuple) != isinstance(value, tuple):
         takes = "a list of values" if get_origin(kind) is tuple else "one value"
         raise SettingError(f"{name} cannot be {shown(value)}.", f"It takes {takes}.")
@@ -157,7 +157,7 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise SettingError(
-                f"{name} {shown(value, bare=True)} is not a choice.",
+                f"{name} cannot be {shown(value, bare=True)}.",
                 f"Choose {', '.join(get_args(kind))}.",
             )
         return

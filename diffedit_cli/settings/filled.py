@@ -1,4 +1,4 @@
-"""Settings that were left open, filled in with the model's own values or the usual ones."""
+"""Fills in settings that were left open, with the model's own values or the usual ones."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +16,8 @@ OPEN = ("steps", "solver", "timestep_spacing", "inversion", "strength")  # what 
 def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
     """The settings with the model's own values, or the usual ones, where none are given.
 
-    own: what the model declares (models.own_defaults). SettingError: its values do not go with those given.
+    own: what the model declares (models.own_defaults). SettingError: its values cannot be combined with those
+    given.
     """
     config = with_own_norm(with_own_method(config, own), own)
     if config.guidance.scale is None:
@@ -40,7 +41,7 @@ def filled_in(config: Config, own: Mapping[str, Any]) -> Config:
 
 
 def with_own_norm(config: Config, own: Mapping[str, Any]) -> Config:
-    """The settings with the model's own norm, where none is given and it has a meaning."""
+    """The settings with the model's own norm, if none is given and a norm applies."""
     if config.guidance.norm != "auto":
         return config
     is_plain = config.guidance.method == "cfg" and getattr(config, "inversion", "") != "flowedit"
@@ -51,8 +52,8 @@ def with_own_norm(config: Config, own: Mapping[str, Any]) -> Config:
 def with_own_method(config: Config, own: Mapping[str, Any]) -> Config:
     """The settings with a guidance method: as an input of the network, if it is one of the model's.
 
-    SettingError: the model takes the scale as an input and has no use for a setting that was given, or the
-    other way round.
+    SettingError: the model takes the scale as an input and cannot use a setting that was given, or the
+    reverse.
     """
     guidance, is_embedded = config.guidance, own.get("guidance_method") == "embedded"
     given = {
@@ -68,7 +69,7 @@ def with_own_method(config: Config, own: Mapping[str, Any]) -> Config:
     if is_embedded and (flag := next((flag for flag, is_given in given.items() if is_given), "")):
         raise SettingError(
             f"{flag} cannot be used with this model.",
-            "It takes the guidance scale as an input, and no second prediction is made; leave that flag out.",
+            "It takes the guidance scale as an input and makes no second prediction; leave that flag out.",
         )
     usual = "embedded" if is_embedded else "cfg"
     method = usual if guidance.method == "auto" else guidance.method

@@ -49,16 +49,16 @@ class GuidanceConfig:
     )
     norm: GuidanceNorm = setting(
         "auto",
-        "What to rescale: the whole prediction, to the length of the unconditional (pred) or the conditional "
-        "one (cond), or block by block of 2x2 cells to that of the conditional one (token); the update "
-        "(diff); or both. Default: token for Qwen-Image, none for others.",
+        "What to rescale: the whole prediction, to the length of the unconditional one (pred) or the "
+        "conditional one (cond; token does this for each block of 2x2 cells); the update (diff); or both. "
+        "Default: token for Qwen-Image, none for others.",
         panel="Guidance",
         expert=True,
     )
     rescale: float = setting(
         0.0,
-        "How far the guided prediction takes on the standard deviation of the conditional one: 0 not at all, "
-        "1 fully.",
+        "How far to rescale the guided prediction to the standard deviation of the conditional one: 0 not "
+        "at all, 1 fully.",
         low=0,
         high=1,
         panel="Guidance",
@@ -67,8 +67,8 @@ class GuidanceConfig:
     method: GuidanceMethod = setting(
         "auto",
         "Classifier-free guidance (cfg) or one of its successors; or the scale as an input of the network "
-        "(embedded), which the models that take one, as FLUX.1 dev, always use. auto: that for these models, "
-        "and cfg for all others.",
+        "(embedded), which models like FLUX.1 dev always use. auto: embedded for these models, cfg for all "
+        "others.",
         panel="Guidance",
         expert=True,
     )
@@ -113,12 +113,12 @@ class GuidanceConfig:
         if self.schedule != "constant":
             raise SettingError(
                 "--guidance-schedule cannot be used with --guidance-method cfg++.",
-                "That method has a schedule of its own; leave it out.",
+                "That method has a schedule of its own; leave the flag out.",
             )
 
     @property
     def base_scale(self) -> float:
-        """The scale that was given, else the usual one of this norm or method."""
+        """The scale that was given, or the usual one for this norm or method."""
         return self.usual_scale() if self.scale is None else self.scale
 
     def usual_scale(self, plain: float = USUAL_SCALE) -> float:
@@ -164,8 +164,8 @@ class MaskConfig:
     )
     samples: int = setting(
         6,
-        "Number of noise samples that the heat is averaged over. Each costs three runs of the network, or "
-        "two with --no-mask-evidence or without --ref or --query.",
+        "Number of noise samples that the heat is averaged over. Each costs three forward passes of the "
+        "network, or two with --no-mask-evidence or without --ref or --query.",
         low=1,
         high=1000,
         panel="Mask",
@@ -219,7 +219,7 @@ class MaskConfig:
     )
     grey: MaskGrey = setting(
         "strength",
-        "What grey means in a mask of your own: how strongly its place is redrawn, as a share of --strength "
+        "What grey means in a mask of your own: how strongly each place is redrawn, as a share of --strength "
         "(strength), or how much of the edit is mixed into the picture (blend).",
         panel="Mask",
         expert=True,

@@ -1,4 +1,5 @@
-"""Idle settings, which do nothing in a run since another one rules them out: noted, not stored as used."""
+"""Idle settings, which have no effect in a run because another one rules them out: noted, and not stored as
+used."""
 
 from dataclasses import fields
 from typing import TypeVar
@@ -27,7 +28,7 @@ def idle_settings(
     has_areas: bool = True,
     has_init: bool = True,
 ) -> dict[str, str]:
-    """The keys of the settings that do nothing, each with the reason: {"mask_threshold": "with --mask"}.
+    """The keys of the settings that have no effect, each with the reason: {"mask_threshold": "with --mask"}.
 
     config: with its guidance scale filled in. has_mask: the user's mask replaces the search. has_areas: the
     user gave that, or an area to add or to subtract. has_init: an interpolation starts from a picture.
@@ -73,7 +74,7 @@ def is_unguided(guidance: GuidanceConfig) -> bool:
 
 
 def without_idle(config: Config, idle: dict[str, str]) -> Config:
-    """The config with each setting that does nothing at its default, and without a norm."""
+    """The config with each idle setting at its default, and without a norm."""
     if not idle:
         return config
     usual = {key: default for key, _, _, default in keys(type(config)) if key in idle}

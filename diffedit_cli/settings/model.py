@@ -1,4 +1,4 @@
-"""Which checkpoint, and what runs it."""
+"""Which checkpoint to use, and what runs it."""
 
 import os
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ class ModelConfig:
 
     model: str = setting(
         "embedded",
-        "embedded, sd15, sd21, sdxl, sd-turbo, a folder, a .safetensors or .gguf file, or a hub id.",
+        "embedded, a preset such as sd15 (see diffedit models list), a folder, a .safetensors or .gguf "
+        "file, or a Hugging Face Hub id.",
         panel="Model",
         flags=("-m",),
     )
-    revision: str | None = setting(None, "Branch, tag or commit of a hub id.", panel="Model", expert=True)
+    revision: str | None = setting(None, "Branch, tag or commit of a Hub id.", panel="Model", expert=True)
     variant: str | None = setting(None, "Variant of the weight files, e.g. fp16.", panel="Model", expert=True)
     lora: tuple[str, ...] = setting(
         (), "LoRA file to apply to the model, as FILE[:SCALE]; repeat the flag for several.", panel="Model"
@@ -41,37 +42,38 @@ class ModelConfig:
     )
     text_encoder: tuple[str, ...] = setting(
         (),
-        "Checkpoint whose text encoders are used, and with a UNet or transformer alone its VAE and schedule "
-        "too: a name, a folder or a file; or text encoders as files, with the flag repeated.",
+        "Checkpoint (a name, folder or file) whose text encoders to use, and with a UNet or transformer "
+        "alone its VAE and schedule too; or text encoders as files, with the flag repeated.",
         panel="Model",
         expert=True,
     )
-    offline: bool = setting(False, "Never contact the hub.", panel="Model")
+    offline: bool = setting(False, "Never contact the Hub.", panel="Model")
     device: str = setting(
         "auto", "cpu, cuda, cuda:1, mps, or auto for the fastest device found.", panel="Model"
     )
     dtype: Dtype = setting(
         "auto",
-        "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU made for it, else "
-        "float32. int8: the UNet's weights and activations in 8 bits, with OpenVINO only.",
+        "Type of the weights. auto: float16 on cuda, bfloat16 for a large model on a CPU with instructions "
+        "for it, float32 otherwise. int8: the UNet's weights and activations in 8 bits, with OpenVINO only.",
         panel="Model",
         expert=True,
     )
     backend: Backend = setting(
         "auto",
-        "What runs the UNet and the VAE: torch, or openvino on a CPU. auto: openvino where diffedit models "
-        "optimize has converted this model for it.",
+        "What runs the UNet and the VAE: torch, or openvino on a CPU. auto: openvino if diffedit models "
+        "optimize has converted this model.",
         panel="Model",
     )
     low_memory: bool = setting(
         False,
-        "Work in small pieces: slower, with less memory. Chosen automatically when memory is short.",
+        "Work in small pieces, which takes less memory but more time. Turned on automatically when memory "
+        "is short.",
         panel="Model",
         expert=True,
     )
     compile: bool = setting(
         False,
-        "Compile the network's blocks first: for many edits in one call. Needs a C++ compiler.",
+        "Compile the network's blocks first, for many edits in one call. Needs a C++ compiler.",
         panel="Model",
         expert=True,
     )
@@ -97,7 +99,7 @@ class ModelConfig:
 
     @property
     def engine(self) -> Backend:
-        """What runs the networks; auto: openvino if the checkpoint is converted, else torch."""
+        """What runs the networks; auto: openvino if the checkpoint is converted, otherwise torch."""
         return "openvino" if self.dtype == "int8" else self.backend
 
 

@@ -6,7 +6,7 @@ from .schema import EditConfig
 
 
 def queries_of(config: EditConfig, count: int) -> list[str]:
-    """What replaces each of `count` objects, the largest first: the last query goes for the rest."""
+    """What replaces each of `count` objects, the largest first: the last query applies to all that remain."""
     queries = config.query, *config.next_queries
     return [queries[min(number, len(queries) - 1)] for number in range(count)]
 
@@ -35,7 +35,7 @@ def same_texts(config: EditConfig) -> SettingError:
 
 
 def require_flow(inversion: str, *, is_flow: bool) -> None:
-    """SettingError if the inversion needs a flow-matching model and this is none."""
+    """SettingError if the inversion needs a flow-matching model and this is not one."""
     if inversion == "flowedit" and not is_flow:
         raise SettingError(
             "--inversion flowedit needs a flow-matching model.",
@@ -53,7 +53,7 @@ def require_own_levels(spacing: str) -> None:
 
 
 def require_way_back(config: EditConfig) -> None:
-    """SettingError if no film leads from the picture to the edit, as the inversion of one edit does."""
+    """SettingError if no film can lead to the edit, which takes the inversion of a single edit."""
     if config.per_object:
         raise SettingError(
             "A film cannot be made with --per-object.",

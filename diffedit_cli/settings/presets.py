@@ -36,5 +36,5 @@ PRESETS = {"fast": FAST, "paper": PAPER}
 
 
 def keeps_steps(own: Mapping[str, Any]) -> bool:
-    """Whether a model's own steps (models.own_defaults) are fewer than those of --fast, and stay."""
+    """Whether a model's own steps (models.own_defaults) are fewer than those of --fast, and are kept."""
     return own.get("steps", FAST["steps"]) < FAST["steps"]

@@ -1,4 +1,4 @@
-"""The settings of `diffedit remove`: those of an edit that count there, with defaults of their own."""
+"""The settings of `diffedit remove`: those of an edit that apply there, with defaults of their own."""
 
 from dataclasses import dataclass, field, fields, replace
 
@@ -20,7 +20,7 @@ class RemoveConfig(Sampled):
     timestep_spacing: TimestepSpacing = TIMESTEP_SPACING
     strength: float = setting(
         0.6,
-        "How much noise is put on the smooth filling before it is redrawn, as a share of the steps. Higher "
+        "How much noise is added to the smooth filling before it is redrawn, as a share of the steps. Higher "
         "values invent more; near 0 the filling stays smooth.",
         low=0.01,
         high=1,
@@ -32,8 +32,8 @@ class RemoveConfig(Sampled):
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(
         0.08,
-        "Room: a margin around the mask that is redrawn too, for the object's rim and shadow, as a share of "
-        "the square root of the mask's area. Not used with --mask.",
+        "Room: the width of a margin around the mask that is redrawn too, for the object's outline and "
+        "shadow; as a share of the square root of the mask's area. Not used with --mask.",
         low=0,
         high=4,
         panel="Mask",
@@ -59,15 +59,16 @@ class RemoveConfig(Sampled):
         )
 
     def as_search(self, sibling: str) -> EditConfig:
-        """The edit whose search finds the object: against a sibling, which is something like it, or none."""
+        """The edit whose search finds the object: compared with a similar one (its sibling), or with none."""
         return replace(self.as_edit(), query=sibling)
 
 
 def require_object(config: RemoveConfig, *, has_mask: bool) -> None:
-    """SettingError if nothing says what to remove, or if the place is what is to go."""
+    """SettingError if it is not clear what to remove, or if the place is the object to remove."""
     if not (config.ref.strip() or has_mask):
         raise SettingError(
-            "Nothing says what to remove.", "Name it with --ref, for example --ref horse, or give a --mask."
+            "It is not clear what to remove.",
+            "Name it with --ref, for example --ref horse, or give a --mask.",
         )
     if config.ref.strip() and config.ref.strip().lower() == config.place.strip().lower():
         raise SettingError(

@@ -22,14 +22,15 @@ STEPS: int | None = setting(
 )
 SOLVER: Solver = setting(
     "auto",
-    "How each step is taken: DDIM (ddim); the second-order DPM-Solver++ (dpm++), for runs with few steps; or "
-    "with fresh noise after each step (lcm), for latent consistency models. auto: the model's own, or ddim.",
+    "How each step is computed: DDIM (ddim); the second-order DPM-Solver++ (dpm++), for runs with few "
+    "steps; or with fresh noise after each step (lcm), for latent consistency models. auto: the model's "
+    "own, or ddim.",
     expert=True,
 )
 TIMESTEP_SPACING: TimestepSpacing = setting(
     "auto",
-    "Which timesteps the steps visit: as the checkpoint's scheduler says (scheduler), or leading, trailing, "
-    "linspace or lcm. auto: what suits a few-step model, or scheduler.",
+    "Which timesteps the steps visit: those of the checkpoint's scheduler (scheduler), or leading, "
+    "trailing, linspace or lcm. auto: what suits a few-step model, or scheduler.",
     expert=True,
 )
 SEED: int | None = setting(
@@ -40,31 +41,32 @@ SEED: int | None = setting(
 )
 SIZE: int | None = setting(
     None,
-    "Working size: what is redrawn is scaled to the area of a square with this side, in pixels. "
+    "Working size: the picture, or the part to redraw, is scaled to the area of a square with this side, in "
+    "pixels. "
     "Default: the model's own.",
     low=32,
     high=4096,
 )
 ZOOM: bool | None = setting(
     None,
-    "Search for a small object at closer and closer range, and redraw only the region around it. Default: "
-    "only where this shows the object at least twice as large.",
+    "Zoom in on a small object, and redraw only the region around it. Default: only if this shows the "
+    "object at least twice as large.",
 )
 WIDTH: int | None = setting(None, "Width in pixels. Default: the model's own.", low=32, high=4096)
 HEIGHT: int | None = setting(None, "Height in pixels. Default: the model's own.", low=32, high=4096)
 
 
 def check_solver(solver: Solver, guidance: GuidanceConfig) -> None:
-    """SettingError for a solver and a guidance that do not go together."""
+    """SettingError for a solver and a guidance method that cannot be combined."""
     if solver in ("dpm++", "lcm") and guidance.method == "cfg++":
         raise SettingError(
             f"--solver {solver} cannot be used with --guidance-method cfg++.",
-            "That method is made for DDIM; leave one of the two out.",
+            "That method works only with DDIM; leave one of the two out.",
         )
 
 
 def check_flowedit(solver: Solver, guidance: GuidanceConfig) -> None:
-    """SettingError for settings that do not go with FlowEdit."""
+    """SettingError for settings that cannot be combined with FlowEdit."""
     given = {
         f"--solver {solver}": solver in ("dpm++", "lcm"),
         f"--guidance-method {guidance.method}": guidance.method not in ("auto", "cfg", "embedded"),
@@ -74,12 +76,12 @@ def check_flowedit(solver: Solver, guidance: GuidanceConfig) -> None:
     if flag := next((flag for flag, is_given in given.items() if is_given), ""):
         raise SettingError(
             f"{flag} cannot be used with --inversion flowedit.",
-            "Its steps are the difference of two plainly guided predictions; leave it out.",
+            "Its steps use the difference of two predictions with plain guidance; leave that flag out.",
         )
 
 
 class Sampled:
-    """How several configs read their steps: what was given, else the usual (a model's own: `filled_in`)."""
+    """How several configs read their steps: as given, or the usual (a model's own: see `filled_in`)."""
 
     steps: int | None
     solver: Solver

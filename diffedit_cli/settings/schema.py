@@ -60,22 +60,22 @@ class EditConfig(Sampled):
         "auto",
         "How the picture is turned into noise: DDIM inversion with the empty prompt, as in the paper (ddim), "
         "or with --ref as both prompt and negative prompt (negative-prompt); or by adding random noise "
-        "(noise). flowedit, for flow-matching models, edits without an inversion. auto: the model's own, "
-        "else noise with --solver lcm, and ddim with any other.",
+        "(noise). flowedit, for flow-matching models, edits without an inversion. auto: the model's own, or "
+        "noise with --solver lcm and ddim with any other.",
         expert=True,
     )
     inversion_rounds: int = setting(
         0,
-        "Fixed-point rounds at each step of the inversion. They bring the way back closer to the picture; "
-        "each costs one more forward. For flow-matching models and few steps.",
+        "Fixed-point iterations at each step of the inversion, so that decoding comes back closer to the "
+        "picture. Each costs one more forward pass. For flow-matching models and few steps.",
         low=0,
         high=20,
         expert=True,
     )
     reuse: int = setting(
         1,
-        "Number of steps that share one forward of the inversion, and one computation of guidance. 1 asks "
-        "the model anew at every step; 2 takes a quarter less time and changes little.",
+        "Number of steps that share one forward pass of the inversion, and one computation of guidance. 1 "
+        "shares nothing; 2 takes a quarter less time and changes little.",
         low=1,
         high=10,
         expert=True,
@@ -84,13 +84,13 @@ class EditConfig(Sampled):
     zoom: bool | None = ZOOM
     keep_detail: bool = setting(
         True,
-        "Restore the picture's own detail and tone inside the mask, wherever nothing changed. Never with "
+        "Restore the picture's own detail and tone inside the mask, wherever nothing changed. Not used with "
         "--mask-invert.",
     )
     per_object: bool = setting(
         False,
-        "Edit each separate piece of the mask on its own, the largest first, and zoom in on it. A repeated "
-        "--query then says what replaces each; the last one goes for the rest.",
+        "Edit each separate piece of the mask on its own, the largest first, and zoom in on it. If --query "
+        "is repeated, each object is replaced by the next query, and all that remain by the last.",
     )
     next_queries: tuple[str, ...] = setting(
         (), "With --per-object: what replaces the second largest object, the third, and so on.", panel="Text"
@@ -99,8 +99,9 @@ class EditConfig(Sampled):
     mask: MaskConfig = field(default_factory=MaskConfig)
     room: float = setting(
         0.11,
-        "Room: a margin around the mask that is redrawn too, so that an object of another shape fits, as a "
-        "share of the square root of the mask's area. Not used with --mask or --mask-invert.",
+        "Room: the width of a margin around the mask that is redrawn too, so that an object of another "
+        "shape fits; as a share of the square root of the mask's area. Not used with --mask or "
+        "--mask-invert.",
         low=0,
         high=4,
         panel="Mask",
@@ -112,7 +113,7 @@ class EditConfig(Sampled):
         if self.per_object and self.mask.invert:
             raise SettingError(
                 "--per-object cannot be used with --mask-invert.",
-                "All but the mask is one piece; leave one of the two out.",
+                "Everything outside the mask counts as one piece; leave one of the two out.",
             )
         if self.inversion == "negative-prompt" and self.negative_prompt:
             raise SettingError(
@@ -134,19 +135,19 @@ class EditConfig(Sampled):
 
     @property
     def ratio(self) -> float:
-        """The encoding ratio r: the strength that was given, else the usual one."""
+        """The encoding ratio r: the strength that was given, or the usual one."""
         return USUAL_STRENGTH if self.strength is None else self.strength
 
     @property
     def encoding(self) -> Inversion:
-        """The inversion that was chosen, else the usual one of the solver."""
+        """The inversion that was chosen, or the usual one for the solver."""
         if self.inversion != "auto":
             return self.inversion
         return "noise" if self.solver == "lcm" else "ddim"
 
     @property
     def is_inverted(self) -> bool:
-        """Whether the network itself takes the picture to noise."""
+        """Whether the network itself turns the picture into noise."""
         return self.encoding in ("ddim", "negative-prompt")
 
 
@@ -185,15 +186,15 @@ class InterpolateConfig(Sampled):
     ease: Easing = setting("linear", "How the change speeds up and slows down between two prompts.")
     spacing: Spacing = setting(
         "uniform",
-        "Frames at equal steps between the prompts (uniform), or such that each looks equally different from "
-        "the one before (even).",
+        "Place the frames at equal steps between the prompts (uniform), or so that each looks equally "
+        "different from the one before (even).",
         expert=True,
     )
     loop: bool = setting(False, "Return to the first prompt at the end, so that the film can repeat.")
     chain: float | None = setting(
         None,
-        "Start from the last frame after each prompt, taken back towards noise over this share of the steps, "
-        "instead of from fresh noise.",
+        "After each prompt, start from the last frame, taken back towards noise over this share of the "
+        "steps, instead of from fresh noise.",
         low=0.01,
         high=1,
         expert=True,
@@ -219,10 +220,10 @@ class InterpolateConfig(Sampled):
         validate(self)
         check_solver(self.solver, self.guidance)
         if len(self.prompts) < 2:
-            raise SettingError("An interpolation needs two prompts or more.", "Give them one after another.")
+            raise SettingError("An interpolation needs at least two prompts.", "Give them one after another.")
         if len(self.seed) > 1 and len(self.seed) != len(self.prompts):
             raise SettingError(
-                f"{len(self.seed)} seeds do not fit {len(self.prompts)} prompts.",
+                f"{len(self.seed)} seeds do not match {len(self.prompts)} prompts.",
                 "Give one --seed for all prompts, or one for each.",
             )
         if self.spacing == "even" and self.ease != "linear":
@@ -266,8 +267,8 @@ class MergeConfig:
 
     threshold: float = setting(
         0.02,
-        "How much more a pixel's colour must differ than the picture's in general, to count as changed; 1 is "
-        "black to white.",
+        "How much more than the picture as a whole a pixel's colour must differ to count as changed; 1 is "
+        "the difference between black and white.",
         low=0.001,
         high=1,
         panel="Mask",
@@ -293,7 +294,7 @@ class TalkConfig:
 
     quiet: bool = setting(False, "Print nothing but errors.", panel="Messages", flags=("-q",))
     verbose: bool = setting(
-        False, "Say where the time went; show the traceback of an error.", panel="Messages", flags=("-v",)
+        False, "Say where the time went, and show the traceback of an error.", panel="Messages", flags=("-v",)
     )
     json: bool = setting(False, "Print the result as JSON on stdout.", panel="Messages")
 

@@ -58,7 +58,7 @@ class Api:
         return Response(self.static[name], media_type=TYPES[name.rsplit(".", 1)[-1]])
 
     async def about(self, request: Request) -> Response:
-        """What there is: the model, if it is loaded already, and the settings. The page asks until it is."""
+        """The model, if it is loaded already, and the settings. The page asks until the model is loaded."""
         model = self.worker.model
         found = model and {
             "name": self.model_name,
@@ -118,7 +118,7 @@ class Api:
         return JSONResponse(job.snapshot(), 202)
 
     async def jobs(self, request: Request) -> Response:
-        """The jobs of one tab, oldest first, and how many of all tabs are not over.
+        """The jobs of one tab, oldest first, and how many jobs of all tabs are unfinished.
 
         A tab asks for all of its jobs at once, and again and again: a browser opens six connections to a
         server at most, over all tabs, so a stream of events for each job would soon block everything.
@@ -150,7 +150,7 @@ class Api:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise SettingError("The request is no JSON object.", "Reload the page.")
+            raise SettingError("The request is not a JSON object.", "Reload the page.")
         from . import tasks
 
         return tasks.Request(body, model, store)

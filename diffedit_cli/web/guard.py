@@ -1,4 +1,4 @@
-"""Who may ask, and for how much: checks before any request is looked at, and headers on every answer.
+"""Who may ask, and for how much: checks before any request is handled, and headers on every answer.
 
 The page's own address is the only origin. Another site in the same browser can reach a server on this
 machine; the token, the origin and the host (against DNS rebinding) each keep it out.
@@ -27,11 +27,11 @@ HEADERS: Mapping[str, str] = {
 
 
 class TooLarge(Exception):
-    """A body of more than MOST_BODY bytes, which did not say so before."""
+    """A body of more than MOST_BODY bytes that did not announce its length."""
 
 
 class Guard:
-    """Middleware round the whole app. token: what the header `Authorization: Bearer` must hold for /api."""
+    """Middleware around the whole app. token: what the header `Authorization: Bearer` must hold for /api."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app, self.token = app, token

@@ -1,4 +1,4 @@
-"""Looks into a running job: what the model takes the picture for at this step, as a small picture."""
+"""A view into a running job: the picture that the model currently predicts, as a small picture."""
 
 import io
 import time

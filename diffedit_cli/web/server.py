@@ -26,7 +26,8 @@ def open_port(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SettingError(
-            f"Port {port} cannot be used ({error.strerror}).", "Give another with --port; 0 is any free one."
+            f"Port {port} cannot be used ({error.strerror}).",
+            "Give another port with --port; 0 means any free one.",
         ) from error
     return listener
 

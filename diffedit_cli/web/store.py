@@ -1,6 +1,6 @@
 """What the server remembers: the latest pictures with what was computed for them, and the latest results.
 
-All of it is bounded; what is pushed out is gone, and whoever asks for it gets a sentence that says so.
+All of it is bounded: old entries are dropped, and a request for one gets a sentence that says so.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Gone(DiffeditError):
-    """Something that the server does not have, or has no more."""
+    """Something that the server does not have, or has no longer."""
 
 
 class Latest(Generic[T]):
@@ -138,7 +138,7 @@ class Store:
     def file(self, key: str, name: str) -> bytes:
         result = self.results.get(key)
         if result is None or name not in result.files:
-            raise Gone("The server does not have this result, or no longer.", "Make it again.")
+            raise Gone("The server does not have this result, or has it no longer.", "Make it again.")
         return result.files[name]
 
 

@@ -87,7 +87,7 @@ class Request:
         """The format of a film, or nothing."""
         suffix = self.text("format")
         if suffix and suffix not in SUFFIXES:
-            raise SettingError(f"{suffix} is not a film's format.", f"Choose {', '.join(SUFFIXES)}.")
+            raise SettingError(f"{suffix} is not a film format.", f"Choose {', '.join(SUFFIXES)}.")
         return suffix
 
 

@@ -1,6 +1,6 @@
 """The one thread that runs the model: a queue of jobs, and short calls that go before them.
 
-A job ends early where it is cancelled: each forward of the network and each report of a step looks for that.
+A cancelled job ends early: every forward pass of the network and every report of a step checks for that.
 While a job runs, short calls are served between its steps, so a slider answers during an edit.
 """
 
@@ -81,7 +81,7 @@ class Job:
 
 
 class Worker:
-    """Owns the model. `load` makes it, in the worker's own thread, so that the page is there before it."""
+    """Owns the model. `load` makes it, in the worker's own thread, so that the page need not wait for it."""
 
     def __init__(self, load: "Callable[[], DiffusersDenoiser]") -> None:
         self.load = load
@@ -112,7 +112,9 @@ class Worker:
         """Queue a job. Busy: too many wait."""
         with self.wake:
             if sum(one.state == "waiting" for one in self.jobs.values()) >= MOST_WAITING:
-                raise Busy(f"{MOST_WAITING} jobs are waiting already.", "Wait for some to end, or stop them.")
+                raise Busy(
+                    f"{MOST_WAITING} jobs are waiting already.", "Wait for some to finish, or stop them."
+                )
             self.jobs[job.id] = job
             for old in [one.id for one in self.jobs.values() if is_over(one)]:
                 if len(self.jobs) > MOST_JOBS:
@@ -218,8 +220,8 @@ def is_over(job: Job) -> bool:
 
 
 def explain(error: Exception) -> DiffeditError:
-    """What no part of the program foresaw, as one sentence and what to do."""
+    """An error that no part of the program expected, as one sentence and a hint."""
     if isinstance(error, MemoryError):
-        return DiffeditError("The memory is full.", "Use a smaller size or picture, or close other programs.")
+        return DiffeditError("Memory ran out.", "Use a smaller size or picture, or close other programs.")
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return DiffeditError(f"This is a fault of the program ({what}).", "Please report it.")
+    return DiffeditError(f"This is a bug in diffedit ({what}).", "Please report it.")

@@ -1,7 +1,7 @@
-"""Who does the parts: processes of this machine (local), or actors of a Ray cluster (ray).
+"""What does the parts: processes on this machine (local), or actors of a Ray cluster (ray).
 
 An engine takes a job and its tasks, one after the other, and yields each part that is done, in any order. A
-part whose worker dies is begun again, at most MOST_ATTEMPTS times.
+part whose worker dies is started again, at most MOST_ATTEMPTS times.
 """
 
 import os
@@ -19,6 +19,6 @@ def threads_for(cores: int) -> int:
 
 def gave_up(part: int) -> DiffeditError:
     return DiffeditError(
-        f"Part {part} ended its worker {MOST_ATTEMPTS} times.",
+        f"Part {part} killed its worker {MOST_ATTEMPTS} times.",
         "Most likely memory runs out: use fewer --workers, a smaller --size, or --low-memory.",
     )

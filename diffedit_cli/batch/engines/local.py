@@ -101,13 +101,13 @@ class Crew:
             worker.pipe.send(worker.task)
 
     def replace(self, worker: Worker) -> None:
-        """Start another worker for one that died; its part is begun again."""
+        """Start another worker for one that died; its part starts again."""
         worker.process.join()
         if not worker.is_ready:
             self.failed_starts += 1
             if self.failed_starts == 3:
                 raise DiffeditError(
-                    f"A worker ended while it loaded the model (exit code {worker.process.exitcode}).",
+                    f"A worker died while it loaded the model (exit code {worker.process.exitcode}).",
                     "Most likely memory runs out: use fewer --workers.",
                 )
         if worker.task is not None:
@@ -137,11 +137,11 @@ def work(pipe: Connection, job: Job, number: int, workers: int) -> None:
         if is_fatal(error):
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        pipe.send(DiffeditError(f"A worker failed ({what}).", "Mend that, and run the same command again."))
+        pipe.send(DiffeditError(f"A worker failed ({what}).", "Fix that, and run the same command again."))
 
 
 def die_with_parent() -> None:
-    """End this process, in the middle of its work too, once the parent is no more."""
+    """End this process, even in the middle of its work, once the parent has died."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -144,11 +144,11 @@ def check(ray: Any, look: Any) -> None:
     if version != __version__:
         raise DiffeditError(
             f"Node {node} has diffedit {version}, and this is {__version__}.",
-            "Install one version everywhere.",
+            "Install the same version everywhere.",
         )
     if not sees_output:
         raise DiffeditError(
-            f"Node {node} does not see the folder of results.", "Use shared storage, such as s3:// or NFS."
+            f"Node {node} cannot see the folder of results.", "Use shared storage, such as s3:// or NFS."
         )
 
 
@@ -156,7 +156,7 @@ def cause_of(error: Any) -> DiffeditError:
     if isinstance(error.cause, DiffeditError):
         return error.cause
     return DiffeditError(
-        f"A worker failed ({first_line(error.cause)}).", "Mend that, and run the same command again."
+        f"A worker failed ({first_line(error.cause)}).", "Fix that, and run the same command again."
     )
 
 
@@ -187,7 +187,9 @@ def connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise SettingError("The engine ray needs Ray.", "pip install 'diffedit-cli[ray]'") from error
+        raise SettingError(
+            "The engine ray needs Ray, which is not installed.", "Run: pip install 'diffedit-cli[ray]'"
+        ) from error
     options: dict[str, Any] = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
     if address is None:
         options["include_dashboard"] = False
@@ -197,7 +199,7 @@ def connect(address: str | None) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise DiffeditError(
             f"There is no Ray cluster at {address} ({first_line(error)}).",
-            "Start one with `ray start --head`; RAY_AUTH_MODE must be as it was there.",
+            "Start one with `ray start --head`; RAY_AUTH_MODE must be the same as there.",
         ) from error
     return ray
 

@@ -15,7 +15,7 @@ export function start(fields, fast) {
   $("frames").value = field("film", "frames").default;
 }
 
-// The steps of "fast" are more than those of a model of few steps.
+// The steps of "fast" are more than those of a few-step model.
 export const spareOwnSteps = () => { delete schema.fast.steps; };
 
 const field = (form, key) => schema.fields[form].find((one) => one.key === key);
@@ -86,7 +86,7 @@ function control(one, form) {
 }
 
 export const labelOf = (key) => {
-  const known = { ref: "What is there", query: "What it becomes", room: "Room around it", mask_threshold: "Threshold", fps: "Frames a second" };
+  const known = { ref: "What is there", query: "What it becomes", room: "Room around it", mask_threshold: "Threshold", fps: "Frames per second" };
   const text = key.replaceAll("_", " ");
   return known[key] ?? text[0].toUpperCase() + text.slice(1);
 };

@@ -7,7 +7,7 @@ export const share = attempt(async (changes) => {
   const bytes = String.fromCharCode(...new TextEncoder().encode(text));
   const link = `${location.origin}/#settings=${btoa(bytes).replaceAll("+", "-").replaceAll("/", "_")}`;
   await navigator.clipboard.writeText(link).catch(() => prompt("Settings link", link));
-  say("The link holds these settings, not the picture. It opens in anyone's own diffedit serve.");
+  say("The link holds these settings, not the picture. Anyone can open it in their own diffedit serve.");
 });
 
 export function readLink(text) {

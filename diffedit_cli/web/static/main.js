@@ -13,7 +13,7 @@ const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const KEPT = "diffedit";
 const BUTTONS = { edit: "Edit", generate: "Generate", compare: "Compare", interpolate: "Make the film" };
-const BLANK = { generate: "Say what the picture shows, then press Generate.", interpolate: "Write two texts or more, one a line, then press Make the film." };
+const BLANK = { generate: "Say what the picture shows, then press Generate.", interpolate: "Write at least two texts, one per line, then press Make the film." };
 const VARIANTS = {
   search: "Each seed searches for the area anew, so the areas differ a little.",
   noise: "The area that you see, redrawn from plain noise: with DDIM inversion all seeds would give one picture.",
@@ -30,7 +30,7 @@ const stage = new Stage({ stroke: onStroke });
 const pictures = new Pictures({ change: showPicture });
 const jobs = new Jobs(tab, {
   done: onDone,
-  failed: (job) => { complain({ message: job.error, hint: job.hint }); say("It failed; the picture and your settings are as they were."); },
+  failed: (job) => { complain({ message: job.error, hint: job.hint }); say("It failed; the picture and your settings are unchanged."); },
   stopped: () => say("Stopped. Nothing was changed."),
   open: (job) => openJob(job),
   restore: restoreJob,
@@ -118,11 +118,11 @@ function showState(view) {
   if (!one || !["edit", "compare"].includes(mode)) return;
   if (view === "result") return one.result && showFacts(one.result);
   if (one.mask) {
-    say(`The area covers ${percent(one.mask.facts.coverage)} of the picture. Paint to mend it, or press Edit.`);
+    say(`The area covers ${percent(one.mask.facts.coverage)} of the picture. Paint to correct it, or press Edit.`);
     showNotices(one.mask.facts.notices);
     saveButton("Save mask", () => api.save(one.mask.blob, `${stem(one.name)}-mask.png`));
     if (!one.isOwn) saveButton("Save mask without room", attempt(saveFound));
-  } else say(one.isOwn ? "Paint what is to change, then press Edit." : "Say what is there and what it becomes, then press Find or Edit.");
+  } else say(one.isOwn ? "Paint what should change, then press Edit." : "Say what is there and what it becomes, then press Find or Edit.");
 }
 
 // the area
