@@ -367,8 +367,8 @@ def test_what_does_not_make_up_a_model_is_refused(
     wordless = {key: x for key, x in load_file(one["t5"]).items() if "relative" not in key}
     save_file(wordless, tmp_path / "t5.safetensors")
     for model, texts, vae, words in (
-        (three["transformer"], [three["clip_l"]], three["vae"], "needs clip_g too"),
-        (one["transformer"], [one["clip_l"]], one["vae"], "needs t5xxl too"),
+        (three["transformer"], [three["clip_l"]], three["vae"], "also needs clip_g"),
+        (one["transformer"], [one["clip_l"]], one["vae"], "also needs t5xxl"),
         (one["transformer"], [one["clip_l"], three["clip_g"]], one["vae"], "holds no text encoder of FLUX"),
         (one["transformer"], [one["vae"], flux], one["vae"], "flux-vae.safetensors holds no text encoder"),
         (three["transformer"], [three["clip_l"], one["clip_l"]], None, "are both clip_l"),
