@@ -93,8 +93,8 @@ def interpolate_frames(
         yield canvas.pixels_to_image(pixels.cpu())
 
 
-def check_generation(model: Foreseen, config: GenerateConfig) -> None:
-    """What a picture from a text under filled-in settings would be refused for, without the network."""
+def check_generation(model: Foreseen, config: GenerateConfig | InterpolateConfig) -> None:
+    """What pictures from texts under filled-in settings would be refused for, without the network."""
     _, *cells = latent_shape(model, config.width, config.height)
     how = config.step_solver, config.step_spacing, (cells[0], cells[1])
     make_steps(model.schedule, config.step_count, 1.0, *how)

@@ -197,7 +197,7 @@ def load_all(
         kind = "vae" if parts.family is None else parts.family.vae
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
-    elif next(parts.vae.parameters()).is_meta:
+    elif next(parts.vae.parameters()).requires_grad:  # no weights were filled in
         names = ", nor in ".join([config.model, *[" and ".join(config.text_encoder)] * bool(texts)])
         raise ModelError(f"There is no VAE in {names}.", "Give one with --vae.")
     return add_all(parts, config.lora, config.embedding)
