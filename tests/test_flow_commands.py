@@ -121,6 +121,28 @@ def test_a_rerun_with_another_model_leaves_the_norm_of_the_first(
     assert (read_settings(Path("back.png")) or {})["guidance_norm"] == "token"
 
 
+def test_a_rerun_with_another_model_keeps_a_norm_that_was_asked_for(
+    run: Run, folders: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(folders["qwen"], tmp_path / "finetune")
+
+    def norm(*words: Any) -> str:
+        good(run(*words, "--overwrite", "--device", "cpu"))
+        return (read_settings(Path(words[-1])) or {})["guidance_norm"]
+
+    generate = COMMANDS["generate"][:-2]
+    plain, own = ("--model", checkpoint), ("--model", folders["qwen"])
+    assert norm(*generate, *own, "--guidance-norm", "none", "-o", "none.png") == "none"
+    assert norm("rerun", "none.png", *own, "-o", "out.png") == "none"
+    assert norm("rerun", "none.png", "--model", other, "-o", "out.png") == "none"
+    assert norm(*generate, *plain, "--guidance-norm", "token", "-o", "token.png") == "token"
+    assert norm("rerun", "token.png", *own, "-o", "out.png") == "token"
+    assert norm(*generate, *own, "--guidance-scale", "1", "-o", "one.png") == "none"
+    assert norm("rerun", "one.png", *own, "--guidance-scale", "3", "-o", "out.png") == "token"
+    assert norm(*EDIT, *own, "--inversion", "flowedit", "-o", "flow.png") == "none"
+    assert norm("rerun", "flow.png", *own, "--inversion", "noise", "-o", "out.png") == "token"
+
+
 def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
     assert own_defaults(str(folders["sd3.5"])) == {"steps": 40, "guidance_scale": 4.5}
     assert own_defaults(str(folders["dev"])) == {

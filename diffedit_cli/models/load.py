@@ -270,7 +270,8 @@ def unused_settings(config: ModelConfig, source: Source) -> list[str]:
 
 
 def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:
-    """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one.
+    """What has to be given to load this model again: keys of ModelConfig, and whether it is a local one; and
+    its own norm of the guidance, if it has one.
 
     The revision of a hub id is the commit. Of local files only the last part of the path is kept.
     """
@@ -290,7 +291,8 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         backend="openvino" if isinstance(model.unet, OpenvinoUNet) else "torch",
     )
     stored = {key: value for key, value in flatten(used).items() if key != "offline"}
-    return {**stored, "model_is_local": is_local}
+    norm = model.own_defaults.get("guidance_norm")
+    return {**stored, "model_is_local": is_local, **({"own_norm": norm} if norm else {})}
 
 
 def without_folder(given: str) -> str:
