@@ -299,6 +299,12 @@ def test_the_networks_of_a_flow_take_turns_in_memory(sd3: Path) -> None:
         low.decode(latents)
         assert torch.equal(low.embed([text]).tokens, wanted.tokens)  # which is known
         assert held(low) == [True, False, False, False]
+    before = held(low)
+    for network, whole in zip([low.unet, *low.text_encoders], networks, strict=True):
+        state, right = network.state_dict(), whole.state_dict()
+        assert state.keys() == right.keys()
+        assert all(torch.equal(state[key], right[key]) for key in state)
+    assert held(low) == before
     wanted = plain.embed(["a horse"])
     for copied in (copy.deepcopy(low), pickle.loads(pickle.dumps(low)), pickle.loads(pickle.dumps(plain))):
         assert torch.equal(copied.embed(["a horse"]).tokens, wanted.tokens)
