@@ -375,6 +375,16 @@ def test_a_lora_adds_its_product_to_the_weights(
     assert model.unet.state_dict().keys() == plain.unet.state_dict().keys()
 
 
+def test_a_lora_keeps_all_networks_in_memory_and_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    matrices = {f"transformer.{TO_Q}.lora_{end}.weight": torch.ones(32, 32) for end in "AB"}
+    save_file(matrices, tmp_path / "style.safetensors")
+    how: dict[str, Any] = {"device": "cpu", "lora": str(tmp_path / "style.safetensors")}
+    told = f"With --lora --low-memory keeps all networks of {folders['dev']} in memory."
+    assert told in load_model(folders["dev"], low_memory=True, **how).notices
+    assert told not in load_model(folders["dev"], **how).notices
+
+
 def test_a_lora_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("peft")
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -94,19 +94,18 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
         dtype = torch.bfloat16
     else:
         dtype = pick_dtype(config.dtype, device)
-    own = defaults_of(config.model, source.path, config.lora)
+    own, is_by_turns = defaults_of(config.model, source.path, config.lora), is_flow and device.type == "cpu"
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
             parts = converted_parts(config, source, dtype, converted[1])
         else:
-            is_by_turns = is_flow and device.type == "cpu"
             parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
         parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_network(loaded)
-    loaded.notices += unused_settings(config, source)
+    loaded.notices += [*unused_settings(config, source), *all_held(config, loaded, is_by_turns=is_by_turns)]
     loaded.origin = origin_of(config, source, loaded)
     return loaded
 
@@ -267,6 +266,13 @@ def unused_settings(config: ModelConfig, source: Source) -> list[str]:
         for key in ("revision", "variant")
         if getattr(config, key) and not getattr(source, key)
     ]
+
+
+def all_held(config: ModelConfig, model: DiffusersDenoiser, *, is_by_turns: bool) -> list[str]:
+    """A notice where the networks of a flow-matching model could take turns in memory, and do not."""
+    why = "--lora" if config.lora else "--compile" if config.compile else ""
+    is_noted = is_by_turns and model.low_memory and why
+    return [f"With {why} --low-memory keeps all networks of {config.model} in memory."] if is_noted else []
 
 
 def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:
