@@ -313,6 +313,13 @@ def test_the_networks_of_a_flow_take_turns_in_memory(sd3: Path) -> None:
         assert torch.allclose(found, right, atol=1e-5)
 
 
+def test_weights_on_demand_are_found_from_every_folder(sd3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sd3.parent)
+    model = load_model(sd3.name, device="cpu", low_memory=True)
+    monkeypatch.chdir("/")
+    assert model.embed(["a horse"]).tokens.isfinite().all()
+
+
 def test_the_networks_take_turns_where_they_do_not_fit_together(
     sd3: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
