@@ -35,6 +35,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, build_xl:
     root = tmp_path_factory.mktemp("places")
     folders = {
         "sd": checkpoint,
+        "lcm": Path(shutil.copytree(checkpoint, root / "lcm-sd")),
         "xl": build_xl(),
         "sd3": save_flow(root / "sd3", sd3_parts(), SD3_SCHEDULER),
         "dev": save_flow(root / "dev", flux_parts(guidance_embeds=True), DEV_SCHEDULER),
@@ -95,6 +96,7 @@ REFUSED = [
     (["-m", "sd", "--text-encoder", "xl"], "the text is 72 wide, and its UNet takes 32"),
     (["-m", "unet", "--text-encoder", "xl"], "the text is 72 wide, and its UNet takes 32"),
     (["-m", "unet", "--text-encoder", "sd3"], "is no file of a transformer"),
+    (["-m", "lcm", "--text-encoder", "sd3"], "is no file of a transformer"),  # which has timesteps of its own
     (["-m", "unet", "--text-encoder", "clip"], "is not the text encoder of Stable Diffusion 1.x or 2.x"),
     (["-m", "unet-file", "--text-encoder", "sd"], "a UNet of another kind"),
     (["-m", "transformer", "--text-encoder", "dev"], "not a transformer of the same family"),

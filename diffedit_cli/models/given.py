@@ -58,7 +58,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
     family, files = family_of(config.model, source.path), files_of_flow(config, source)
     is_whole, of_texts = family is not None, flow_of_texts(config)
     is_flow = is_whole or files is not None or of_texts is not None
-    if of_texts is not None and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
+    if of_texts and not is_whole and (family := family_of(config.text_encoder[0], of_texts.path)) is not None:
         refuse_other_tasks(config.model, family)
         refuse_own_parts(config, source)
     given = {
@@ -84,8 +84,14 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
 
 
 def refuse_own_parts(config: ModelConfig, source: Source) -> None:
-    """ModelError for a file with more than a transformer, which the networks of a folder would replace."""
-    files = find_files(config.model, source.path) if source.path.is_file() else None
+    """ModelError for more than a transformer in a file, which the networks of a folder would replace."""
+    if not source.path.is_file():
+        raise ModelError(
+            f"{config.text_encoder[0]} is a flow-matching model, and {config.model} is no file of a "
+            "transformer.",
+            "Give a .safetensors or .gguf file with --model.",
+        )
+    files = find_files(config.model, source.path)
     if files is not None and (files.encoders or files.vae is not None):
         raise ModelError(
             f"{config.model} has text encoders or a VAE of its own, which would not be used beside a folder.",

@@ -201,11 +201,6 @@ def load_transformer(
 
 def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
     """The folder with the file of a transformer in place of its own."""
-    if not path.is_file():
-        raise ModelError(
-            f"{of_rest} is a flow-matching model, and {name} is no file of a transformer.",
-            "Give a .safetensors or .gguf file with --model.",
-        )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
     layout.files["transformer"] = [path]
     return layout
