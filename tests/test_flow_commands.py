@@ -260,6 +260,17 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(
     assert not Path(out).exists()
 
 
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chroma", "klein", "qwen"])
+def test_a_compiled_transformer_predicts_the_same(folders: dict[str, Path], name: str) -> None:
+    plain, compiled = (load_model(folders[name], device="cpu", compile=how) for how in (False, True))
+    x, t = torch.randn(2, plain.latent_channels, 8, 12), torch.full((2,), 300.0)
+    found, wanted = (one.predict(x, t, one.embed(["a zebra", "a horse"])) for one in (compiled, plain))
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
 def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     run: Run, folders: dict[str, Path]
 ) -> None:
