@@ -25,7 +25,7 @@ from training.sources import DATA
 
 PAGE = Path(__file__).parent.parent / "docs" / "guides" / "guidance.md"
 STEPS = 20  # the fewest that cfg++ should have
-NORMS = ("pred", "diff", "both", "cond")
+NORMS = ("pred", "diff", "both", "cond", "token")
 
 VARIANTS = {
     "cfg (the default)": GuidanceConfig(),

@@ -93,8 +93,8 @@ def interpolate_frames(
         yield canvas.pixels_to_image(pixels.cpu())
 
 
-def check_generation(model: Foreseen, config: GenerateConfig) -> None:
-    """Refuse, without the network, what `generate_image` would refuse under filled-in settings."""
+def check_generation(model: Foreseen, config: GenerateConfig | InterpolateConfig) -> None:
+    """Refuse, without the network, what drawing from texts would refuse under filled-in settings."""
     _, *cells = latent_shape(model, config.width, config.height)
     how = config.step_solver, config.step_spacing, (cells[0], cells[1])
     make_steps(model.schedule, config.step_count, 1.0, *how)

@@ -121,6 +121,28 @@ def test_a_rerun_with_another_model_leaves_the_norm_of_the_first(
     assert (read_settings(Path("back.png")) or {})["guidance_norm"] == "token"
 
 
+def test_a_rerun_with_another_model_keeps_a_norm_that_was_asked_for(
+    run: Run, folders: dict[str, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(folders["qwen"], tmp_path / "finetune")
+
+    def norm(*words: Any) -> str:
+        good(run(*words, "--overwrite", "--device", "cpu"))
+        return (read_settings(Path(words[-1])) or {})["guidance_norm"]
+
+    generate = COMMANDS["generate"][:-2]
+    plain, own = ("--model", checkpoint), ("--model", folders["qwen"])
+    assert norm(*generate, *own, "--guidance-norm", "none", "-o", "none.png") == "none"
+    assert norm("rerun", "none.png", *own, "-o", "out.png") == "none"
+    assert norm("rerun", "none.png", "--model", other, "-o", "out.png") == "none"
+    assert norm(*generate, *plain, "--guidance-norm", "token", "-o", "token.png") == "token"
+    assert norm("rerun", "token.png", *own, "-o", "out.png") == "token"
+    assert norm(*generate, *own, "--guidance-scale", "1", "-o", "one.png") == "none"
+    assert norm("rerun", "one.png", *own, "--guidance-scale", "3", "-o", "out.png") == "token"
+    assert norm(*EDIT, *own, "--inversion", "flowedit", "-o", "flow.png") == "none"
+    assert norm("rerun", "flow.png", *own, "--inversion", "noise", "-o", "out.png") == "token"
+
+
 def test_the_defaults_are_the_families(folders: dict[str, Path], tmp_path: Path) -> None:
     assert own_defaults(str(folders["sd3.5"])) == {"steps": 40, "guidance_scale": 4.5}
     assert own_defaults(str(folders["dev"])) == {
@@ -238,6 +260,17 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(
     assert not Path(out).exists()
 
 
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chroma", "klein", "qwen"])
+def test_a_compiled_transformer_predicts_the_same(folders: dict[str, Path], name: str) -> None:
+    plain, compiled = (load_model(folders[name], device="cpu", compile=how) for how in (False, True))
+    x, t = torch.randn(2, plain.latent_channels, 8, 12), torch.full((2,), 300.0)
+    found, wanted = (one.predict(x, t, one.embed(["a zebra", "a horse"])) for one in (compiled, plain))
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
 def test_a_negative_prompt_is_noted_where_there_is_no_second_prediction(
     run: Run, folders: dict[str, Path]
 ) -> None:
@@ -351,6 +384,16 @@ def test_a_lora_adds_its_product_to_the_weights(
         for (net, place), weight in wanted.items():
             assert torch.allclose(networks[net].get_submodule(place).weight, weight, atol=1e-5)
     assert model.unet.state_dict().keys() == plain.unet.state_dict().keys()
+
+
+def test_a_lora_keeps_all_networks_in_memory_and_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    matrices = {f"transformer.{TO_Q}.lora_{end}.weight": torch.ones(32, 32) for end in "AB"}
+    save_file(matrices, tmp_path / "style.safetensors")
+    how: dict[str, Any] = {"device": "cpu", "lora": str(tmp_path / "style.safetensors")}
+    told = f"With --lora --low-memory keeps all networks of {folders['dev']} in memory."
+    assert told in load_model(folders["dev"], low_memory=True, **how).notices
+    assert told not in load_model(folders["dev"], **how).notices
 
 
 def test_a_lora_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

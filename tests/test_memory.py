@@ -299,12 +299,25 @@ def test_the_networks_of_a_flow_take_turns_in_memory(sd3: Path) -> None:
         low.decode(latents)
         assert torch.equal(low.embed([text]).tokens, wanted.tokens)  # which is known
         assert held(low) == [True, False, False, False]
+    before = held(low)
+    for network, whole in zip([low.unet, *low.text_encoders], networks, strict=True):
+        state, right = network.state_dict(), whole.state_dict()
+        assert state.keys() == right.keys()
+        assert all(torch.equal(state[key], right[key]) for key in state)
+    assert held(low) == before
     wanted = plain.embed(["a horse"])
     for copied in (copy.deepcopy(low), pickle.loads(pickle.dumps(low)), pickle.loads(pickle.dumps(plain))):
         assert torch.equal(copied.embed(["a horse"]).tokens, wanted.tokens)
         assert torch.equal(copied.embed(["a cow"]).tokens, plain.embed(["a cow"]).tokens)
         found, right = (one.predict(latents, t, wanted) for one in (copied, plain))
         assert torch.allclose(found, right, atol=1e-5)
+
+
+def test_weights_on_demand_are_found_from_every_folder(sd3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sd3.parent)
+    model = load_model(sd3.name, device="cpu", low_memory=True)
+    monkeypatch.chdir("/")
+    assert model.embed(["a horse"]).tokens.isfinite().all()
 
 
 def test_the_networks_take_turns_where_they_do_not_fit_together(

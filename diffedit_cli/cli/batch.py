@@ -160,9 +160,9 @@ def open_batch(**facts: Any) -> "Batch":
 
 
 def say_what_is_left(job: "Batch", terminal: Terminal, *, retry_failed: bool) -> None:
-    from ..models import foresee
+    from ..models import check_parts
 
-    foresee(job.checkpoint)
+    check_parts(job.checkpoint)
     plan = job.plan(read_model=False)
     parts = job.left(plan, retry_failed=retry_failed)
     forwards = job.forwards(own_defaults(job.checkpoint))

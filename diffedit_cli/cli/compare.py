@@ -81,6 +81,7 @@ def compare(
 
         from .. import compare as comparison
         from ..images.video import check_film
+        from ..models import check_parts
 
         own, kind = own_defaults(checkpoint), {"has_picture": picture is not None, "search": mask is None}
         units = settled(lambda: comparison.count_forwards(values, own, **kind), values, terminal.warn)
@@ -93,8 +94,9 @@ def compare(
         masks = None if source is None else read_masks(files, source)
         note_idle(context, terminal, comparison.idle(values, own, **kind))
         configs, has_mask = comparison.filled(values, own, **kind), mask is not None
-        require_drawable(configs, checkpoint, source, has_mask=has_mask, is_loaded=not dry_run)
+        require_drawable(configs, checkpoint, source, has_mask=has_mask, is_dry=dry_run)
         if dry_run:
+            check_parts(checkpoint)
             terminal.result(
                 {"output": str(target or "-"), "tiles": tiles, "forwards": units},
                 [f"Would draw {len(tiles)} tiles: {'; '.join(tiles)}.", f"{units} forward passes."],
@@ -115,20 +117,18 @@ def require_drawable(
     picture: "Picture | None",
     *,
     has_mask: bool,
-    is_loaded: bool,
+    is_dry: bool,
 ) -> None:
-    """Refuse what the model cannot draw; is_loaded: it will be, and refuses the rest itself."""
+    """Refuse what the model cannot draw, as far as is known."""
     for config in configs:
         inversion = config.encoding if isinstance(config, EditConfig) else ""
         require_suited(checkpoint, inversion=inversion, spacing=config.step_spacing)
-    if is_loaded:
-        return
 
     from ..generation import check_generation
     from ..models import foresee
     from ..session import check_edit
 
-    if model := foresee(checkpoint):
+    if model := foresee(checkpoint, is_dry=is_dry):
         for config in configs:
             if isinstance(config, GenerateConfig):
                 check_generation(model, config)

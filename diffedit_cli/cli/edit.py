@@ -26,7 +26,7 @@ from .failures import Failures
 from .files import make_folder, write_picture
 from .films import Film, there_and_back, write_film
 from .idle import note_idle
-from .jobs import Group, Job, Order, check_film, check_words, find_jobs, ready
+from .jobs import Group, Job, Order, Refuse, check_film, check_words, find_jobs, ready
 from .options import (
     AddMask,
     DryRun,
@@ -146,7 +146,7 @@ def edit(
         from ..api import animate_edit, edit_each
 
         model, (row, rows) = functools.cache(lambda: open_model(checkpoint, terminal)), together
-        for group in ready(jobs, order, failures):
+        for group in ready(jobs, order, failures, refuser(checkpoint, config, order, is_dry=False)):
             loaded, wanted = model(), group.pictures * rows
             units = forwards(filled_in(config, loaded.own_defaults), group, order)
             with terminal.progress(units) as report:
@@ -180,6 +180,22 @@ def what_does_nothing(config: EditConfig, order: Order, jobs: list[Job]) -> dict
         **idle_settings(config, has_mask=order.masks[0] is not None, has_areas=any(order.masks)),
         **idle_film(order.animate is not None),
     }
+
+
+def refuser(checkpoint: ModelConfig, config: EditConfig, order: Order, *, is_dry: bool) -> Refuse:
+    """What refuses a picture that the model cannot edit, as far as is known; config: with its own filled in.
+
+    SettingError: it can make no film.
+    """
+    from ..models import foresee
+    from ..session import check_edit, require_mixing
+
+    model = foresee(checkpoint, is_dry=is_dry)
+    if model is None:
+        return lambda picture, masks: None
+    if order.animate is not None:
+        require_mixing(model)
+    return lambda picture, masks: check_edit(model, config, picture.rgb.size, has_mask=masks.use is not None)
 
 
 def without_existing(jobs: list[Job], order: Order, terminal: Terminal) -> list[Job]:
@@ -216,21 +232,16 @@ def preview(
     terminal: Terminal,
 ) -> None:
     """Say what would be done; files, masks, words and the model are checked, and no network is loaded."""
-    from ..models import foresee
-    from ..session import check_edit, require_mixing
+    from ..models import check_parts
 
     units: Counter[str] = Counter()
     outputs: list[str] = []
-    model = foresee(checkpoint)
-    if model and order.animate is not None:
-        require_mixing(model)
-    for group in (one for several in ready(jobs, order, failures) for one in several.each()):
-        with failures.of(group.jobs[0].picture, len(group.jobs)):
-            if model:
-                size, has_mask = group.pictures[0].rgb.size, group.masks.use is not None
-                check_edit(model, config, size, has_mask=has_mask)
-            units.update(forwards(config, group, order))
-            outputs += [str(job.target or "-") for job in group.jobs]
+    put_together = functools.cache(lambda: check_parts(checkpoint))
+    groups = ready(jobs, order, failures, refuser(checkpoint, config, order, is_dry=True))
+    for group in (one for several in groups for one in several.each()):
+        put_together()
+        units.update(forwards(config, group, order))
+        outputs += [str(job.target or "-") for job in group.jobs]
     if notice := unknown_words(checkpoint, config.ref, *dict.fromkeys(job.config.query for job in jobs)):
         terminal.warn(notice)
     stages = ", ".join(f"{stage} {count}" for stage, count in units.items())

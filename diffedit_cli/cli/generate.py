@@ -43,10 +43,13 @@ def generate(
         known = filled_in(configs[0], own_defaults(checkpoint))
         require_suited(checkpoint, spacing=known.step_spacing)
         note_idle(context, terminal, idle_settings(known))
+
+        from ..generation import check_generation, generate_image
+        from ..models import foresee
+
+        if foreseen := foresee(checkpoint):
+            check_generation(foreseen, known)
         model = open_model(checkpoint, terminal)
-
-        from ..generation import generate_image
-
         for one, target in zip(configs, targets, strict=True):
             with terminal.progress({"generate": 1}) as report:
                 result = generate_image(model, one, report=report)

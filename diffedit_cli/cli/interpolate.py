@@ -78,6 +78,8 @@ def interpolate(
         from .. import generation, results
         from .. import notices as notes
         from ..images.video import check_film
+        from ..models import foresee
+        from ..session import require_mixing
 
         first, before, picture = 0, None, None if init is None else read_picture(init)
         if resume:
@@ -86,6 +88,9 @@ def interpolate(
         known = filled_in(settings, own_defaults(checkpoint))
         require_suited(checkpoint, spacing=known.step_spacing)
         note_idle(context, terminal, idle_settings(known, has_init=picture is not None))
+        if foreseen := foresee(checkpoint):
+            require_mixing(foreseen)
+            generation.check_generation(foreseen, known)
         model = open_model(checkpoint, terminal)
         if before is not None:
             check_same_model(before, model.origin, target)

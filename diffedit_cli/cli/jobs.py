@@ -1,7 +1,7 @@
 """What `diffedit edit` was asked for: one job per result, with the files that it reads and writes."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..images.read import Picture
 
 READ_TOGETHER = 8  # pictures held in memory at a time
+Refuse = Callable[["Picture", "Masks"], None]
 
 
 @dataclass(frozen=True)
@@ -201,15 +202,18 @@ def free_name(folder: Path, stem: str, taken: set[Path]) -> Path:
     return name
 
 
-def ready(jobs: Sequence[Job], order: Order, failures: Failures) -> Iterator[Group]:
-    """The pictures, read a few at a time, with those of their jobs whose results can be written."""
+def ready(jobs: Sequence[Job], order: Order, failures: Failures, refuse: Refuse) -> Iterator[Group]:
+    """The pictures, read a few at a time, with those of their jobs whose results can be written.
+
+    refuse: raises SettingError for a picture that the model cannot edit.
+    """
     of_pictures = [list(group) for _, group in groupby(jobs, lambda job: job.picture)]
     inputs = {Path(job.picture).resolve() for job in jobs}
     for start in range(0, len(of_pictures), READ_TOGETHER):
         checked = [
             group
             for some in of_pictures[start : start + READ_TOGETHER]
-            for group in check(some, order, inputs, failures)
+            for group in check(some, order, inputs, failures, refuse)
         ]
         if any(order.masks):  # each is edited alone
             yield from checked
@@ -222,12 +226,15 @@ def ready(jobs: Sequence[Job], order: Order, failures: Failures) -> Iterator[Gro
             yield first
 
 
-def check(jobs: list[Job], order: Order, inputs: set[Path], failures: Failures) -> list[Group]:
+def check(
+    jobs: list[Job], order: Order, inputs: set[Path], failures: Failures, refuse: Refuse
+) -> list[Group]:
     """The jobs of one picture that can be done, as one group; none if there are none."""
     groups: list[Group] = []
     with failures.of(jobs[0].picture, len(jobs)):
         picture = read_picture(jobs[0].picture)
         masks = read_masks([mask_for(place, jobs[0]) for place in order.masks], picture)
+        refuse(picture, masks)
         group = Group([picture], [], masks)
         for job in jobs:
             with failures.of(job.picture):

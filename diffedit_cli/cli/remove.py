@@ -89,8 +89,9 @@ def remove(
         require_suited(checkpoint, spacing=full.step_spacing)
         note_idle(context, terminal, idle_settings(full, **given))
         units = forwards(settings, own_words(checkpoint), own, has_mask=mask is not None)
+        check_model(checkpoint, full, source, has_mask=mask is not None, is_dry=dry_run)
         if dry_run:
-            return preview(job, settings, full, source, units, checkpoint, terminal)
+            return preview(job, settings, units, checkpoint, terminal)
         model = open_model(checkpoint, terminal)
 
         from ..api import remove_object
@@ -102,21 +103,28 @@ def remove(
         terminal.finish(result, target, outcome_of(result, target))
 
 
+def check_model(
+    checkpoint: ModelConfig, full: EditConfig, source: "Picture", *, has_mask: bool, is_dry: bool
+) -> None:
+    """Refuse what the model cannot draw, as far as is known."""
+    from ..models import foresee
+    from ..session import check_edit
+
+    if model := foresee(checkpoint, is_dry=is_dry):
+        check_edit(model, full, source.rgb.size, has_mask=has_mask)
+
+
 def preview(
     job: Job,
     settings: RemoveConfig,
-    full: EditConfig,
-    source: "Picture",
     units: dict[str, int],
     checkpoint: ModelConfig,
     terminal: Terminal,
 ) -> None:
     """Say what would be done; files, masks, words and the model are checked, and no network is loaded."""
-    from ..models import foresee
-    from ..session import check_edit
+    from ..models import check_parts
 
-    if model := foresee(checkpoint):
-        check_edit(model, full, source.rgb.size, has_mask=units["mask"] == 0)
+    check_parts(checkpoint)
     notice = unknown_words(checkpoint, settings.ref, settings.place)
     if notice:
         terminal.warn(notice)

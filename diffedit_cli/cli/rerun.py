@@ -18,6 +18,7 @@ from ..settings import (
     filled_in,
     keys,
 )
+from ..settings.idle import is_unguided
 from .defaults import Layer, for_commands
 from .files import cut
 from .idle import is_given
@@ -180,6 +181,14 @@ def is_few_step(named: str, stored: Mapping[str, Any]) -> bool:
     return "steps" in own_defaults(named) or stored["timestep_spacing"] != CAME["timestep_spacing"]
 
 
+def has_norm(stored: Mapping[str, Any]) -> bool:
+    """Whether a norm had an effect on a result; if not, the one stored says nothing."""
+    schema = SCHEMAS[stored["command"]]
+    config = build(schema, {key: stored[key] for key, *_ in keys(schema) if key in stored})
+    is_plain = config.guidance.method == "cfg" and getattr(config, "inversion", "") != "flowedit"
+    return is_plain and not is_unguided(config.guidance)
+
+
 def adapted(
     file: Path, stored: Mapping[str, Any], asked: typer.Context, terminal: Terminal
 ) -> dict[str, Any]:
@@ -187,12 +196,15 @@ def adapted(
     gone = {"compile"}  # a picture starts no compiler
     if is_given(asked, "guidance_norm") or is_given(asked, "guidance_method"):
         gone.add("guidance_scale")  # it is a measure of the old one
+    if "guidance_norm" in stored and not has_norm(stored):
+        gone.add("guidance_norm")
     if is_given(asked, "model"):
         if not is_same_model(asked.params["model"], stored):
             gone |= OF_THE_MODEL | {"low_memory"}
             gone |= set() if stored["command"] == "interpolate" else {"strength"}
             gone |= {"guidance_method"} if stored.get("guidance_method") in ("cfg", "embedded") else set()
-            gone |= {"guidance_norm"} if stored.get("guidance_norm") in ("none", "token") else set()
+            if stored.get("guidance_norm") == stored.get("own_norm", "none"):
+                gone.add("guidance_norm")
             if is_few_step(asked.params["model"], stored):
                 gone |= {"steps", "solver", "inversion", "timestep_spacing"}
         elif not is_trusted(stored):

@@ -32,6 +32,7 @@ FACTS = {
     "diffedit",
     "command",
     "model_is_local",
+    "own_norm",
     "input",
     "input_sha256",
     "edited",

@@ -8,7 +8,7 @@ safetensors and GGUF files are read, and no code in a checkpoint is ever run.
 from .catalogue import catalogue, describe, few_steps, own_defaults, own_words
 from .converted import Converted, converted_networks, remove_converted
 from .denoiser import DiffusersDenoiser, sibling_of, words_not_in
-from .foreseen import Foreseen, foresee
+from .foreseen import Foreseen, check_parts, foresee
 from .given import check
 from .load import backend_of, load_model, optimize, pull
 from .parts import known_words
@@ -23,6 +23,7 @@ __all__ = [
     "catalogue",
     "check",
     "check_name",
+    "check_parts",
     "converted_networks",
     "describe",
     "few_steps",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelError, SettingError, is_shortage
 from .parts import Parts
-from .weights import check_weights, read_weights
+from .weights import IS_WEIGHTLESS, check_weights, plain, read_weights, weightless
 
 RELATIVES = {  # by what only their tensors are called
     r"\.hada_": "LoHa", r"\.lokr_": "LoKr", r"\.dora_scale": "DoRA", r"\.lora_mid": "LoCon with a core",
@@ -125,7 +125,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         if values.numel() == 0 or (values.dim() == 0 and not name.endswith(".alpha")):
             raise ModelError(f"{path} is invalid: {name} is not a matrix.", "Fetch it again.")
         check_finite(path, name, values)
-    return state
+    return plain(weightless(state), torch.float32) if IS_WEIGHTLESS.get() else state
 
 
 def check_finite(path: Path, name: str, values: Tensor) -> None:

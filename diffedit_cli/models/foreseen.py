@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..core.types import FlowSchedule, Schedule
 from ..errors import ModelError
 from ..settings import ModelConfig
@@ -12,19 +14,28 @@ from .denoiser import require_cells
 from .families import Family
 from .flow_files import transformer_config, vae_config
 from .flow_schedule import read_flow
-from .given import check_flow, files_of_flow, flow_of_texts, source_of, sources_of_texts
+from .given import (
+    check_flow,
+    files_of_flow,
+    flow_of_texts,
+    given_apart,
+    own_vae,
+    source_of,
+    sources_of_texts,
+)
 from .hardware import device_of, openvino_dtypes
 from .int8 import check_nncf
 from .layout import Layout, check_layout
-from .load import DENOISERS
+from .load import DENOISERS, load_all
 from .networks import native_cells, read_json
+from .quiet import quiet
 from .schedulers import read_schedule
 from .separate import layout_round
 from .single_file import CONFIGS, predicts_v, recognise, scheduler_config, with_prefix
 from .sources import Source
 from .unet import UNetDenoiser
 from .vae import local_vae
-from .weights import read_network
+from .weights import read_network, without_weights
 
 
 @dataclass(frozen=True)
@@ -44,24 +55,16 @@ class Foreseen:
         require_cells(self.name, cells, self.most_cells, self.factor)
 
 
-def foresee(config: ModelConfig) -> Foreseen | None:
-    """What is known of a checkpoint without reading a weight. None: it is not here, or it is a UNet alone.
+def foresee(config: ModelConfig, *, is_dry: bool = False) -> Foreseen | None:
+    """What the small files of a checkpoint tell of it. None: it is not here, it is a UNet alone, or OpenVINO
+    may run it (which loads it in less time than this takes). is_dry: it will not be loaded.
 
     Raises as load_model does, where its reason can be known.
     """
-    device = device_of(config)
-    if config.engine == "openvino":
-        openvino_dtypes(config, device)
     here = replace(config, offline=True)
-    try:
-        source, _ = source_of(here), sources_of_texts(here)
-    except ModelError:
+    source = source_here(here)
+    if source is None or not (is_dry or config.engine == "torch" or not may_be_converted(source)):
         return None
-    check_flow(here, source)
-    if config.dtype == "int8" and not may_be_converted(source):
-        check_nncf()
-    if config.vae is not None:
-        local_vae(config.vae)
     if (of_flow := flow_of_texts(here)) is not None:
         return of_layout(layout_round(config.model, source.path, config.text_encoder[0], of_flow))
     if (files := files_of_flow(here, source)) is not None:
@@ -72,6 +75,46 @@ def foresee(config: ModelConfig) -> Foreseen | None:
     if config.text_encoder:
         return None
     return of_layout(check_layout(config.model, source.path, source.variant))
+
+
+def check_parts(config: ModelConfig) -> None:
+    """Put a checkpoint together without its weights, if all of it is here. Raises as load_model does."""
+    here = replace(config, offline=True)
+    source = source_here(here)
+    if source is None or not is_vae_here(here) or is_embedded(here):
+        return
+    with quiet(), without_weights():
+        load_all(here, source, torch.float32)
+
+
+def source_here(config: ModelConfig) -> Source | None:
+    """Where a checkpoint is; None: not all of it is here. Raises what load_model does before it reads it."""
+    device = device_of(config)
+    if config.engine == "openvino":
+        openvino_dtypes(config, device)
+    try:
+        source, _ = source_of(config), sources_of_texts(config)
+    except ModelError:
+        return None
+    check_flow(config, source)
+    if config.dtype == "int8" and not may_be_converted(source):
+        check_nncf()
+    if config.vae is not None:
+        local_vae(config.vae)
+    return source
+
+
+def is_embedded(config: ModelConfig) -> bool:
+    """Whether a model is the one of the package, with nothing from elsewhere."""
+    return config.model == "embedded" and not (config.lora or config.embedding or given_apart(config))
+
+
+def is_vae_here(config: ModelConfig) -> bool:
+    try:
+        own_vae(config)
+    except ModelError:
+        return False
+    return True
 
 
 def of_layout(layout: Layout) -> Foreseen:

@@ -63,7 +63,7 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
         flow_of_texts(config),
     )
     is_whole = family is not None
-    if of_texts is not None:
+    if of_texts is not None and not is_whole:
         refuse_own_parts(config, source)
         family = family_of(config.text_encoder[0], of_texts.path)
     elif files is not None:
@@ -89,8 +89,14 @@ def check_flow(config: ModelConfig, source: Source) -> bool:
 
 
 def refuse_own_parts(config: ModelConfig, source: Source) -> None:
-    """ModelError for a file with more than a transformer, which the networks of a folder would replace."""
-    files = find_files(config.model, source.path) if source.path.is_file() else None
+    """ModelError for more than a transformer in a file, which the networks of a folder would replace."""
+    if not source.path.is_file():
+        raise ModelError(
+            f"{config.text_encoder[0]} is a flow-matching model, and {config.model} is not a "
+            "transformer file.",
+            "Give a .safetensors or .gguf file with --model.",
+        )
+    files = find_files(config.model, source.path)
     if files is not None and (files.encoders or files.vae is not None):
         raise ModelError(
             f"{config.model} has text encoders or a VAE of its own, which those of the folder would replace.",

@@ -95,18 +95,18 @@ def load_model(model: Any = "embedded", **settings: Any) -> DiffusersDenoiser:
     else:
         dtype = pick_dtype(config.dtype, device)
     own = defaults_of(config.model, source.path, config.lora, config.text_encoder)
+    is_by_turns = is_flow and device.type == "cpu"
     hush = nullcontext if converted and not config.embedding else quiet  # whose imports take seconds
     with without_garbage_collection(), hush():
         if converted:
             parts = converted_parts(config, source, dtype, converted[1])
         else:
-            is_by_turns = is_flow and device.type == "cpu"
             parts = load_all(config, source, dtype, room=room_for(config, device), by_turns=is_by_turns)
         parts = with_defaults(parts, own)
         loaded = place(config.model, parts, device, dtype, config.low_memory)
     if config.compile:
         compile_network(loaded)
-    loaded.notices += unused_settings(config, source)
+    loaded.notices += unused_settings(config, source, is_by_turns=is_by_turns and loaded.low_memory)
     loaded.origin = origin_of(config, source, loaded)
     return loaded
 
@@ -198,7 +198,7 @@ def load_all(
         kind = "vae" if parts.family is None else parts.family.vae
         parts = replace(parts, vae=load_vae(str(config.vae), vae, parts.vae.config, kind))
         check_fit(f"{config.model} with {config.vae}", parts)
-    elif next(parts.vae.parameters()).is_meta:
+    elif next(parts.vae.parameters()).requires_grad:  # no weights were filled in
         names = ", nor in ".join([config.model, *[" and ".join(config.text_encoder)] * bool(texts)])
         raise ModelError(f"There is no VAE in {names}.", "Give one with --vae.")
     return add_all(parts, config.lora, config.embedding)
@@ -256,22 +256,27 @@ def place(
     return model
 
 
-def unused_settings(config: ModelConfig, source: Source) -> list[str]:
-    """A notice for each setting that has no effect with this checkpoint."""
+def unused_settings(config: ModelConfig, source: Source, *, is_by_turns: bool) -> list[str]:
+    """A notice for each setting that has no effect with this checkpoint. is_by_turns: its networks are in
+    memory one at a time, except with --lora and --compile."""
     where = f"with {config.model}, which has none"
     if config.model == "embedded":
         where = "with the embedded model"
     elif source.path.is_file():
         where = "with a model in one file"
-    return [
+    notices = [
         f"--{key} does nothing {where}."
         for key in ("revision", "variant")
         if getattr(config, key) and not getattr(source, key)
     ]
+    if is_by_turns and (why := "--lora" if config.lora else "--compile" if config.compile else ""):
+        notices.append(f"With {why} --low-memory keeps all networks of {config.model} in memory.")
+    return notices
 
 
 def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> dict[str, Any]:
-    """What is needed to load this model again: keys of ModelConfig, and whether it is a local one.
+    """What is needed to load this model again: keys of ModelConfig, and whether it is a local one; also
+    its own norm of the guidance, if it has one.
 
     The revision of a hub id is the commit. Of local files only the last part of the path is kept.
     """
@@ -291,7 +296,8 @@ def origin_of(config: ModelConfig, source: Source, model: DiffusersDenoiser) -> 
         backend="openvino" if isinstance(model.unet, OpenvinoUNet) else "torch",
     )
     stored = {key: value for key, value in flatten(used).items() if key != "offline"}
-    return {**stored, "model_is_local": is_local}
+    norm = model.own_defaults.get("guidance_norm")
+    return {**stored, "model_is_local": is_local, **({"own_norm": norm} if norm else {})}
 
 
 def without_folder(given: str) -> str:

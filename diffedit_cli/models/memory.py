@@ -95,7 +95,8 @@ class Offload:
 
 
 class OnDemand(nn.Module):
-    """A network that is read when it is needed, and released when another one is needed.
+    """A network that is read when it is needed, and released when another one is needed; also read
+    for its state_dict.
 
     load: reads it; with is_empty on the meta device, where its weights are checked. bytes: the memory that it
     takes.
@@ -113,6 +114,10 @@ class OnDemand(nn.Module):
             with quiet():
                 self.held = held = (self.load(),)
         return held[0](*args, **options)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        network = self.held[0] if self.held else self.load()
+        destination.update(network.state_dict(prefix=prefix, keep_vars=keep_vars))
 
     def release(self) -> None:
         self.held = ()

@@ -202,11 +202,6 @@ def load_transformer(
 
 def layout_round(name: str, path: Path, of_rest: str, rest: Source) -> Layout:
     """The folder's layout, with a transformer's file in place of its own. ModelError: they do not match."""
-    if not path.is_file():
-        raise ModelError(
-            f"{of_rest} is a flow-matching model, and {name} is not a transformer file.",
-            "Give a .safetensors or .gguf file with --model.",
-        )
     layout = check_layout(of_rest, rest.path, rest.variant, without=["transformer"])
     check_kind(path.name, layout.kinds["transformer"], layout.configs["transformer"], shapes_in(path))
     layout.files["transformer"] = [path]

@@ -43,7 +43,7 @@ def find_checkpoint(
         return Source(EMBEDDED)
     path = local_path(name)
     if path is not None:
-        return Source(path, variant if path.is_dir() else None)
+        return Source(path.absolute(), variant if path.is_dir() else None)  # it may be read again elsewhere
     hub_id = replace(find_hub_id(name, revision, variant), needs=needs)
     if needs == "rest" and not hub_id.file:
         hub_id = replace(hub_id, variants=(*hub_id.variants, "fp16"))

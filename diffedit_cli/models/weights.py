@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ ONLY_SAFE = "Pickles can run code when they are opened and are never read: get t
 FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, *FP8}
 State = dict[str, Tensor | Quantised]
+IS_WEIGHTLESS = ContextVar("IS_WEIGHTLESS", default=False)
 SCALES = ("scale_weight", "weight_scale")
 FOR_FP8_PRODUCTS = ("scale_input", "input_scale")  # of activations, which stay in the run's dtype here
 HARMLESS = re.compile(  # what checkpoints carry and no network takes
@@ -87,6 +90,21 @@ def read_network(what: str, *paths: Path) -> State:
     Scales of fp8 are named as ComfyUI does: `scale_weight`, or `weight_scale` with an optional `comfy_quant`.
     Raises ModelError for other kinds of quantisation.
     """
+    state = read_state(what, *paths)
+    return weightless(state) if IS_WEIGHTLESS.get() else state
+
+
+@contextmanager
+def without_weights() -> Generator[None, None, None]:
+    """Networks that are read meanwhile are put together and checked, on the meta device."""
+    token = IS_WEIGHTLESS.set(True)
+    try:
+        yield
+    finally:
+        IS_WEIGHTLESS.reset(token)
+
+
+def read_state(what: str, *paths: Path) -> State:
     if any(path.suffix == GGUF for path in paths):
         with reading(what):
             return {key: x for path in paths for key, x in read_gguf(path).items()}
@@ -125,9 +143,11 @@ def plain(state: Mapping[str, Tensor | Quantised], dtype: torch.dtype) -> dict[s
 
 
 def weightless(state: Mapping[str, Tensor | Quantised]) -> State:
-    """The shapes of weights, on the meta device."""
+    """The shapes of weights, on the meta device; the short ones, such as biases, as they are."""
     return {
-        key: torch.empty(x.shape, dtype=x.dtype if isinstance(x, Tensor) else torch.float16, device="meta")
+        key: x
+        if len(x.shape) < 2
+        else torch.empty(x.shape, dtype=x.dtype if isinstance(x, Tensor) else torch.float16, device="meta")
         for key, x in state.items()
     }
 
