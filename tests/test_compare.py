@@ -102,7 +102,7 @@ def test_labels_of_every_kind() -> None:
         ({"query": ["zebra"]}, "nothing to compare"),
         ({"query": ["zebra", ""]}, "no query"),
         ({"seed": list(range(11)), "steps": list(range(1, 11))}, "110 tiles"),
-        ({"guidance_norm": ["none", "wrong"]}, "--guidance-norm wrong"),
+        ({"guidance_norm": ["none", "wrong"]}, "--guidance-norm cannot be wrong"),
         ({"guidance_norm": ["none", "diff"], "guidance_scale": [7.5]}, "7.5 is too large"),
         ({"query": ["zebra"], "strength": [0.5, 3.0]}, "--strength 3.0"),
     ],

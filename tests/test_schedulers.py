@@ -134,7 +134,7 @@ def test_a_model_with_an_euler_scheduler_ends_clean(build: Callable[..., Path]) 
         ({"_class_name": "DDIMScheduler"}, "without betas"),
         ({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5}, "without betas"),
         ({"_class_name": "UniPCMultistepScheduler", "beta_schedule": "linear"}, "without betas"),
-        (config_of("UniPCMultistepScheduler", use_flow_sigmas=True), "flow matching"),
+        (config_of("UniPCMultistepScheduler", use_flow_sigmas=True), "flow-matching"),
         (config_of("NewScheduler"), "NewScheduler.*not known"),
         (SD, "no _class_name"),
         (config_of("DDIMScheduler", prediction_type="flow_prediction"), "predicts flow_prediction"),
