@@ -248,6 +248,19 @@ def test_hooks_of_offloading_change_nothing(own: DiffusersDenoiser) -> None:
     assert torch.equal(own.decode(x), pixels)
 
 
+def test_a_network_that_is_too_large_moves_layer_by_layer(
+    own: DiffusersDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, t, text = draw_noise((4, 8, 8), [1]), torch.tensor([500]), own.embed(["a horse"])
+    eps = own.predict(x, t, text)
+    monkeypatch.setattr(memory, "is_short", lambda networks, device: networks == [own.unet])
+    own.offload = Offload([own.unet, own.vae, *own.text_encoders], CPU)
+    assert [network for network, _ in own.offload.hooks] == [own.vae, *own.text_encoders]
+    assert hasattr(own.unet.conv_in, "_diffusers_hook")
+    assert torch.equal(own.predict(x, t, text), eps)
+    own.decode(x)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_one_network_at_a_time_is_on_the_gpu(checkpoint: Path) -> None:
     low = load_model(checkpoint, device="cuda", dtype="float32", low_memory=True)

@@ -81,12 +81,18 @@ class Offload:
     """Keeps only the network that is running on the device; the others stay in the CPU's memory.
 
     accelerate's hooks move a network to the device for its forward pass; `claim` first moves the others back.
+    A network that is too large for the device is moved there one layer at a time by diffusers' hooks.
     """
 
     def __init__(self, networks: Sequence[Any], device: torch.device) -> None:
         from accelerate import cpu_offload_with_hook
+        from diffusers.hooks.group_offloading import apply_group_offloading
 
-        self.hooks = [(network, cpu_offload_with_hook(network, device)[1]) for network in networks]
+        too_large = [network for network in networks if is_short([network], device)]
+        for network in too_large:
+            apply_group_offloading(network, device, offload_type="leaf_level")
+        whole = [network for network in networks if network not in too_large]
+        self.hooks = [(network, cpu_offload_with_hook(network, device)[1]) for network in whole]
 
     def claim(self, network: Any) -> None:
         for other, hook in self.hooks:
