@@ -92,13 +92,13 @@ def named(value: str | list[str]) -> str:
 REFUSED = [
     (["-m", "sd", "--vae", "scaled"], "another kind of checkpoint: it scales latents by 0.13025"),
     (["-m", "sd3", "--vae", "shifted"], "it scales latents by 0.3611 after a shift by 0.0609"),
-    (["-m", "sd", "--vae", "vae-file"], "missing or misshapen"),
+    (["-m", "sd", "--vae", "vae-file"], "missing or have the wrong shape"),
     (["-m", "sd", "--text-encoder", "xl"], "the text is 72 wide, and its UNet takes 32"),
     (["-m", "unet", "--text-encoder", "xl"], "the text is 72 wide, and its UNet takes 32"),
-    (["-m", "unet", "--text-encoder", "sd3"], "is no file of a transformer"),
-    (["-m", "lcm", "--text-encoder", "sd3"], "is no file of a transformer"),  # which has timesteps of its own
+    (["-m", "unet", "--text-encoder", "sd3"], "is not a transformer file"),
+    (["-m", "lcm", "--text-encoder", "sd3"], "is not a transformer file"),  # which has timesteps of its own
     (["-m", "unet", "--text-encoder", "clip"], "is not the text encoder of Stable Diffusion 1.x or 2.x"),
-    (["-m", "unet-file", "--text-encoder", "sd"], "a UNet of another kind"),
+    (["-m", "unet-file", "--text-encoder", "sd"], "holds a UNet that is not of Stable Diffusion"),
     (["-m", "transformer", "--text-encoder", "dev"], "not a transformer of the same family"),
     (["-m", "of-dev", "--text-encoder", "zimage"], "not a transformer of the same family"),
     (["-m", "gap", "--text-encoder", "sd3"], "1 tensors are missing"),
@@ -190,4 +190,4 @@ def test_a_film_between_texts_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr("diffedit_cli.models.load_model", lambda **_: pytest.fail("the model was loaded"))
     refused = run("interpolate", "a", "b", "-m", places["zimage"], "-o", "out.gif")
     assert refused.exit_code == 2
-    assert "nothing lies between two texts" in refused.stderr
+    assert "cannot interpolate between two texts" in refused.stderr
