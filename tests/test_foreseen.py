@@ -101,7 +101,7 @@ REFUSED = [
     (["-m", "unet-file", "--text-encoder", "sd"], "holds a UNet that is not of Stable Diffusion"),
     (["-m", "transformer", "--text-encoder", "dev"], "not a transformer of the same family"),
     (["-m", "of-dev", "--text-encoder", "zimage"], "not a transformer of the same family"),
-    (["-m", "gap", "--text-encoder", "sd3"], "1 tensors are missing"),
+    (["-m", "gap", "--text-encoder", "sd3"], "1 tensor is missing"),
     (["-m", "sd", "--lora", "lora"], "does not fit this checkpoint"),
     (["-m", "dev", "--lora", "lora"], "fits 0 of 1 layers"),
     (["-m", "sd", "--embedding", "word"], "has vectors of 24 numbers, and this checkpoint takes 32"),
