@@ -276,7 +276,7 @@ def test_every_tensor_of_a_published_transformer_has_its_place(
     network = fill("it", empty_network("it", kind, config), published, torch.bfloat16)
     assert round(count(network), 1) == billions
     fewer = {key: values for key, values in published.items() if key != known[0]}
-    with pytest.raises(ModelError, match=f"1 tensors are missing or .*, such as {known[0]}"):
+    with pytest.raises(ModelError, match=f"1 tensor is missing or .*: {known[0]}"):
         fill("it", empty_network("it", kind, config), fewer, torch.bfloat16)
     more = published | {"x_embedder.lora.weight": published[known[0]]}
     with pytest.raises(ModelError, match=r"unknown tensors: x_embedder\.lora\.weight"):
@@ -364,7 +364,7 @@ def test_every_tensor_of_a_published_vae_has_its_place(kind: str, config: dict[s
     assert known in published
     fill("it", empty_network("it", kind, config), published, torch.float32)
     del published[known]
-    with pytest.raises(ModelError, match=f"1 tensors are missing or have the wrong shape, such as {known}"):
+    with pytest.raises(ModelError, match=f"1 tensor is missing or has the wrong shape: {known}"):
         fill("it", empty_network("it", kind, config), published, torch.float32)
 
 

@@ -53,6 +53,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, build_xl:
     save_lora(root / "lora.safetensors", f"unet.{layer}", 4)
     save_lora(root / "sd-lora.safetensors", f"unet.{layer}", 16)
     save_lora(root / "sd3-lora.safetensors", "transformer.transformer_blocks.0.attn.to_q", 32)
+    kohya = "lora_unet_double_blocks_0_img_attn_qkv"
+    matrices = {f"{kohya}.lora_down.weight": torch.ones(3, 32), f"{kohya}.lora_up.weight": torch.ones(96, 3)}
+    save_file({**matrices, f"{kohya}.alpha": torch.tensor(2.0)}, root / "kohya-lora.safetensors")
     for name, width in (("word", 24), ("sd-word", 32)):
         save_file({"emb_params": torch.ones(1, width)}, root / f"{name}.safetensors")
     return {
@@ -98,10 +101,10 @@ REFUSED = [
     (["-m", "unet", "--text-encoder", "sd3"], "is not a transformer file"),
     (["-m", "lcm", "--text-encoder", "sd3"], "is not a transformer file"),  # which has timesteps of its own
     (["-m", "unet", "--text-encoder", "clip"], "is not the text encoder of Stable Diffusion 1.x or 2.x"),
-    (["-m", "unet-file", "--text-encoder", "sd"], "a UNet that is not of Stable Diffusion"),
+    (["-m", "unet-file", "--text-encoder", "sd"], "holds a UNet that is not of Stable Diffusion"),
     (["-m", "transformer", "--text-encoder", "dev"], "not a transformer of the same family"),
     (["-m", "of-dev", "--text-encoder", "zimage"], "not a transformer of the same family"),
-    (["-m", "gap", "--text-encoder", "sd3"], "1 tensors are missing"),
+    (["-m", "gap", "--text-encoder", "sd3"], "1 tensor is missing"),
     (["-m", "sd", "--lora", "lora"], "does not fit this checkpoint"),
     (["-m", "dev", "--lora", "lora"], "fits 0 of 1 layers"),
     (["-m", "sd", "--embedding", "word"], "has vectors of 24 numbers, and this checkpoint takes 32"),
@@ -129,6 +132,7 @@ def test_a_dry_run_refuses_parts_that_do_not_go_together(
         ["-m", "sd", "--lora", "sd-lora"],
         ["-m", "sd", "--embedding", "sd-word"],
         ["-m", "sd3", "--lora", "sd3-lora"],
+        ["-m", "dev", "--lora", "kohya-lora"],
         ["-m", "unet", "--text-encoder", "sd"],
         ["-m", "transformer", "--text-encoder", "sd3"],
         ["-m", "of-dev", "--text-encoder", "dev"],

@@ -99,8 +99,11 @@ def test_results_in_the_folder_of_the_pictures_are_no_pictures_of_the_next_run(
     assert names(".") == {"photo.png", "photo-zebra.png"}
 
 
-def test_a_single_result_is_skipped_too(run: Run, forwards: list[int]) -> None:
+def test_a_single_result_is_skipped_too(
+    run: Run, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("out.png").write_bytes(b"mine")
+    monkeypatch.setattr("diffedit_cli.models.foresee", lambda *_, **__: pytest.fail("the model was read"))
     good(run("edit", "photo.png", *QUICK, "-o", "out.png", "--skip-existing"))
     assert (Path("out.png").read_bytes(), forwards) == (b"mine", [])
     refused(run("edit", "photo.png", *QUICK, "--skip-existing", "--overwrite"), 2, "--skip-existing")

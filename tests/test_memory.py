@@ -357,7 +357,7 @@ def test_weights_on_demand_are_checked_before_the_long_work(sd3: Path, tmp_path:
     state = load_file(file)
     del state["encoder.block.1.layer.0.SelfAttention.q.weight"]
     save_file(state, file)
-    with pytest.raises(ModelError, match=r"text_encoder_3 cannot be loaded: 1 tensors are missing"):
+    with pytest.raises(ModelError, match=r"text_encoder_3 cannot be loaded: 1 tensor is missing"):
         load_model(tmp_path / "spoilt", device="cpu", low_memory=True)
 
 

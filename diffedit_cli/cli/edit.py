@@ -142,6 +142,8 @@ def edit(
         failures, jobs = Failures(terminal, len(jobs)), without_existing(jobs, order, terminal)
         if dry_run:
             return preview(jobs, order, config, checkpoint, failures, terminal)
+        if not jobs:
+            return
 
         from ..api import animate_edit, edit_each
 

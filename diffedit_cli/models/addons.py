@@ -80,7 +80,9 @@ def add_lora(parts: Parts, path: Path, scale: float) -> None:
     mixin, from_peft = lora_tools(parts)
     state = read_lora(path)
     try:
-        state, alphas = as_diffusers(mixin, parts, state)
+        state, alphas = as_diffusers(mixin, parts, state)  # which may look at values
+        if IS_WEIGHTLESS.get():
+            state = plain(weightless(state), torch.float32)
         parts.unet.load_lora_adapter(
             state, network_alphas=alphas, prefix="transformer" if parts.family else "unet"
         )
@@ -125,7 +127,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         if values.numel() == 0 or (values.dim() == 0 and not name.endswith(".alpha")):
             raise ModelError(f"{path} is invalid: {name} is not a matrix.", "Fetch it again.")
         check_finite(path, name, values)
-    return plain(weightless(state), torch.float32) if IS_WEIGHTLESS.get() else state
+    return state
 
 
 def check_finite(path: Path, name: str, values: Tensor) -> None:
@@ -157,7 +159,7 @@ def lora_tools(parts: Parts) -> tuple[Any, Any]:
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ModuleNotFoundError as error:
         raise ModelError(
-            "A LoRA needs the package peft, which is not installed.", "pip install 'diffedit-cli[lora]'."
+            "A LoRA needs the package peft, which is not installed.", "Run: pip install 'diffedit-cli[lora]'."
         ) from error
     from diffusers.loaders import lora_pipeline
 

@@ -225,7 +225,7 @@ def describe_file(name: str, path: Path) -> dict[str, Any]:
 
 def describe_flow_files(files: FlowFiles) -> dict[str, Any]:
     """The same of a transformer in a file, alone or with other parts."""
-    texts = "text encoders" if not files.encoders else listed(files.lacking)
+    texts = "text encoders" if not files.encoders else listed(files.lacking, files.kind)
     there = {f"{texts} (--text-encoder)": not texts, "VAE (--vae)": files.vae}
     path, held = files.transformer.path, {"transformer": files.transformer, **files.encoders}
     pieces = held | ({"vae": files.vae} if files.vae else {})

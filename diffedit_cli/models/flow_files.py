@@ -33,7 +33,7 @@ from .weights import State, fill, read_network, refuse_unknown, shapes_in, weigh
 PREFIXES = re.compile(r"(model\.diffusion_model|first_stage_model|vae|text_encoders\.\w+\.transformer)\.")
 OF_VAE = (OF_A_CHECKPOINT, "vae.")
 TABLE = "embeddings.token_embedding.weight"
-WITH_FOLDER = "Name the folder or the hub id of a whole checkpoint of its family with --text-encoder."
+WITH_FOLDER = "Name the folder or the Hub id of a whole checkpoint of its family with --text-encoder."
 CLIPS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # as the configs of XL call them
 ENCODERS = {  # by the kind of the transformer: which part each text encoder is
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
@@ -162,7 +162,7 @@ def find_files(name: str, path: Path, texts: Sequence[tuple[str, Path]] = ()) ->
     for file, _ in texts:
         if not any(piece.name == file for piece in encoders.values()):
             raise ModelError(
-                f"{file} holds no text encoder of {TRANSFORMERS[kind]}.", f"It takes {listed(wanted)}."
+                f"{file} holds no text encoder of {TRANSFORMERS[kind]}.", f"It takes {listed(wanted, kind)}."
             )
     vaes = [piece for piece in (*own, *given) if piece.prefix in OF_VAE]
     return FlowFiles(name, kind, transformer, encoders, vaes[0] if vaes else None)
@@ -188,17 +188,20 @@ def check_whole(files: FlowFiles, *, has_own_vae: bool) -> None:
         what = f"{files.name} is a {TRANSFORMERS[files.kind]} transformer."
         wanted = ENCODERS[files.kind]
         as_files = "as files, with the flag repeated" if len(wanted) > 1 else "as a file"
-        raise ModelError(what, f"{WITH_FOLDER} Or give {listed(wanted)} {as_files}.")
+        raise ModelError(what, f"{WITH_FOLDER} Or give {listed(wanted, files.kind)} {as_files}.")
     if files.lacking:
         raise ModelError(
-            f"{files.name} also needs {listed(files.lacking)}.", "Give each with --text-encoder, repeated."
+            f"{files.name} also needs {listed(files.lacking, files.kind)}.",
+            "Give each with --text-encoder, repeated.",
         )
     if has_own_vae and files.vae is None:
         raise ModelError(f"There is no VAE in {files.name}.", "Give one with --vae.")
 
 
-def listed(encoders: Sequence[str] | Mapping[str, str]) -> str:
-    return " and ".join(FILE_NAMES.get(one, one) for one in encoders)
+def listed(encoders: Sequence[str] | Mapping[str, str], kind: str) -> str:
+    """The usual names of the files of these text encoders, for a transformer of this kind."""
+    names = FILE_NAMES | ({"qwen3": "qwen_3_4b or qwen_3_8b"} if kind == "flux2" else {})
+    return " and ".join(names.get(one, one) for one in encoders)
 
 
 def with_rest(files: FlowFiles, folders: Sequence[tuple[str, Path]]) -> FlowFiles:

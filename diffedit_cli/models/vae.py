@@ -121,7 +121,7 @@ def fill_vae(name: str, kind: str, config: Mapping[str, Any], weights: State) ->
     network = empty_network(name, kind, config)
     state = plain(weights, torch.float32)
     state = {key.removeprefix(OF_A_CHECKPOINT): x for key, x in state.items() if is_of_vae(key)}
-    if any(key.startswith("encoder.down.") for key in state):
+    if kind != "qwen_vae" and any(key.startswith("encoder.down.") for key in state):
         state = of_original(name, state, network.config)
     elif any(key.startswith("encoder.downsamples.") for key in state):  # of Wan 2.1, as Qwen-Image's file
         from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers

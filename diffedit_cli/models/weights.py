@@ -201,9 +201,11 @@ def fill(
 
 def refuse_gaps(what: str, missing: Iterable[str]) -> None:
     if found := [*missing]:
+        told = f"{len(found)} tensors are missing or have the wrong shape, such as {min(found)}"
+        if len(found) == 1:
+            told = f"1 tensor is missing or has the wrong shape: {found[0]}"
         raise ModelError(
-            f"{what} cannot be loaded: {len(found)} tensors are missing or have the wrong shape, such as "
-            f"{min(found)}.",
+            f"{what} cannot be loaded: {told}.",
             "The file is incomplete or of another architecture; fetch it again, or use another checkpoint.",
         )
 

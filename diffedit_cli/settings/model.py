@@ -36,7 +36,7 @@ class ModelConfig:
     )
     vae: str | None = setting(
         None,
-        "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a hub id.",
+        "VAE to use in place of the checkpoint's: a folder, a .safetensors file, or a Hub id.",
         panel="Model",
         expert=True,
     )
