@@ -297,6 +297,8 @@ def test_teaching_draws_no_random_numbers(checkpoint: Path, tmp_path: Path) -> N
         ({f"unet.{TO_K}.lora_A.weight": torch.tensor(1.0)}, "is not a matrix"),
         ({f"unet.{TO_K}.lora_A.weight": torch.full((RANK, 16), torch.inf)}, "holds NaN or infinity"),
         ({f"unet.{TO_K}.lora_A.weight": torch.zeros(0, 16)}, "is not a matrix"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.ones(RANK, 16, dtype=torch.int8)}, "is in int8"),
+        ({f"unet.{TO_K}.lora_A.weight": torch.ones(RANK, 16).to(torch.float8_e4m3fn)}, "is in float8_e4m3fn"),
     ],
 )
 def test_what_else_a_lora_file_holds_is_named(

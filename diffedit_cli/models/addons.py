@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelError, SettingError, is_shortage
 from .parts import Parts
-from .weights import IS_WEIGHTLESS, check_weights, plain, read_weights, weightless
+from .weights import FLOATS, FP8, IS_WEIGHTLESS, check_weights, plain, read_weights, weightless
 
 RELATIVES = {  # by what only their tensors are called
     r"\.hada_": "LoHa", r"\.lokr_": "LoKr", r"\.dora_scale": "DoRA", r"\.lora_mid": "LoCon with a core",
@@ -126,6 +126,11 @@ def read_lora(path: Path) -> dict[str, Tensor]:
     for name, values in state.items():
         if values.numel() == 0 or (values.dim() == 0 and not name.endswith(".alpha")):
             raise ModelError(f"{path} is invalid: {name} is not a matrix.", "Fetch it again.")
+        if values.dim() and values.dtype not in FLOATS - FP8:
+            raise ModelError(
+                f"{path} is in {str(values.dtype).removeprefix('torch.')}, in which LoRAs are not supported.",
+                "Fetch it in float32, float16 or bfloat16.",
+            )
         check_finite(path, name, values)
     return state
 
