@@ -38,13 +38,16 @@ ROUND_SD3 = {
     "proj_out": "final_layer.linear",
     "norm_out.linear": "final_layer.adaLN_modulation.1",
 }
-IN_FLUX = {
+ATTENTION = {  # of a double block
     "attn.to_out.0": "img_attn.proj",
     "attn.to_add_out": "txt_attn.proj",
     "attn.norm_q": "img_attn.norm.query_norm",
     "attn.norm_k": "img_attn.norm.key_norm",
     "attn.norm_added_q": "txt_attn.norm.query_norm",
     "attn.norm_added_k": "txt_attn.norm.key_norm",
+}
+IN_FLUX = {
+    **ATTENTION,
     "norm1.linear": "img_mod.lin",
     "norm1_context.linear": "txt_mod.lin",
     "ff.net.0.proj": "img_mlp.0",
@@ -59,12 +62,7 @@ IN_FLUX_SINGLE = {
     "proj_out": "linear2",
 }
 IN_FLUX2 = {
-    "attn.to_out.0": "img_attn.proj",
-    "attn.to_add_out": "txt_attn.proj",
-    "attn.norm_q": "img_attn.norm.query_norm",
-    "attn.norm_k": "img_attn.norm.key_norm",
-    "attn.norm_added_q": "txt_attn.norm.query_norm",
-    "attn.norm_added_k": "txt_attn.norm.key_norm",
+    **ATTENTION,
     "ff.linear_in": "img_mlp.0",
     "ff.linear_out": "img_mlp.2",
     "ff_context.linear_in": "txt_mlp.0",

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, SettingError, is_shortage
+from .memory import IS_WEIGHTLESS
 from .parts import Parts
-from .weights import FLOATS, FP8, IS_WEIGHTLESS, check_weights, plain, read_weights, weightless
+from .weights import FLOATS, FP8, check_weights, plain, read_weights, weightless
 
 RELATIVES = {  # by what only their tensors are called
     r"\.hada_": "LoHa", r"\.lokr_": "LoKr", r"\.dora_scale": "DoRA", r"\.lora_mid": "LoCon with a core",

@@ -21,14 +21,14 @@ from .clip_tokenizer import clip_tokenizer
 from .families import BY_KIND, Family, Suited, family_of, index_beside, refuse_other_tasks, suited
 from .flow_schedule import CLASS, read_flow
 from .layout import Layout, check_layout
-from .memory import exceeds, loaded
+from .memory import exceeds, loaded, without_weights
 from .networks import empty_network, read_config, read_json, reading, with_computed
 from .parts import Parts, check_fit, fill_encoder, load_tokenizer
 from .single_file import CONFIGS
 from .t5_words import T5_MARK, load_t5_words, t5_config, t5_name
 from .transformer_file import TRANSFORMERS, config_of, kind_of_transformer, told_by, with_own_names
 from .vae import OF_A_CHECKPOINT, fill_vae
-from .weights import State, fill, read_network, refuse_unknown, shapes_in, weightless
+from .weights import State, fill, read_network, refuse_unknown, shapes_in
 
 PREFIXES = re.compile(r"(model\.diffusion_model|first_stage_model|vae|text_encoders\.\w+\.transformer)\.")
 OF_VAE = (OF_A_CHECKPOINT, "vae.")
@@ -77,11 +77,10 @@ class Piece:
         """The network, for people."""
         return f"{self.name} ({self.prefix.rstrip('.')})" if self.prefix else self.name
 
-    def read(self, *, is_empty: bool = False) -> State:
-        """Its weights. is_empty: on the meta device."""
+    def read(self) -> State:
+        """Its weights."""
         found = read_network(self.name, self.path)
-        own = {name: x for key, x in found.items() if (name := own_name(key, self.prefix))}
-        return weightless(own) if is_empty else own
+        return {name: x for key, x in found.items() if (name := own_name(key, self.prefix))}
 
 
 @dataclass(frozen=True)
@@ -244,13 +243,10 @@ def load_files(
     return parts
 
 
-def load_encoder(
-    files: FlowFiles, sort: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
-) -> Any:
-    """A text encoder. CLIP-L comes without a projection; that of SD3 then changes nothing. is_empty: see
-    parts.load_network."""
+def load_encoder(files: FlowFiles, sort: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
+    """A text encoder. CLIP-L comes without a projection; that of SD3 then changes nothing."""
     piece, kind = files.encoders[sort], files.family.encoders[ENCODERS[files.kind][sort]]
-    state = piece.read(is_empty=is_empty)
+    state = piece.read()
     if sort == "t5":
         with reading(piece.what):
             config = t5_config(piece.shapes)
@@ -277,11 +273,9 @@ def tokenizer_for(files: FlowFiles, sort: str, encoder: Any, words: Path | None)
     return load_t5_words(words, encoder, files.suited.longest)
 
 
-def load_transformer(
-    files: FlowFiles, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
-) -> Any:
+def load_transformer(files: FlowFiles, dtype: torch.dtype, *, room: int | None = None) -> Any:
     piece, kind = files.transformer, files.kind
-    state = with_own_names(piece.what, kind, piece.read(is_empty=is_empty))
+    state = with_own_names(piece.what, kind, piece.read())
     network = empty_network(piece.what, kind, transformer_config(files, state))
     return with_computed(kind, fill(piece.what, network, state, dtype, room=room))
 
@@ -292,7 +286,8 @@ def transformer_config(files: FlowFiles, state: State | None = None) -> dict[str
         return files.rest.configs["transformer"]
     what, kind = files.transformer.what, files.kind
     if state is None:
-        state = with_own_names(what, kind, files.transformer.read(is_empty=True))
+        with without_weights():
+            state = with_own_names(what, kind, files.transformer.read())
     with reading(what):
         config = config_of(kind, {key: values.shape for key, values in state.items()})
     check_values(what, config)

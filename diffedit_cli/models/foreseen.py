@@ -20,13 +20,13 @@ from .given import (
     flow_of_texts,
     given_apart,
     own_vae,
-    source_of,
-    sources_of_texts,
+    source_if_here,
 )
 from .hardware import device_of, openvino_dtypes
 from .int8 import check_nncf
 from .layout import Layout, check_layout
 from .load import DENOISERS, load_all
+from .memory import without_weights
 from .networks import native_cells, read_json
 from .quiet import quiet
 from .schedulers import read_schedule
@@ -35,7 +35,7 @@ from .single_file import CONFIGS, predicts_v, recognise, scheduler_config, with_
 from .sources import Source
 from .unet import UNetDenoiser
 from .vae import local_vae
-from .weights import read_network, without_weights
+from .weights import read_network
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,8 @@ def source_here(config: ModelConfig) -> Source | None:
     device = device_of(config)
     if config.engine == "openvino":
         openvino_dtypes(config, device)
-    try:
-        source, _ = source_of(config), sources_of_texts(config)
-    except ModelError:
+    source = source_if_here(config)
+    if source is None:
         return None
     check_flow(config, source)
     if config.dtype == "int8" and not may_be_converted(source):

@@ -32,6 +32,15 @@ def sources_of_texts(config: ModelConfig) -> list[Source]:
     ]
 
 
+def source_if_here(config: ModelConfig) -> Source | None:
+    """Where a checkpoint is; None: not all of it is there. config: offline."""
+    try:
+        source, _ = source_of(config), sources_of_texts(config)
+    except ModelError:
+        return None
+    return source
+
+
 def has_own_texts(config: ModelConfig) -> bool:
     """Whether text encoders are in files: a checkpoint named too then provides only its small files."""
     if not config.text_encoder:
@@ -160,8 +169,5 @@ def check(config: ModelConfig) -> bool | None:
     for name in (config.model, *config.text_encoder):
         check_name(name)
     here = replace(config, offline=True)
-    try:
-        source, _ = source_of(here), sources_of_texts(here)
-    except ModelError:
-        return None
-    return check_flow(here, source)
+    source = source_if_here(here)
+    return None if source is None else check_flow(here, source)

@@ -1,7 +1,9 @@
 """What to do when memory is short: keep one network at a time on the device, and work in smaller pieces."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +13,7 @@ from ..errors import MemoryShort, is_shortage
 from .quiet import quiet
 
 T = TypeVar("T")
+IS_WEIGHTLESS = ContextVar("IS_WEIGHTLESS", default=False)
 SMALLEST_TILE = 16  # latent cells: in smaller ones the VAE's colours drift apart
 
 
@@ -77,6 +80,16 @@ def is_short(networks: Sequence[Any], device: torch.device) -> bool:
     return free_bytes(device) < needed_bytes(weights) - (weights if device.type == "cpu" else 0)
 
 
+@contextmanager
+def without_weights() -> Generator[None, None, None]:
+    """Networks that are read meanwhile are put together and checked, on the meta device."""
+    token = IS_WEIGHTLESS.set(True)
+    try:
+        yield
+    finally:
+        IS_WEIGHTLESS.reset(token)
+
+
 class Offload:
     """Keeps only the network that is running on the device; the others stay in the CPU's memory.
 
@@ -101,16 +114,15 @@ class Offload:
 
 
 class OnDemand(nn.Module):
-    """A network that is read when it is needed, and released when another one is needed; also read
-    for its state_dict.
+    """A network that is read when it or its state_dict is needed, and released when another one runs.
 
-    load: reads it; with is_empty on the meta device, where its weights are checked. bytes: the memory that it
-    takes.
+    load: reads it. bytes: the memory that it takes.
     """
 
-    def __init__(self, load: Callable[..., Any]) -> None:
+    def __init__(self, load: Callable[[], Any]) -> None:
         super().__init__()
-        empty = load(is_empty=True)
+        with without_weights():
+            empty = load()
         self.load, self.config, self.bytes = load, empty.config, weight_bytes([empty])
         self.held: tuple[Any, ...] = ()
 
@@ -133,7 +145,7 @@ class OnDemand(nn.Module):
         return {**self.__dict__, "held": ()}
 
 
-def loaded(load: Callable[..., Any], *, is_on_demand: bool) -> Any:
+def loaded(load: Callable[[], Any], *, is_on_demand: bool) -> Any:
     return OnDemand(load) if is_on_demand else load()
 
 

@@ -24,7 +24,7 @@ from .schedulers import read_schedule
 from .spiece import t5_tokenizer
 from .transformer_file import with_own_names
 from .vae import fill_vae
-from .weights import State, fill, plain, read_network, shapes_in, weightless
+from .weights import State, fill, plain, read_network, shapes_in
 
 CARD = "diffedit.json"
 # What a model can declare defaults for.
@@ -132,15 +132,11 @@ def load_folder(
     return parts
 
 
-def load_network(
-    layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None, is_empty: bool = False
-) -> Any:
-    """A network of a checked folder. is_empty: on the meta device, its weights checked."""
+def load_network(layout: Layout, part: str, dtype: torch.dtype, *, room: int | None = None) -> Any:
+    """A network of a checked folder."""
     kind, first = layout.kinds[part], layout.files[part][0]
     what = f"{layout.name}/{part}" if first.is_relative_to(layout.folder) else first.name
     weights = read_network(what, *layout.files[part])
-    if is_empty:
-        weights = weightless(weights)
     if part == "vae":
         return fill_vae(what, kind, layout.configs[part], weights)
     network = empty_network(what, kind, layout.configs[part])

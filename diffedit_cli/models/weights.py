@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .gguf_file import GGUF, read_entries, read_gguf
-from .memory import exceeds
+from .memory import IS_WEIGHTLESS, exceeds
 from .networks import reading
 from .quantised import Quantised, keep_quantised
 
@@ -26,7 +24,6 @@ ONLY_SAFE = "Pickles can run code when they are opened and are never read: get t
 FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, *FP8}
 State = dict[str, Tensor | Quantised]
-IS_WEIGHTLESS = ContextVar("IS_WEIGHTLESS", default=False)
 SCALES = ("scale_weight", "weight_scale")
 FOR_FP8_PRODUCTS = ("scale_input", "input_scale")  # of activations, which stay in the run's dtype here
 HARMLESS = re.compile(  # what checkpoints carry and no network takes
@@ -92,16 +89,6 @@ def read_network(what: str, *paths: Path) -> State:
     """
     state = read_state(what, *paths)
     return weightless(state) if IS_WEIGHTLESS.get() else state
-
-
-@contextmanager
-def without_weights() -> Generator[None, None, None]:
-    """Networks that are read meanwhile are put together and checked, on the meta device."""
-    token = IS_WEIGHTLESS.set(True)
-    try:
-        yield
-    finally:
-        IS_WEIGHTLESS.reset(token)
 
 
 def read_state(what: str, *paths: Path) -> State:
